@@ -1,0 +1,270 @@
+package vfs_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"clonecast/internal/faultfs"
+	"clonecast/internal/vfs"
+	"clonecast/internal/vfs/memfs"
+)
+
+// each runs a test on every implementation, so that memfs keeps behaving like the real one.
+func each(t *testing.T, test func(t *testing.T, f vfs.FS)) {
+	t.Run("dir", func(t *testing.T) {
+		f, err := vfs.Dir(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		test(t, f)
+	})
+	t.Run("memfs", func(t *testing.T) { test(t, memfs.New()) })
+	t.Run("faultfs", func(t *testing.T) {
+		test(t, faultfs.New(memfs.New(), func(faultfs.Op, string) error { return nil }))
+	})
+}
+
+func create(t *testing.T, f vfs.FS, name, content string) vfs.File {
+	t.Helper()
+	file, err := f.Create(name, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = file.Close() })
+	if _, err := io.WriteString(file, content); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func read(t *testing.T, f vfs.FS, name string) string {
+	t.Helper()
+	file, err := f.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	b, err := io.ReadAll(io.NewSectionReader(file, 0, 1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestFiles(t *testing.T) {
+	each(t, func(t *testing.T, f vfs.FS) {
+		if err := f.Mkdir("d", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		file := create(t, f, "d/a", "hello")
+		if err := errors.Join(file.Sync(), file.Truncate(4), f.SyncDir("d")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(file, "!"); err != nil {
+			t.Fatal(err)
+		}
+		again, err := f.OpenAppend("d/a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer again.Close()
+		if _, err := io.WriteString(again, "?"); err != nil {
+			t.Fatal(err)
+		}
+		create(t, f, "d/b", "old")
+		if err := f.Rename("d/a", "d/b"); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, f, "d/b"); got != "hell!?" {
+			t.Errorf("file holds %q", got)
+		}
+		entries, err := f.ReadDir("d")
+		if err != nil || len(entries) != 1 || entries[0].Name() != "b" {
+			t.Errorf("ReadDir = %v, %v", entries, err)
+		}
+		info, err := f.Stat("d/b")
+		if err != nil || info.Size() != 6 || info.Mode().Perm() != 0o600 {
+			t.Errorf("Stat = %v, %v", info, err)
+		}
+		if free, err := f.Free(); err != nil || free <= 0 {
+			t.Errorf("Free = %d, %v", free, err)
+		}
+	})
+}
+
+func TestErrors(t *testing.T) {
+	each(t, func(t *testing.T, f vfs.FS) {
+		create(t, f, "a", "")
+		if err := f.Mkdir("d", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		create(t, f, "d/x", "")
+		_, open := f.Open("none")
+		_, appended := f.OpenAppend("none")
+		_, stat := f.Stat("none")
+		_, list := f.ReadDir("none")
+		_, created := f.Create("a", 0o600)
+		_, isDir := f.Open("d")
+		_, through := f.Open("a/b")
+		_, outside := f.Open("../a")
+		readOnly, err := f.Open("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer readOnly.Close()
+		_, written := readOnly.Write([]byte("x"))
+		for _, c := range []struct {
+			name string
+			got  error
+			want error // nil: any error
+		}{
+			{"open", open, fs.ErrNotExist},
+			{"append", appended, fs.ErrNotExist},
+			{"stat", stat, fs.ErrNotExist},
+			{"readdir", list, fs.ErrNotExist},
+			{"rename", f.Rename("none", "b"), fs.ErrNotExist},
+			{"remove", f.Remove("none"), fs.ErrNotExist},
+			{"syncdir", f.SyncDir("none"), fs.ErrNotExist},
+			{"create", created, fs.ErrExist},
+			{"mkdir", f.Mkdir("d", 0o755), fs.ErrExist},
+			{"remove full directory", f.Remove("d"), syscall.ENOTEMPTY},
+			{"open directory", isDir, nil},
+			{"open through a file", through, syscall.ENOTDIR},
+			{"open outside", outside, nil},
+			{"write a file opened for reading", written, nil},
+		} {
+			if c.got == nil || c.want != nil && !errors.Is(c.got, c.want) {
+				t.Errorf("%s = %v, want %v", c.name, c.got, c.want)
+			}
+		}
+	})
+}
+
+func TestDirStaysInside(t *testing.T) {
+	outside, inside := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(outside, "secret"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(outside, filepath.Join(inside, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(filepath.Join(inside, "pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := vfs.Dir(inside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, name := range []string{"link/secret", "pipe"} {
+		if _, err := f.Open(name); err == nil {
+			t.Errorf("Open(%q) succeeds", name)
+		}
+	}
+}
+
+func TestLock(t *testing.T) {
+	each(t, func(t *testing.T, f vfs.FS) {
+		first, err := f.Lock("l")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.Lock("l"); !errors.Is(err, vfs.ErrLocked) {
+			t.Errorf("second Lock = %v, want ErrLocked", err)
+		}
+		// A holder may remove the file; the name is then free and the old lock harmless.
+		if err := f.Remove("l"); err != nil {
+			t.Fatal(err)
+		}
+		if err := first.Close(); err != nil {
+			t.Fatal(err)
+		}
+		second, err := f.Lock("l")
+		if err != nil {
+			t.Fatalf("Lock after unlock = %v", err)
+		}
+		if err := second.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func crash(f *memfs.FS, percent int, seed uint64) *memfs.FS {
+	return f.CrashClone(percent, rand.New(rand.NewPCG(seed, 0)))
+}
+
+func TestCrashKeepsWhatWasSynced(t *testing.T) {
+	f := memfs.New()
+	file := create(t, f, "a", "durable ")
+	if err := errors.Join(file.Sync(), f.SyncDir(".")); err != nil {
+		t.Fatal(err)
+	}
+	unsynced := bytes.Repeat([]byte("x"), 4*512)
+	if _, err := file.Write(unsynced); err != nil {
+		t.Fatal(err)
+	}
+	create(t, f, "b", "unsynced entry")
+	if got := read(t, crash(f, 0, 1), "a"); got != "durable " {
+		t.Errorf("0 %%: %q", got)
+	}
+	if _, err := crash(f, 0, 1).Open("b"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("0 %%: an entry that was not synced is there: %v", err)
+	}
+	if got := read(t, crash(f, 100, 1), "a"); len(got) != 8+len(unsynced) {
+		t.Errorf("100 %%: %d bytes", len(got))
+	}
+	outcomes, entries := map[string]bool{}, map[bool]bool{}
+	for seed := range uint64(200) {
+		c := crash(f, 50, seed)
+		got := read(t, c, "a")
+		if got[:8] != "durable " {
+			t.Fatalf("50 %%: synced bytes are lost: %q", got[:8])
+		}
+		outcomes[got] = true
+		_, err := c.Stat("b")
+		entries[err == nil] = true
+	}
+	if len(outcomes) < 10 || len(entries) != 2 {
+		t.Errorf("50 %%: only %d outcomes of the file, %d of the entry", len(outcomes), len(entries))
+	}
+}
+
+func TestFullMemory(t *testing.T) {
+	f := memfs.New()
+	f.SetCapacity(10)
+	file := create(t, f, "a", "12345")
+	n, err := file.Write([]byte("1234567"))
+	if n != 5 || !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("Write = %d, %v; want 5, ENOSPC", n, err)
+	}
+	if free, _ := f.Free(); free != 0 {
+		t.Errorf("Free = %d", free)
+	}
+}
+
+func TestNth(t *testing.T) {
+	for _, persistent := range []bool{false, true} {
+		inject := &faultfs.Nth{N: 2, Persistent: persistent, Err: syscall.EIO,
+			Match: func(op faultfs.Op, _ string) bool { return op == faultfs.OpWrite }}
+		file := create(t, faultfs.New(memfs.New(), inject.Inject), "a", "first")
+		n, err := file.Write([]byte("second"))
+		if n != 3 || !errors.Is(err, syscall.EIO) {
+			t.Errorf("second write = %d, %v; want half of it and EIO", n, err)
+		}
+		_, err = file.Write([]byte("third"))
+		if (err != nil) != persistent {
+			t.Errorf("persistent %v: third write = %v", persistent, err)
+		}
+		if want := map[bool]int{false: 1, true: 2}[persistent]; inject.Fired() != want {
+			t.Errorf("fired %d times, want %d", inject.Fired(), want)
+		}
+	}
+}
