@@ -1,0 +1,453 @@
+package gpt
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"clonecast/internal/disktest"
+	"clonecast/internal/layouttest"
+	"clonecast/internal/partition"
+	"clonecast/internal/quantity"
+)
+
+func TestLayout(t *testing.T) {
+	layouttest.Check[header](t, headerSize)
+	layouttest.Check[entry](t, entrySize)
+}
+
+const diskSize = 64 * quantity.MiB
+
+const script = `label: gpt
+label-id: 0FC63DAF-8483-4772-8E79-3D69D8477DE4
+start=1MiB, size=8MiB, type=U, name="EFI system", uuid=11111111-2222-3333-4444-555555555555
+size=16MiB, type=EBD0A0A2-B9E5-4433-87C0-68B6B72699C7, name="Größe ☃"
+5 : size=4MiB, type=L
+`
+
+// newDisk makes a partitioned image or loop device.
+func newDisk(t testing.TB, sector quantity.SectorSize) string {
+	t.Helper()
+	path := disktest.Image(t, diskSize)
+	if sector != 512 {
+		path = disktest.Loop(t, path, sector)
+	}
+	disktest.Run(t, script, "sfdisk", "-q", "--no-reread", "--no-tell-kernel", path)
+	return path
+}
+
+func read(t testing.TB, path string, size quantity.Bytes, sector quantity.SectorSize) (partition.Table, error) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	return Read(f, size, sector)
+}
+
+func mustRead(t testing.TB, path string, size quantity.Bytes, sector quantity.SectorSize) partition.Table {
+	t.Helper()
+	table, err := read(t, path, size, sector)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
+}
+
+func showAreas(table partition.Table, sector quantity.SectorSize) string {
+	var out []string
+	for _, a := range table.Areas {
+		out = append(out, fmt.Sprintf("%s:%d+%d", a.Kind, sector.Sectors(a.Start), sector.Sectors(a.Length)))
+	}
+	return strings.Join(out, " ")
+}
+
+func TestAgainstSfdisk(t *testing.T) {
+	for sector, areas := range map[quantity.SectorSize]string{
+		512:  "table:0+34 boot:34+2014 table:131039+33",
+		4096: "table:0+6 boot:6+250 table:16379+5",
+	} {
+		t.Run(fmt.Sprint(sector), func(t *testing.T) {
+			path := newDisk(t, sector)
+			var answer struct {
+				PartitionTable struct {
+					ID         string
+					Partitions []struct {
+						Node             string
+						Start, Size      int64
+						Type, UUID, Name string
+					}
+				}
+			}
+			if err := json.Unmarshal([]byte(disktest.Run(t, "", "sfdisk", "--json", path)), &answer); err != nil {
+				t.Fatal(err)
+			}
+			table := mustRead(t, path, diskSize, sector)
+			var want, got []string
+			for _, p := range answer.PartitionTable.Partitions {
+				want = append(want, fmt.Sprintf("%s %d %d %s %s %s", p.Node[len(p.Node)-1:], p.Start, p.Size, strings.ToLower(p.Type), strings.ToLower(p.UUID), p.Name))
+			}
+			for _, p := range table.Partitions {
+				got = append(got, fmt.Sprintf("%d %d %d %s %s %s", p.Number, sector.Sectors(p.Start), sector.Sectors(p.Length), p.Type, p.GUID, p.Name))
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("partitions (-sfdisk +ours):\n%s", diff)
+			}
+			if len(got) != 3 || table.DiskID != strings.ToLower(answer.PartitionTable.ID) {
+				t.Errorf("%d partitions, disk %s, want 3 and %s", len(got), table.DiskID, answer.PartitionTable.ID)
+			}
+			if got := showAreas(table, sector); got != areas {
+				t.Errorf("areas = %s, want %s", got, areas)
+			}
+			if len(table.Notes) != 0 {
+				t.Errorf("notes on a sound table: %q", table.Notes)
+			}
+		})
+	}
+}
+
+// flip changes one byte of the image.
+func flip(t testing.TB, path string, at int64) {
+	t.Helper()
+	f := disktest.Open(t, path)
+	b := make([]byte, 1)
+	if _, err := f.ReadAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 0x40
+	if _, err := f.WriteAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDamage(t *testing.T) {
+	const last = int64(diskSize) - 512
+	for _, tc := range []struct {
+		name string
+		at   []int64
+		note string
+		err  string
+	}{
+		{"primary signature", []int64{512}, "the backup table is used", ""},
+		{"primary header", []int64{512 + 57}, "the backup table is used", ""},
+		{"primary entries", []int64{1024 + 60}, "the backup table is used", ""},
+		{"last primary entry", []int64{34*512 - 1}, "the backup table is used", ""},
+		{"backup header", []int64{last + 30}, "the backup table is bad", ""},
+		{"backup entries", []int64{last - 512*32 + 9}, "the backup table is bad", ""},
+		{"both", []int64{512 + 57, last + 30}, "", "both copies are bad"},
+		{"protective start", []int64{446 + 8}, "", "does not start at sector 1"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			path := newDisk(t, 512)
+			sound := mustRead(t, path, diskSize, 512)
+			for _, at := range tc.at {
+				flip(t, path, at)
+			}
+			table, err := read(t, path, diskSize, 512)
+			if tc.err != "" {
+				var corrupt *partition.CorruptError
+				if !errors.As(err, &corrupt) || !strings.Contains(err.Error(), tc.err) {
+					t.Fatalf("Read = %v, want a *CorruptError with %q", err, tc.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(table.Notes) != 1 || !strings.Contains(table.Notes[0], tc.note) {
+				t.Errorf("notes = %q, want %q", table.Notes, tc.note)
+			}
+			if diff := cmp.Diff(sound.Partitions, table.Partitions); diff != "" {
+				t.Errorf("partitions changed (-sound +damaged):\n%s", diff)
+			}
+			relocated(t, path, 512, diskSize, diskSize)
+		})
+	}
+}
+
+func TestHybridAndOthers(t *testing.T) {
+	path := newDisk(t, 512)
+	disktest.Run(t, "", "sgdisk", "--hybrid=1", path)
+	if got := len(mustRead(t, path, diskSize, 512).Partitions); got != 3 {
+		t.Errorf("hybrid: %d partitions, want 3", got)
+	}
+	relocated(t, path, 512, diskSize, 2*diskSize)
+
+	path = newDisk(t, 512)
+	disktest.Run(t, "", "sgdisk", "--move-main-table=100", path)
+	table := mustRead(t, path, diskSize, 512)
+	if got, want := showAreas(table, 512), "table:0+2 boot:2+98 table:100+32 boot:132+1916 table:131039+33"; got != want {
+		t.Errorf("moved entries: areas = %s, want %s", got, want)
+	}
+	relocated(t, path, 512, diskSize, 2*diskSize)
+
+	path = newDisk(t, 512)
+	disktest.Run(t, "", "sgdisk", "--typecode=1:4200", path)
+	if _, err := read(t, path, diskSize, 512); !errors.Is(err, partition.ErrUnsupported) {
+		t.Errorf("dynamic disk: %v, want ErrUnsupported", err)
+	}
+
+	path = disktest.Image(t, diskSize)
+	if _, err := read(t, path, diskSize, 512); !errors.Is(err, partition.ErrNotFound) {
+		t.Errorf("blank disk: %v, want ErrNotFound", err)
+	}
+}
+
+func TestRefusesBadEntries(t *testing.T) {
+	path := newDisk(t, 512)
+	d := openDisk(t, path)
+	for _, tc := range []struct {
+		name        string
+		first, last uint64
+		want        string
+	}{
+		{"overlap", 2048, 2048, "overlaps"},
+		{"over the table", 33, 40, "overlaps table"},
+		{"past the end", 70000, d.last + 1, "on a disk of"},
+		{"backwards", 70000, 69999, "on a disk of"},
+		{"largest", 1, 1<<64 - 1, "on a disk of"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			disk := image(t, path)
+			h := *d.primary
+			h.entries = bytes.Clone(h.entries)
+			e := h.entries[3*entrySize:]
+			copy(e, h.entries[:32])
+			for i := range 8 {
+				e[32+i], e[40+i] = byte(tc.first>>(8*i)), byte(tc.last>>(8*i))
+			}
+			copy(disk[1024:], h.entries)
+			copy(disk[512:], h.encode(h.header))
+			_, err := Read(bytes.NewReader(disk), diskSize, 512)
+			var corrupt *partition.CorruptError
+			if !errors.As(err, &corrupt) || !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("Read = %v, want a *CorruptError with %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func openDisk(t testing.TB, path string) *disk {
+	t.Helper()
+	d, err := open(bytes.NewReader(image(t, path)), diskSize, 512)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func image(t testing.TB, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// save reads the table areas of a disk.
+func save(t testing.TB, path string, size quantity.Bytes, sector quantity.SectorSize) []partition.Content {
+	t.Helper()
+	f := disktest.Open(t, path)
+	var saved []partition.Content
+	for _, a := range mustRead(t, path, size, sector).Areas {
+		if a.Kind != partition.AreaTable {
+			continue
+		}
+		data, err := io.ReadAll(io.NewSectionReader(f, int64(a.Start), int64(a.Length)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		saved = append(saved, partition.Content{Start: a.Start, Data: data})
+	}
+	return saved
+}
+
+// relocated moves the table of path to a new disk of newSize and lets sgdisk and
+// sfdisk judge it. It returns the new disk.
+func relocated(t testing.TB, path string, sector quantity.SectorSize, size, newSize quantity.Bytes) string {
+	t.Helper()
+	before := mustRead(t, path, size, sector)
+	moved, err := Relocate(save(t, path, size, sector), Disk{size, sector}, newSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := disktest.Image(t, newSize)
+	f := disktest.Open(t, target)
+	for _, c := range moved {
+		if _, err := f.WriteAt(c.Data, int64(c.Start)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	after := mustRead(t, target, newSize, sector)
+	if diff := cmp.Diff(before.Partitions, after.Partitions); diff != "" || before.DiskID != after.DiskID || len(after.Notes) != 0 {
+		t.Errorf("moved table has notes %q, differs (-before +after):\n%s", after.Notes, diff)
+	}
+	judged := target
+	if sector != 512 {
+		judged = disktest.Loop(t, target, sector)
+	}
+	if out := disktest.Run(t, "", "sgdisk", "-v", judged); !strings.Contains(out, "No problems found.") {
+		t.Errorf("sgdisk -v: %s", out)
+	}
+	disktest.Run(t, "", "sfdisk", "--verify", judged)
+	return target
+}
+
+func TestRelocate(t *testing.T) {
+	for _, sector := range []quantity.SectorSize{512, 4096} {
+		path := newDisk(t, sector)
+		for _, size := range []quantity.Bytes{diskSize, diskSize + quantity.Bytes(sector), 10 * diskSize, 3 * quantity.TiB, diskSize - 4*quantity.MiB} {
+			t.Run(fmt.Sprintf("%d/%d", sector, int64(size)), func(t *testing.T) {
+				relocated(t, path, sector, diskSize, size)
+			})
+		}
+	}
+}
+
+// TestRelocateSameSize must give back the very bytes that were saved.
+func TestRelocateSameSize(t *testing.T) {
+	path := newDisk(t, 512)
+	saved := save(t, path, diskSize, 512)
+	moved, err := Relocate(saved, Disk{diskSize, 512}, diskSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range moved {
+		want := make([]byte, len(c.Data))
+		if _, err := contents(saved).ReadAt(want, int64(c.Start)); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, c.Data); diff != "" {
+			t.Errorf("bytes at %d (-saved +moved):\n%s", c.Start, diff)
+		}
+	}
+}
+
+// TestRelocateCut writes the moved table over an old one and stops after each part: one
+// copy must always be readable.
+func TestRelocateCut(t *testing.T) {
+	path := newDisk(t, 512)
+	moved, err := Relocate(save(t, path, diskSize, 512), Disk{diskSize, 512}, 2*diskSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := mustRead(t, path, diskSize, 512).Partitions
+	disk := append(image(t, path), make([]byte, diskSize)...)
+	for _, c := range moved {
+		copy(disk[c.Start:], c.Data)
+		table, err := Read(bytes.NewReader(disk), 2*diskSize, 512)
+		if err != nil {
+			t.Fatalf("after the part at %d: %v", c.Start, err)
+		}
+		if diff := cmp.Diff(want, table.Partitions); diff != "" {
+			t.Fatalf("after the part at %d (-want +got):\n%s", c.Start, diff)
+		}
+	}
+}
+
+func TestRelocateRefuses(t *testing.T) {
+	path := newDisk(t, 512)
+	saved := save(t, path, diskSize, 512)
+	for size, want := range map[quantity.Bytes]string{
+		20 * quantity.MiB: "partition 2 ends",
+		10 * quantity.KiB: "no room",
+		0:                 "no room",
+	} {
+		if _, err := Relocate(saved, Disk{diskSize, 512}, size); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Relocate to %s: %v, want %q", size, err, want)
+		}
+	}
+	if _, err := Relocate(nil, Disk{diskSize, 512}, diskSize); !errors.Is(err, partition.ErrNotFound) {
+		t.Errorf("Relocate of nothing: %v, want ErrNotFound", err)
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	// A disk of 80 sectors with a table of 4 entries, sound, and with the primary bad.
+	disk := tinyDisk()
+	f.Add(disk)
+	bad := bytes.Clone(disk)
+	bad[512] = 0
+	f.Add(bad)
+	f.Fuzz(func(t *testing.T, disk []byte) {
+		size := quantity.Bytes(len(disk))
+		repair(disk)
+		table, err := Read(bytes.NewReader(disk), size, 512)
+		if err != nil {
+			return
+		}
+		if err := table.Check(size); err != nil {
+			t.Fatal(err)
+		}
+		var saved []partition.Content
+		for _, a := range table.Areas {
+			saved = append(saved, partition.Content{Start: a.Start, Data: disk[a.Start : a.Start+a.Length]})
+		}
+		moved, err := Relocate(saved, Disk{size, 512}, 2*size+64*quantity.KiB)
+		if err != nil {
+			return
+		}
+		again, err := Read(contents(moved), 2*size+64*quantity.KiB, 512)
+		if err != nil {
+			var corrupt *partition.CorruptError
+			if !errors.As(err, &corrupt) || !strings.Contains(corrupt.Problem, "overlaps") {
+				t.Fatalf("moved table: %v", err)
+			}
+			return
+		}
+		if diff := cmp.Diff(table.Partitions, again.Partitions); diff != "" {
+			t.Fatalf("partitions changed by Relocate:\n%s", diff)
+		}
+	})
+}
+
+// repair makes the checksums of the primary fit, so that fuzzing gets behind them.
+func repair(disk []byte) {
+	if len(disk) < 3*512 {
+		return
+	}
+	var h header
+	if _, err := binary.Decode(disk[512:1024], binary.LittleEndian, &h); err != nil {
+		return
+	}
+	start, length := uint64(1024), uint64(h.Entries)*entrySize
+	if h.EntriesLBA < uint64(len(disk)/512) {
+		start = h.EntriesLBA * 512
+	}
+	if h.HeaderSize < headerSize || h.HeaderSize > 512 || length > uint64(len(disk))-start {
+		return
+	}
+	half := half{raw: disk[512:1024], entries: disk[start : start+length]}
+	copy(disk[512:], half.encode(h))
+}
+
+// tinyDisk has 80 sectors, four entries and one partition.
+func tinyDisk() []byte {
+	disk := make([]byte, 80*512)
+	copy(disk[446:], []byte{0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0, 79, 0, 0, 0})
+	disk[510], disk[511] = 0x55, 0xaa
+	e := entry{Type: guid{1}, Unique: guid{2}, First: 20, Last: 40}
+	array := make([]byte, 4*entrySize)
+	if _, err := binary.Encode(array, binary.LittleEndian, e); err != nil {
+		return nil
+	}
+	h := header{Signature: signature, Revision: 0x10000, HeaderSize: headerSize, MyLBA: 1, Alternate: 79,
+		FirstUsable: 3, LastUsable: 77, EntriesLBA: 2, Entries: 4, EntrySize: entrySize}
+	half := half{raw: make([]byte, 512), entries: array}
+	copy(disk[512:], half.encode(h))
+	copy(disk[1024:], array)
+	h.MyLBA, h.Alternate, h.EntriesLBA = 79, 1, 78
+	copy(disk[78*512:], array)
+	copy(disk[79*512:], half.encode(h))
+	return disk
+}

@@ -1,0 +1,129 @@
+package gpt
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"io"
+
+	"clonecast/internal/partition"
+	"clonecast/internal/partition/mbr"
+	"clonecast/internal/quantity"
+)
+
+// Disk is the geometry of a disk.
+type Disk struct {
+	Size   quantity.Bytes
+	Sector quantity.SectorSize
+}
+
+// Relocate gives the table sectors for a disk of newSize bytes. saved are the
+// table areas of the captured disk. The partitions, their GUIDs and the disk's
+// stay; the backup moves to the new end, both headers and the protective MBR follow.
+// A saved table with one bad copy comes out with two good ones.
+//
+// The result is in the order in which it must be written, with a flush after each:
+// backup entries, backup header, primary entries, primary header, protective MBR. A
+// cut between any two leaves one valid copy.
+//
+// The partitions must fit: newSize may be smaller than before only if they do.
+func Relocate(saved []partition.Content, old Disk, newSize quantity.Bytes) ([]partition.Content, error) {
+	d, err := open(contents(saved), old.Size, old.Sector)
+	if err != nil {
+		return nil, fmt.Errorf("read saved GPT: %w", err)
+	}
+	partitions, err := d.partitions()
+	if err != nil {
+		return nil, fmt.Errorf("read saved GPT: %w", err)
+	}
+	best := d.best()
+	array := make([]byte, d.arraySectors(best.header)*uint64(d.sector))
+	copy(array, best.entries)
+	sectors := d.arraySectors(best.header)
+	count := uint64(d.sector.Sectors(newSize))
+	primaryEntries := uint64(2)
+	if d.primary != nil {
+		primaryEntries = d.primary.header.EntriesLBA
+	}
+	if count < primaryEntries+2*sectors+2 || count < best.header.FirstUsable+sectors+2 {
+		return nil, fmt.Errorf("move GPT: a disk of %s has no room for it", newSize)
+	}
+	last := count - 1
+	primary := best.header
+	primary.MyLBA, primary.Alternate = 1, last
+	primary.EntriesLBA = primaryEntries
+	primary.LastUsable = last - sectors - 1
+	for _, p := range partitions {
+		if end := p.Start + p.Length; end > d.offset(primary.LastUsable+1) {
+			return nil, fmt.Errorf("move GPT: partition %d ends at byte %d, the new disk's usable room at %d",
+				p.Number, int64(end), int64(d.offset(primary.LastUsable+1)))
+		}
+	}
+	backup := primary
+	backup.MyLBA, backup.Alternate = last, 1
+	backup.EntriesLBA = last - sectors
+	return []partition.Content{
+		{Start: d.offset(backup.EntriesLBA), Data: array},
+		{Start: d.offset(last), Data: best.encode(backup)},
+		{Start: d.offset(primary.EntriesLBA), Data: bytes.Clone(array)},
+		{Start: d.offset(1), Data: best.encode(primary)},
+		{Start: 0, Data: d.protect(last)},
+	}, nil
+}
+
+// encode writes h over a copy of the header sector, so that bytes behind the known
+// fields stay, and computes its checksums.
+func (s *half) encode(h header) []byte {
+	h.EntriesCRC = crc32.ChecksumIEEE(s.entries)
+	raw := bytes.Clone(s.raw)
+	if _, err := binary.Encode(raw, binary.LittleEndian, h); err != nil {
+		return nil // header has a fixed size below the smallest sector
+	}
+	binary.LittleEndian.PutUint32(raw[16:], headerCRC(raw, h.HeaderSize))
+	return raw
+}
+
+// protect gives LBA 0 for a disk that ends at last. Only the protective entry
+// changes, and not in a hybrid MBR where it covers just the room in front of a real
+// entry.
+func (d *disk) protect(last uint64) []byte {
+	const entries, whole = 0x1be, 0xffffffff
+	out := bytes.Clone(d.protective)
+	record, _ := mbr.ParseRecord(d.protective)
+	hybrid := false
+	for _, e := range record.Entries {
+		hybrid = hybrid || e.Type != 0 && e.Type != mbr.TypeProtective
+	}
+	oldLast := d.last
+	for i, e := range record.Entries {
+		covers := e.Sectors == whole || uint64(e.Sectors) == oldLast
+		size := uint32(min(last, whole))
+		if e.Type != mbr.TypeProtective || e.Start != 1 || hybrid && !covers || e.Sectors == size {
+			continue
+		}
+		at := entries + i*16
+		copy(out[at+5:], []byte{0xff, 0xff, 0xff}) // CHS end: beyond what CHS can say
+		binary.LittleEndian.PutUint32(out[at+12:], size)
+	}
+	return out
+}
+
+// contents reads saved table sectors as if they were the disk; what was not saved
+// is zero.
+type contents []partition.Content
+
+func (c contents) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, io.ErrUnexpectedEOF
+	}
+	clear(p)
+	for _, s := range c {
+		if rel := off - int64(s.Start); rel >= 0 && rel < int64(len(s.Data)) {
+			copy(p, s.Data[rel:])
+		} else if rel < 0 && -rel < int64(len(p)) {
+			copy(p[-rel:], s.Data)
+		}
+	}
+	return len(p), nil
+}

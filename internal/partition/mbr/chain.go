@@ -1,0 +1,125 @@
+package mbr
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"slices"
+
+	"clonecast/internal/partition"
+	"clonecast/internal/quantity"
+)
+
+// maxRecords bounds the EBRs of a disk: Linux has minors for 255 partitions.
+const maxRecords = 255
+
+// firstLogical is the number of the first logical partition.
+const firstLogical = 5
+
+// chain follows the EBRs of one container.
+func (s *scan) chain(container quantity.Extent) error {
+	visited := map[quantity.Bytes]bool{}
+	at, window := container.Start, container.Length
+	for {
+		if visited[at] {
+			return corrupt("EBR", at, "the chain of EBRs comes back to this one")
+		}
+		visited[at] = true
+		if len(s.records) == maxRecords {
+			return corrupt("EBR", at, "the chain has more than 255 EBRs")
+		}
+		rec, raw, err := s.readRecord(at)
+		if errors.Is(err, errNoMagic) && at == container.Start && len(bytes.Trim(raw, "\x00")) == 0 {
+			return nil // made but never filled
+		}
+		if errors.Is(err, errNoMagic) {
+			return corrupt("EBR", at, "it does not end in 55 AA")
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.logicals(rec, at, container, window); err != nil {
+			return err
+		}
+		i := slices.IndexFunc(rec.Entries[:], Entry.extended)
+		if i < 0 {
+			return nil
+		}
+		next := rec.Entries[i].extent(container.Start, s.sector)
+		if next.Start > container.End()-quantity.Bytes(s.sector) {
+			return corrupt("EBR", at, "its link leads out of the extended partition")
+		}
+		at, window = next.Start, next.Length
+	}
+}
+
+// logicals adds the data entries of the EBR at at. window is the length that the
+// link to this EBR gave it.
+func (s *scan) logicals(rec Record, at quantity.Bytes, container quantity.Extent, window quantity.Bytes) error {
+	found := record{at: at, logical: -1}
+	for i, e := range rec.Entries {
+		if !e.data() {
+			continue
+		}
+		where := e.extent(at, s.sector)
+		inside := where.Start >= container.Start && where.End() <= container.End()
+		// Like the kernel: the last two entries sometimes hold garbage.
+		if i >= 2 && (!inside || where.End() > at+window) {
+			continue
+		}
+		if !inside || e.Start == 0 {
+			return corrupt("EBR", at, "its partition does not lie inside the extended partition")
+		}
+		s.add(max(firstLogical, s.lastNumber()+1), e, where)
+		if found.logical < 0 {
+			found.logical = where.Start
+		}
+	}
+	s.records = append(s.records, found)
+	return nil
+}
+
+// lastNumber is 0 before the first partition.
+func (s *scan) lastNumber() int {
+	if len(s.partitions) == 0 {
+		return 0
+	}
+	return s.partitions[len(s.partitions)-1].Number
+}
+
+// areas lists the bytes outside partitions: LBA 0, the gap behind it, each EBR and
+// the gap between it and its logical partition. A gap ends early where something
+// else stands in it (chains need not be in disk order).
+func (s *scan) areas() []partition.Area {
+	var taken []quantity.Bytes // where partitions, containers and EBRs start
+	for _, p := range s.partitions {
+		taken = append(taken, p.Start)
+	}
+	for _, c := range s.containers {
+		taken = append(taken, c.Start)
+	}
+	for _, r := range s.records {
+		taken = append(taken, r.at)
+	}
+	slices.Sort(taken)
+
+	sector := quantity.Bytes(s.sector)
+	areas := []partition.Area{{Kind: partition.AreaTable, Start: 0, Length: sector}}
+	if len(taken) > 0 && taken[0] > sector {
+		areas = append(areas, partition.Area{Kind: partition.AreaBoot, Start: sector, Length: taken[0] - sector})
+	}
+	for _, c := range s.containers {
+		if !slices.ContainsFunc(s.records, func(r record) bool { return r.at == c.Start }) {
+			areas = append(areas, partition.Area{Kind: partition.AreaTable, Start: c.Start, Length: sector})
+		}
+	}
+	for _, r := range s.records {
+		areas = append(areas, partition.Area{Kind: partition.AreaTable, Start: r.at, Length: sector})
+		start := r.at + sector
+		if i, _ := slices.BinarySearch(taken, start); r.logical > start && taken[i] > start {
+			areas = append(areas, partition.Area{Kind: partition.AreaBoot, Start: start, Length: taken[i] - start})
+		}
+	}
+	slices.SortFunc(areas, func(a, b partition.Area) int { return cmp.Compare(a.Start, b.Start) })
+	return areas
+}

@@ -1,0 +1,158 @@
+// Package mbr reads the partition table of a master boot record and its chain of
+// extended boot records (EBR).
+//
+// LBA 0 holds boot code, a disk signature and four entries. One entry may be a
+// container (types 05, 0f, 85): its first sector is an EBR, whose data entry is
+// relative to that EBR and whose link entry, relative to the container's start,
+// leads to the next EBR. The reader follows the kernel (block/partitions/msdos.c),
+// because partition numbers must be the ones Linux gives:
+//
+//	primaries are 1..4 by slot; logicals count from 5 in chain order
+//	entries with a size are partitions whatever their type
+//	in an EBR all four entries count; the last two only if they fit the container
+//	an entry whose status byte is neither 00 nor 80 means: this is no MBR
+//
+// Where the kernel shrugs and goes on (a link to a sector without magic, to an
+// EBR seen before or outside the container, partitions that overlap or leave the
+// disk) the reader stops with an error: a table that contradicts itself must not
+// decide which bytes are copied.
+//
+// BSD, Minix and Solaris slices inside a primary partition are not listed; they
+// are part of that partition's bytes.
+package mbr
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"clonecast/internal/partition"
+	"clonecast/internal/quantity"
+)
+
+// Read reads the table of the disk r. It returns partition.ErrNotFound when LBA 0
+// is no MBR (no magic, boot code in place of entries), announces a GPT, or lists
+// nothing: boot sectors of FAT and NTFS, and GRUB's in front of any file system,
+// look like an MBR without partitions, and then the disk's content must not be lost.
+func Read(r io.ReaderAt, size quantity.Bytes, sector quantity.SectorSize) (partition.Table, error) {
+	if !sector.Valid() || size < quantity.Bytes(sector) {
+		return partition.Table{}, partition.ErrNotFound
+	}
+	b, err := partition.ReadFull(r, 0, int(sector))
+	if err != nil {
+		return partition.Table{}, fmt.Errorf("read MBR: %w", err)
+	}
+	record, ok := ParseRecord(b)
+	if !ok || !record.plausible() || record.Protective() || record.empty() {
+		return partition.Table{}, partition.ErrNotFound
+	}
+	s := scan{r: r, size: size, sector: sector}
+	if err := s.primaries(record); err != nil {
+		return partition.Table{}, err
+	}
+	table := partition.Table{
+		Kind:       partition.MBR,
+		DiskID:     fmt.Sprintf("%08x", record.DiskSignature),
+		Partitions: s.partitions,
+		Areas:      s.areas(),
+	}
+	if err := table.Check(size); err != nil {
+		return partition.Table{}, err
+	}
+	return table, nil
+}
+
+// scan collects what the records say.
+type scan struct {
+	r      io.ReaderAt
+	size   quantity.Bytes
+	sector quantity.SectorSize
+
+	partitions []partition.Partition
+	containers []quantity.Extent
+	records    []record // every EBR, in chain order
+}
+
+// record is the place of an EBR and of its first data entry (-1: it has none).
+type record struct {
+	at      quantity.Bytes
+	logical quantity.Bytes
+}
+
+func (s *scan) primaries(mbr Record) error {
+	for i, e := range mbr.Entries {
+		if e.Type == typeDynamic && e.Sectors != 0 {
+			return fmt.Errorf("partition %d has type 0x42: %w: Windows dynamic disk", i+1, partition.ErrUnsupported)
+		}
+		if e.data() {
+			s.add(i+1, e, e.extent(0, s.sector))
+		}
+	}
+	for i, e := range mbr.Entries {
+		if !e.extended() {
+			continue
+		}
+		container := e.extent(0, s.sector)
+		if err := s.checkContainer(i+1, container); err != nil {
+			return err
+		}
+		s.containers = append(s.containers, container)
+		if err := s.chain(container); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *scan) add(number int, e Entry, where quantity.Extent) {
+	s.partitions = append(s.partitions, partition.Partition{
+		Number: number,
+		Start:  where.Start,
+		Length: where.Length,
+		Type:   fmt.Sprintf("0x%02x", e.Type),
+		Active: e.Status == 0x80,
+	})
+}
+
+// checkContainer keeps an extended partition inside the disk and apart from the
+// primaries and other containers.
+func (s *scan) checkContainer(number int, c quantity.Extent) error {
+	corrupt := func(problem string) error {
+		return corrupt(fmt.Sprintf("extended partition %d", number), c.Start, problem)
+	}
+	if c.Start < quantity.Bytes(s.sector) || c.End() > s.size {
+		return corrupt("it does not lie inside the disk")
+	}
+	for _, p := range s.partitions {
+		if p.Number <= 4 && overlap(c, quantity.Extent{Start: p.Start, Length: p.Length}) {
+			return corrupt(fmt.Sprintf("it overlaps partition %d", p.Number))
+		}
+	}
+	for _, other := range s.containers {
+		if overlap(c, other) {
+			return corrupt("it overlaps another extended partition")
+		}
+	}
+	return nil
+}
+
+func overlap(a, b quantity.Extent) bool { return a.Start < b.End() && b.Start < a.End() }
+
+func corrupt(structure string, at quantity.Bytes, problem string) error {
+	return &partition.CorruptError{Format: partition.MBR, Structure: structure, Offset: at, Problem: problem}
+}
+
+// errNoMagic is the answer of readRecord for a sector that is no EBR.
+var errNoMagic = errors.New("no 55 AA at its end")
+
+func (s *scan) readRecord(at quantity.Bytes) (Record, []byte, error) {
+	b, err := partition.ReadFull(s.r, at, int(s.sector))
+	if err != nil {
+		return Record{}, nil, fmt.Errorf("read EBR at byte %d: %w", int64(at), err)
+	}
+	rec, ok := ParseRecord(b)
+	if !ok {
+		return Record{}, b, errNoMagic
+	}
+	return rec, b, nil
+}

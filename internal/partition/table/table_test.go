@@ -1,0 +1,117 @@
+package table_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"clonecast/internal/disktest"
+	"clonecast/internal/partition"
+	"clonecast/internal/partition/table"
+	"clonecast/internal/quantity"
+)
+
+const diskSize = 64 * quantity.MiB
+
+func TestReadDisks(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		steps []string // shell commands; $D is the disk
+		kind  partition.Kind
+		parts string
+	}{
+		{"blank", nil, partition.None, "0:0+131072"},
+		{"FAT without a table", []string{"mkfs.vfat $D"}, partition.None, "0:0+131072"},
+		{"NTFS without a table", []string{"mkfs.ntfs -qF $D"}, partition.None, "0:0+131072"},
+		{"ext4 without a table", []string{"mkfs.ext4 -q $D"}, partition.None, "0:0+131072"},
+		{"MBR", []string{"echo 'start=63,size=100' | sfdisk -q -X dos $D"}, partition.MBR, "1:63+100"},
+		{"empty MBR", []string{"echo 'label: dos' | sfdisk -q $D"}, partition.None, "0:0+131072"},
+		{"ext4 with boot code in front of it, as GRUB makes it", []string{"mkfs.ext4 -q $D",
+			`printf '\353\143\220' | dd of=$D conv=notrunc status=none`, `printf '\125\252' | dd of=$D bs=1 seek=510 conv=notrunc status=none`},
+			partition.None, "0:0+131072"},
+		{"MBR over an old FAT boot sector, as GRUB leaves it",
+			[]string{"mkfs.vfat $D", "echo 'start=2048,size=100' | sfdisk -q -X dos --wipe never $D"}, partition.MBR, "1:2048+100"},
+		{"GPT", []string{"echo 'start=2048,size=100' | sfdisk -q -X gpt $D"}, partition.GPT, "1:2048+100"},
+		{"MBR over an old GPT", []string{"echo 'start=2048,size=100' | sfdisk -q -X gpt $D",
+			"dd if=/dev/zero of=$D bs=512 count=1 conv=notrunc status=none",
+			`printf '\001\0\0\0\203\0\0\0\100\0\0\0\100\0\0\0' >$D.e; printf '\0' | dd of=$D.e bs=1 conv=notrunc status=none`,
+			"dd if=$D.e of=$D bs=1 seek=446 conv=notrunc status=none", `printf '\125\252' | dd of=$D bs=1 seek=510 conv=notrunc status=none`},
+			partition.MBR, "1:64+64"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			path := disktest.Image(t, diskSize)
+			for _, step := range tc.steps {
+				disktest.Run(t, "", "sh", "-ec", "D="+path+"; "+step)
+			}
+			got, err := table.Read(disktest.Open(t, path), diskSize, 512)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var parts []string
+			for _, p := range got.Partitions {
+				parts = append(parts, fmt.Sprintf("%d:%d+%d", p.Number, p.Start/512, p.Length/512))
+			}
+			if diff := cmp.Diff(tc.parts, strings.Join(parts, " ")); diff != "" || got.Kind != tc.kind {
+				t.Errorf("kind %s, want %s; partitions (-want +got):\n%s", got.Kind, tc.kind, diff)
+			}
+		})
+	}
+}
+
+func TestReadRefuses(t *testing.T) {
+	path := disktest.Image(t, diskSize)
+	disktest.Run(t, "start=2048,size=100\n", "sfdisk", "-q", "-X", "gpt", path)
+	f := disktest.Open(t, path)
+	var corrupt *partition.CorruptError
+
+	if _, err := f.WriteAt(make([]byte, 512), 0); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := table.Read(f, diskSize, 512); !errors.As(err, &corrupt) {
+		t.Errorf("GPT without protective MBR: %+v, %v, want a *CorruptError", got, err)
+	}
+
+	protective := make([]byte, 4096)
+	protective[446+4], protective[446+8], protective[446+12] = 0xee, 1, 7
+	protective[510], protective[511] = 0x55, 0xaa
+	if got, err := table.Read(bytes.NewReader(protective), 4096, 512); !errors.As(err, &corrupt) {
+		t.Errorf("protective MBR without GPT: %+v, %v, want a *CorruptError", got, err)
+	}
+	if got, err := table.Read(bytes.NewReader(protective), 4096, 100); err == nil {
+		t.Errorf("sectors of 100 bytes: %+v, want an error", got)
+	}
+	if got, err := table.Read(bytes.NewReader(nil), 0, 512); err == nil {
+		t.Errorf("disk of 0 bytes: %+v, want an error", got)
+	}
+	if got, err := table.Read(bytes.NewReader(nil), 4096, 512); err == nil {
+		t.Errorf("disk that ends early: %+v, want an error", got)
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	disk := make([]byte, 8192)
+	disk[510], disk[511] = 0x55, 0xaa
+	copy(disk[446:], []byte{0x80, 0, 2, 0, 0x0b, 0, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0})
+	f.Add(disk, false)
+	f.Add(make([]byte, 8192), true)
+	f.Fuzz(func(t *testing.T, disk []byte, large bool) {
+		sector := quantity.SectorSize(512)
+		if large {
+			sector = 4096
+		}
+		got, err := table.Read(bytes.NewReader(disk), quantity.Bytes(len(disk)), sector)
+		if err != nil {
+			if diff := cmp.Diff(partition.Table{}, got); diff != "" {
+				t.Fatalf("a table comes with the error: %s", diff)
+			}
+			return
+		}
+		if err := got.Check(quantity.Bytes(len(disk))); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
