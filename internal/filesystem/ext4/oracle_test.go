@@ -1,0 +1,286 @@
+package ext4
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"clonecast/internal/disktest"
+	"clonecast/internal/filesystem"
+	"clonecast/internal/quantity"
+)
+
+// TestOracle is the test that decides whether the map is right: everything it
+// calls free is overwritten, then e2fsck must find nothing and every file must read
+// as before. The map must also be exactly the complement of dumpe2fs's free blocks.
+func TestOracle(t *testing.T) {
+	const size = 64 * quantity.MiB
+	for _, tc := range []struct {
+		name string
+		size quantity.Bytes
+		args string
+		typ  string
+	}{
+		{"default 4k", size, "-b4096", "ext4"},
+		{"1k", size, "-b1024", "ext4"},
+		{"2k", size, "-b2048", "ext4"},
+		{"no 64bit", size, "-O ^64bit", "ext4"},
+		{"uninit_bg", size, "-b1024 -O ^metadata_csum,uninit_bg", "ext4"},
+		{"uninit_bg no 64bit", size, "-b1024 -O ^metadata_csum,uninit_bg,^64bit", "ext4"},
+		{"no checksums", size, "-b1024 -O ^metadata_csum,^uninit_bg", "ext4"},
+		{"meta_bg 1k", size, "-b1024 -O meta_bg,^resize_inode", "ext4"},
+		{"meta_bg 4k", size, "-b4096 -O meta_bg,^resize_inode", "ext4"},
+		{"meta_bg 4k small groups", 270 * quantity.MiB, "-b4096 -g 1024 -O meta_bg,^resize_inode", "ext4"},
+		{"bigalloc 1k/16k", size, "-b1024 -C16384 -O bigalloc", "ext4"},
+		{"bigalloc 4k/64k", size, "-b4096 -C65536 -O bigalloc", "ext4"},
+		{"sparse_super2", size, "-b1024 -O sparse_super2,^resize_inode", "ext4"},
+		{"no sparse_super", size, "-b1024 -O ^sparse_super,^resize_inode", "ext4"},
+		{"no flex_bg", size, "-b1024 -O ^flex_bg", "ext4"},
+		{"no resize_inode", size, "-b1024 -O ^resize_inode", "ext4"},
+		{"seed and orphan file", size, "-O metadata_csum_seed,orphan_file", "ext4"},
+		{"mmp", size, "-O mmp -E mmp_update_interval=1", "ext4"},
+		{"no journal", size, "-O ^has_journal", "ext4"},
+		{"ext3", size, "-b1024", "ext3"},
+		{"ext2", size, "-b1024", "ext2"},
+		{"revision 0", size, "-b1024 -r0", "ext2"},
+		{"short last group", size + 5*quantity.MiB + 3*quantity.KiB, "-b1024", "ext4"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			path := disktest.Image(t, tc.size)
+			disktest.Run(t, "", "mke2fs", append(append([]string{"-q", "-t", tc.typ, "-L", "Lab ä"}, strings.Fields(tc.args)...), path)...)
+			mnt := mount(t, path)
+			fill(t, mnt)
+			want := hashes(t, mnt)
+			unmount(t, mnt)
+
+			v := readFile(t, path)
+			if v.Doubt != nil || v.Type != tc.typ {
+				t.Fatalf("volume = %+v, doubt %+v, want %s without doubt", v, v.Doubt, tc.typ)
+			}
+			checkIdentity(t, path, v)
+			checkFree(t, path, v)
+			scribble(t, path, tc.size, v.Allocated)
+			disktest.Run(t, "", "e2fsck", "-fn", path)
+			mnt = mount(t, path)
+			if diff := cmp.Diff(want, hashes(t, mnt)); diff != "" {
+				t.Errorf("files changed (-before +after):\n%s", diff)
+			}
+			unmount(t, mnt)
+		})
+	}
+}
+
+func readFile(t *testing.T, path string) filesystem.Volume {
+	t.Helper()
+	f := disktest.Open(t, path)
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := Read(f, quantity.Bytes(info.Size()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func mount(t *testing.T, path string) string {
+	t.Helper()
+	mnt := t.TempDir()
+	disktest.Run(t, "", "mount", "-o", "loop,init_itable=0", "-t", "ext4", path, mnt)
+	t.Cleanup(func() { disktest.Try("", "umount", mnt) })
+	return mnt
+}
+
+func unmount(t *testing.T, mnt string) {
+	t.Helper()
+	disktest.Run(t, "", "umount", mnt)
+}
+
+// fill writes 150 files and deletes every third, some of them sparse or large.
+func fill(t *testing.T, mnt string) {
+	t.Helper()
+	random := rand.NewChaCha8([32]byte{1})
+	for i := range 150 {
+		b := make([]byte, 1+i*i*5)
+		random.Read(b)
+		dir := filepath.Join(mnt, fmt.Sprintf("d%d", i%7))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("f%d", i)), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := 0; i < 150; i += 3 {
+		if err := os.Remove(filepath.Join(mnt, fmt.Sprintf("d%d/f%d", i%7, i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := os.Create(filepath.Join(mnt, "sparse"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for i := range int64(40) {
+		if _, err := f.WriteAt([]byte("island"), i*50_000); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func hashes(t *testing.T, root string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, path)
+		out[rel] = fmt.Sprintf("%x", sha256.Sum256(b))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(out) < 50 {
+		t.Fatalf("%d files in %s", len(out), root)
+	}
+	return out
+}
+
+func checkIdentity(t *testing.T, path string, v filesystem.Volume) {
+	t.Helper()
+	want := strings.Fields(disktest.Run(t, "", "blkid", "-p", "-o", "value", "-s", "TYPE", "-s", "UUID", path))
+	got := []string{v.UUID, v.Type}
+	if want[0] == v.Type {
+		got = []string{v.Type, v.UUID}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("identity (-blkid +ours):\n%s", diff)
+	}
+	if v.Label != "Lab ä" {
+		t.Errorf("label %q, want %q", v.Label, "Lab ä")
+	}
+}
+
+var (
+	blockSizeLine = regexp.MustCompile(`(?m)^Block size: +(\d+)$`)
+	blocksLine    = regexp.MustCompile(`(?m)^Block count: +(\d+)$`)
+	freeLine      = regexp.MustCompile(`(?m)^  Free blocks: ([0-9, -]+)$`)
+)
+
+// checkFree compares the map with the free blocks that dumpe2fs lists.
+func checkFree(t *testing.T, path string, v filesystem.Volume) {
+	t.Helper()
+	dump := disktest.Run(t, "", "dumpe2fs", path)
+	number := func(s string) quantity.Bytes {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return quantity.Bytes(n)
+	}
+	bs := number(blockSizeLine.FindStringSubmatch(dump)[1])
+	var free []quantity.Extent
+	for _, line := range freeLine.FindAllStringSubmatch(dump, -1) {
+		for _, run := range strings.Split(line[1], ", ") {
+			first, last, ok := strings.Cut(run, "-")
+			if !ok {
+				last = first
+			}
+			// With bigalloc both ends are the first blocks of their clusters.
+			free = append(free, quantity.Extent{Start: number(first) * bs, Length: (number(last)-number(first))*bs + v.BlockSize})
+		}
+	}
+	blocks := number(blocksLine.FindStringSubmatch(dump)[1])
+	if n := len(free); n > 0 {
+		free[n-1].Length = min(free[n-1].Length, blocks*bs-free[n-1].Start)
+	}
+	all := quantity.Normalize(append(slices.Clone(v.Allocated), free...))
+	if diff := cmp.Diff([]quantity.Extent{{Start: 0, Length: blocks * bs}}, all); diff != "" {
+		t.Errorf("allocated and free together (-want +got):\n%s", diff)
+	}
+	if got, want := quantity.Total(v.Allocated)+quantity.Total(quantity.Normalize(free)), blocks*bs; got != want {
+		t.Errorf("allocated and free overlap: %d bytes together, want %d", got, want)
+	}
+}
+
+// scribble overwrites everything but the allocated extents.
+func scribble(t *testing.T, path string, size quantity.Bytes, allocated []quantity.Extent) {
+	t.Helper()
+	f := disktest.Open(t, path)
+	at := quantity.Bytes(0)
+	for _, e := range append(slices.Clone(allocated), quantity.Extent{Start: size}) {
+		if _, err := f.WriteAt(bytes.Repeat([]byte{0xa5}, int(e.Start-at)), int64(at)); err != nil {
+			t.Fatal(err)
+		}
+		at = e.End()
+	}
+}
+
+// TestDirty copies the image while it is mounted, after fsync returned.
+func TestDirty(t *testing.T) {
+	for _, fsType := range []string{"ext4", "ext3", "ext2"} {
+		t.Run(fsType, func(t *testing.T) {
+			path := disktest.Image(t, 32*quantity.MiB)
+			disktest.Run(t, "", "mke2fs", "-q", "-t", fsType, path)
+			mnt := mount(t, path)
+			f, err := os.Create(filepath.Join(mnt, "synced"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.Write(bytes.Repeat([]byte("x"), 1<<20)); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			f.Close()
+			frozen := filepath.Join(t.TempDir(), "frozen.img")
+			disktest.Run(t, "", "cp", "--sparse=always", path, frozen)
+			v := readFile(t, frozen)
+			if v.Doubt == nil || v.Doubt.Reason == "" || v.Doubt.Remedy == "" || v.Allocated != nil || v.Type != fsType {
+				t.Errorf("frozen while mounted: %+v, doubt %+v, want %s with a doubt", v, v.Doubt, fsType)
+			}
+			unmount(t, mnt)
+			if v := readFile(t, path); v.Doubt != nil || len(v.Allocated) == 0 {
+				t.Errorf("after unmounting: %+v, doubt %+v, want none", v, v.Doubt)
+			}
+		})
+	}
+}
+
+func TestExternalJournal(t *testing.T) {
+	path := disktest.Image(t, 8*quantity.MiB)
+	disktest.Run(t, "", "mke2fs", "-q", "-b4096", "-O", "journal_dev", path)
+	if v := readFile(t, path); v.Type != "jbd" || v.Doubt == nil {
+		t.Errorf("journal device: %+v, doubt %+v, want jbd with a doubt", v, v.Doubt)
+	}
+}
+
+func BenchmarkRead8GiB(b *testing.B) {
+	path := disktest.Image(b, 8*quantity.GiB)
+	disktest.Run(b, "", "mke2fs", "-q", "-t", "ext4", path)
+	f := disktest.Open(b, path)
+	for b.Loop() {
+		if _, err := Read(f, 8*quantity.GiB); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

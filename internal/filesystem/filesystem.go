@@ -1,0 +1,63 @@
+// Package filesystem says what is known about the content of a partition: which
+// file system it holds, its identity, and which of its bytes are in use.
+//
+// Each child package reads one format with
+//
+//	Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error)
+//
+// where r is the partition and size its length. Read never trusts a number from
+// the disk before it is checked against size; its memory is bounded by the
+// allocation map. Its errors are of three kinds:
+//
+//   - ErrNotFound: the magic is absent; another format may be tried.
+//   - *CorruptError: the magic is there but a structure contradicts itself.
+//   - any other error: the device could not be read.
+//
+// A volume that is recognised but whose map must not be used (dirty journal,
+// unknown feature, hibernated) is not an error: it is returned with its identity
+// and a Doubt. Doubt means allocated: such a partition is copied block by block.
+package filesystem
+
+import (
+	"errors"
+	"fmt"
+
+	"clonecast/internal/quantity"
+)
+
+// Volume is one file system (or swap area) as found on a partition.
+type Volume struct {
+	Type      string         // "ext4", "ntfs", "fat32", "swap", ...: blkid's name, fat with its width
+	UUID      string         // as blkid prints it; empty when the format has none
+	Label     string         // volume label, decoded to UTF-8
+	BlockSize quantity.Bytes // unit of allocation (block or cluster); page size for swap
+
+	// Allocated holds the bytes in use, from the partition's start, normalized and
+	// inside the partition. It is nil when Doubt is set, and for swap.
+	Allocated []quantity.Extent
+
+	// Doubt is set when the allocation map must not be used.
+	Doubt *Doubt
+}
+
+// Doubt says why a volume's allocation map is not used.
+type Doubt struct {
+	Reason string // cause, one clause: "journal needs recovery"
+	Remedy string // what the operator can do: "boot the system once and shut it down cleanly"
+	Refuse bool   // capture must be refused unless forced (hibernated systems)
+}
+
+// ErrNotFound reports that the format's magic is absent.
+var ErrNotFound = errors.New("no such file system")
+
+// CorruptError reports a structure that contradicts itself or its surroundings.
+type CorruptError struct {
+	Format    string // "ext4", "ntfs", ...
+	Structure string // "superblock", "group descriptor 7"
+	Offset    quantity.Bytes
+	Problem   string
+}
+
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("%s: %s at byte %d: %s", e.Format, e.Structure, int64(e.Offset), e.Problem)
+}

@@ -1,0 +1,214 @@
+package ntfs
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/bits"
+	"slices"
+
+	"clonecast/internal/quantity"
+)
+
+// bitmapChunk is how much of $Bitmap is read at once.
+const bitmapChunk = quantity.MiB
+
+// maxTail is the largest rest after the last cluster that is copied whole.
+const maxTail = quantity.MiB
+
+// allocation gives the bytes in use.
+func (v *volume) allocation() ([]quantity.Extent, error) {
+	r, err := v.readRecord(recordBitmap)
+	if err != nil {
+		return nil, fmt.Errorf("read $Bitmap: %w", err)
+	}
+	s, err := v.open(r, typeData, "")
+	if err != nil {
+		return nil, fmt.Errorf("read $Bitmap: %w", required(r, "$DATA", err))
+	}
+	if err := v.noHoles(&s, r); err != nil {
+		return nil, fmt.Errorf("read $Bitmap: %w", err)
+	}
+	need := quantity.Bytes((v.clusters + 7) / 8)
+	if s.initialized < need {
+		return nil, r.corrupt("$Bitmap has %d bytes for %d clusters", int64(s.initialized), v.clusters)
+	}
+	used, err := v.scanBitmap(&s, need)
+	if err != nil {
+		return nil, fmt.Errorf("read $Bitmap: %w", err)
+	}
+	if err := v.crossCheck(used, r, s); err != nil {
+		return nil, err
+	}
+	bad, err := v.badClusters()
+	if err != nil {
+		return nil, fmt.Errorf("read $BadClus: %w", err)
+	}
+	return quantity.Normalize(append(subtract(used, bad), v.tail()...)), nil
+}
+
+// scanBitmap gives the runs of ones in the first need bytes of s.
+func (v *volume) scanBitmap(s *stream, need quantity.Bytes) ([]quantity.Extent, error) {
+	scan := scanner{clusterSize: v.clusterSize, limit: v.clusters, open: -1}
+	buf := make([]byte, min((need+7)&^7, bitmapChunk))
+	for off := quantity.Bytes(0); off < need; off += bitmapChunk {
+		n := min(need-off, bitmapChunk)
+		if err := v.readStream(s, buf[:n], off); err != nil {
+			return nil, err
+		}
+		padded := (n + 7) &^ 7
+		clear(buf[n:padded])
+		scan.words(buf[:padded])
+	}
+	return scan.end(), nil
+}
+
+// scanner turns a bitmap, least significant bit first, into extents.
+type scanner struct {
+	clusterSize quantity.Bytes
+	limit       int64 // clusters of the volume; later bits mean nothing
+	next        int64 // cluster of the next bit
+	open        int64 // first cluster of the current run, or -1
+	out         []quantity.Extent
+}
+
+func (s *scanner) words(b []byte) {
+	for ; len(b) >= 8; b = b[8:] {
+		word := binary.LittleEndian.Uint64(b)
+		for done := 0; done < 64; {
+			// The position of the next bit that differs from the state we are in.
+			change := word >> done
+			if s.open >= 0 {
+				change = ^word >> done
+			}
+			skip := bits.TrailingZeros64(change)
+			if done+skip >= 64 {
+				break
+			}
+			done += skip
+			s.toggle(s.next + int64(done))
+		}
+		s.next += 64
+	}
+}
+
+// toggle begins or ends a run at cluster c.
+func (s *scanner) toggle(c int64) {
+	if s.open < 0 {
+		s.open = c
+		return
+	}
+	s.emit(c)
+}
+
+func (s *scanner) emit(end int64) {
+	end = min(end, s.limit)
+	if s.open < end {
+		s.out = append(s.out, quantity.Extent{
+			Start:  quantity.Bytes(s.open) * s.clusterSize,
+			Length: quantity.Bytes(end-s.open) * s.clusterSize,
+		})
+	}
+	s.open = -1
+}
+
+func (s *scanner) end() []quantity.Extent {
+	if s.open >= 0 {
+		s.emit(s.next)
+	}
+	return s.out
+}
+
+// crossCheck finds a $Bitmap that calls free what is known to be in use: the
+// boot sector, $MFT and $Bitmap itself.
+func (v *volume) crossCheck(used []quantity.Extent, r record, bitmap stream) error {
+	known := append(v.extents(&v.mft), v.extents(&bitmap)...)
+	known = append(known, quantity.Extent{Start: 0, Length: v.clusterSize})
+	for _, e := range known {
+		if !covers(used, e) {
+			return r.corrupt("$Bitmap calls bytes %d+%d of a system file free", int64(e.Start), int64(e.Length))
+		}
+	}
+	return nil
+}
+
+// extents gives where s is on the volume.
+func (v *volume) extents(s *stream) []quantity.Extent {
+	var out []quantity.Extent
+	for _, r := range s.runs {
+		if r.lcn != sparse {
+			out = append(out, quantity.Extent{Start: v.clusterOffset(r.lcn), Length: quantity.Bytes(r.length) * v.clusterSize})
+		}
+	}
+	return out
+}
+
+// covers tells whether e lies inside one of the normalized extents.
+func covers(extents []quantity.Extent, e quantity.Extent) bool {
+	i, found := slices.BinarySearchFunc(extents, e.Start, func(x quantity.Extent, start quantity.Bytes) int {
+		return int(max(-1, min(1, x.Start-start)))
+	})
+	if !found {
+		i--
+	}
+	return i >= 0 && extents[i].End() >= e.End()
+}
+
+// badClusters gives the clusters that the stream $Bad of $BadClus holds. They
+// are marked used, hold nothing, and reading them may fail.
+func (v *volume) badClusters() ([]quantity.Extent, error) {
+	r, err := v.readRecord(recordBadClust)
+	if err != nil {
+		return nil, err
+	}
+	s, err := v.open(r, typeData, "$Bad")
+	if errors.Is(err, errNoAttribute) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return quantity.Normalize(v.extents(&s)), nil
+}
+
+// subtract removes the bytes of minus from extents; both are normalized.
+func subtract(extents, minus []quantity.Extent) []quantity.Extent {
+	if len(minus) == 0 {
+		return extents
+	}
+	var out []quantity.Extent
+	for _, e := range extents {
+		for len(minus) > 0 && minus[0].End() <= e.Start {
+			minus = minus[1:]
+		}
+		for _, m := range minus {
+			if m.Start >= e.End() {
+				break
+			}
+			if m.Start > e.Start {
+				out = append(out, quantity.Extent{Start: e.Start, Length: m.Start - e.Start})
+			}
+			e = quantity.Extent{Start: min(m.End(), e.End()), Length: max(0, e.End()-m.End())}
+		}
+		if e.Length > 0 {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// tail is what is copied of the bytes after the last whole cluster. The backup
+// boot sector is there: at the sector after the volume, or, after ntfsresize, at
+// the last sector of the partition.
+func (v *volume) tail() []quantity.Extent {
+	start := v.clusterOffset(v.clusters)
+	if v.size-start <= maxTail {
+		return []quantity.Extent{{Start: start, Length: v.size - start}}
+	}
+	var out []quantity.Extent
+	backup := quantity.Bytes(v.totalSectors) * v.sectorSize
+	if backup+v.sectorSize <= v.size {
+		out = append(out, quantity.Extent{Start: backup, Length: v.sectorSize})
+	}
+	return append(out, quantity.Extent{Start: v.size - v.sectorSize, Length: v.sectorSize})
+}
