@@ -1,0 +1,351 @@
+package local
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+
+	"clonecast/internal/chunk"
+	"clonecast/internal/chunkstore"
+	"clonecast/internal/image"
+	"clonecast/internal/vfs"
+)
+
+// checker reads the store from the medium, without a look at what Store remembers.
+//
+// A frame that is not what it should be belongs to a problem; at the end each version
+// that needs a chunk without a sound copy is counted to the problems of its copies.
+// Versions are listed before packs: a capture that publishes meanwhile has its packs
+// in place before its manifest.
+type checker struct {
+	store  *Store
+	opts   chunkstore.CheckOptions
+	report chunkstore.CheckReport
+
+	index index
+	bad   map[location]int // frame to its problem
+	packs uint32
+
+	done, total int64
+}
+
+// Check implements chunkstore.Store. An error is one of the medium or of ctx; what it
+// finds damaged is in the report.
+func (s *Store) Check(ctx context.Context, opts chunkstore.CheckOptions) (chunkstore.CheckReport, error) {
+	c := &checker{store: s, opts: opts, index: newIndex(), bad: map[location]int{}}
+	if err := c.run(ctx); err != nil {
+		return chunkstore.CheckReport{}, fmt.Errorf("check store: %w", err)
+	}
+	return c.report, nil
+}
+
+func (c *checker) run(ctx context.Context) error {
+	if err := c.keys(); err != nil {
+		return err
+	}
+	versions, err := c.versions(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.allPacks(ctx); err != nil {
+		return err
+	}
+	return c.contents(ctx, versions)
+}
+
+func (c *checker) problem(object, format string, args ...any) int {
+	c.report.Problems = append(c.report.Problems, chunkstore.Problem{Object: object, Problem: fmt.Sprintf(format, args...)})
+	return len(c.report.Problems) - 1
+}
+
+func (c *checker) progress(bytes int64) {
+	c.done += bytes
+	if c.opts.Progress != nil {
+		c.opts.Progress(c.done, c.total)
+	}
+}
+
+// keys compares the key files with what the store was opened with.
+func (c *checker) keys() error {
+	pub, err := readHex(c.store.fs, signingPub, ed25519.PublicKeySize)
+	if isDamage(err) || errors.Is(err, fs.ErrNotExist) {
+		c.problem(signingPub, "%v", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	key, err := readSigningKey(c.store.fs)
+	switch {
+	case errors.Is(err, fs.ErrPermission): // somebody who may read images but not sign
+	case isDamage(err) || errors.Is(err, fs.ErrNotExist):
+		c.problem(signingKey, "%v", err)
+	case err != nil:
+		return err
+	case !ed25519.PublicKey(pub).Equal(key.Public()):
+		c.problem(signingPub, "does not belong to %s", signingKey)
+	}
+	return nil
+}
+
+type versionName struct {
+	image    string
+	sequence uint64
+}
+
+func (v versionName) String() string { return fmt.Sprintf("%s@%d", v.image, v.sequence) }
+
+// versions proves every manifest and lists the sound ones.
+func (c *checker) versions(ctx context.Context) ([]versionName, error) {
+	names, err := c.store.Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var sound []versionName
+	for _, name := range names {
+		sequences, err := c.store.sequences(name)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range sequences {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			c.report.Versions++
+			v := versionName{name, n}
+			_, _, _, err := c.store.manifest(name, n)
+			if isDamage(err) {
+				i := c.problem(manifestPath(name, n), "%v", err)
+				c.report.Problems[i].Affects = []string{v.String()}
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			sound = append(sound, v)
+		}
+	}
+	return sound, nil
+}
+
+// allPacks checks packs and indexes; an index without a pack tells of a lost one.
+func (c *checker) allPacks(ctx context.Context) error {
+	names := map[string]int64{}
+	for dir, suffix := range map[string]string{packsDir: packSuffix, indexDir: idxSuffix} {
+		entries, err := c.store.fs.ReadDir(dir)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			name, ok := strings.CutSuffix(e.Name(), suffix)
+			if !ok {
+				continue
+			}
+			size := int64(0)
+			if dir == packsDir {
+				info, err := e.Info()
+				if err != nil {
+					return err
+				}
+				size = info.Size()
+				c.report.Packs++
+				c.report.Bytes += size
+				c.total += size
+			}
+			names[name] = max(names[name], size)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := c.pack(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pack compares a pack with its index, or lists it by its own headers when the index
+// is absent or damaged. It is the index that says what a damaged pack should hold.
+func (c *checker) pack(ctx context.Context, name string) error {
+	b, err := readFile(c.store.fs, idxPath(name), maxIdxSize)
+	noIdx := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !noIdx && !isDamage(err) {
+		return err
+	}
+	length, frames, idxErr := parseIdx(b)
+	if idxErr != nil && !noIdx {
+		c.problem(idxPath(name), "%v; it is made anew when the store is opened for writing", idxErr)
+	}
+	f, err := c.store.fs.Open(packPath(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		if idxErr == nil {
+			c.lost(frames, c.problem(packPath(name), "is missing: %d bytes", length))
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	size := info.Size()
+	if idxErr != nil {
+		if frames, length, err = scanPack(f, size, nil); err != nil {
+			return err
+		}
+		if length != size {
+			c.problem(packPath(name), "no whole frame at byte %d; %d bytes from there are lost", length, size-length)
+		}
+	} else if length != size {
+		// As a reader does: the pack's own headers say what is still there.
+		c.lost(frames, c.problem(packPath(name), "has %d bytes, its index says %d", size, length))
+		if frames, _, err = scanPack(f, size, nil); err != nil {
+			return err
+		}
+	}
+	return c.frames(ctx, name, f, size, frames)
+}
+
+// lost counts frames that are not where their index says to a problem. A chunk that is
+// also found elsewhere is not lost.
+func (c *checker) lost(frames []packFrame, problem int) {
+	for i, f := range frames {
+		c.add(f, uint32(i))
+		c.bad[location{c.packs, uint32(i)}] = problem
+	}
+	c.packs++
+}
+
+func (c *checker) add(f packFrame, number uint32) {
+	for _, id := range f.ids {
+		c.index.add(id, location{c.packs, number})
+	}
+}
+
+// frames reads the frames of a pack: their headers, or all of them with ReadData.
+func (c *checker) frames(ctx context.Context, name string, f vfs.File, size int64, frames []packFrame) error {
+	at := int64(len(packMagic))
+	magic := make([]byte, len(packMagic))
+	if err := readAt(f, magic, 0); err != nil && !isDamage(err) {
+		return err
+	} else if string(magic) != packMagic {
+		c.problem(packPath(name), "its magic is damaged")
+	}
+	c.progress(min(at, size))
+	problems := map[string]int{} // one per kind: a pack that was overwritten has many bad frames
+	for i, frame := range frames {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		at += int64(frame.size)
+		number := location{c.packs, uint32(i)}
+		c.add(frame, number.frame)
+		c.report.Chunks += len(frame.ids)
+		found, err := c.frame(f, frame)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", packPath(name), err)
+		}
+		if found != "" {
+			if _, ok := problems[found]; !ok {
+				problems[found] = c.problem(packPath(name), "frame at byte %d: %s", frame.offset, found)
+			}
+			c.bad[number] = problems[found]
+		}
+		c.progress(max(0, min(int64(frame.size), size-int64(frame.offset))))
+	}
+	c.progress(max(0, size-at))
+	c.packs++
+	return nil
+}
+
+// frame says what is wrong with a frame, or nothing.
+func (c *checker) frame(f vfs.File, want packFrame) (problem string, err error) {
+	length := int(want.size)
+	if !c.opts.ReadData {
+		length = min(length, chunk.MaxFrameHeader)
+	}
+	b := make([]byte, length)
+	if err := readAt(f, b, int64(want.offset)); err != nil {
+		if isDamage(err) {
+			return err.Error(), nil
+		}
+		return "", err
+	}
+	c.report.BytesRead += int64(length)
+	h, err := chunk.ParseFrameHeader(b)
+	if err == nil && c.opts.ReadData {
+		h, err = c.store.verify(b)
+	}
+	switch {
+	case err != nil:
+		return err.Error(), nil
+	case h.Size() != int(want.size) || !slices.Equal(headerIDs(h), want.ids):
+		return "it is not the frame that the index names", nil
+	}
+	return "", nil
+}
+
+// contents looks up every chunk of every version.
+func (c *checker) contents(ctx context.Context, versions []versionName) error {
+	for _, v := range versions {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		_, m, _, err := c.store.manifest(v.image, v.sequence)
+		if err != nil { // sound a moment ago
+			return err
+		}
+		lacks := map[chunk.ID]bool{}
+		blame := map[int]bool{}
+		for _, id := range chunksOf(m) {
+			if problem, ok := c.lookup(id); !ok && problem >= 0 {
+				blame[problem] = true
+			} else if !ok {
+				lacks[id] = true
+			}
+		}
+		for _, problem := range slices.Sorted(maps.Keys(blame)) {
+			p := &c.report.Problems[problem]
+			p.Affects = append(p.Affects, v.String())
+		}
+		if len(lacks) > 0 {
+			i := c.problem(manifestPath(v.image, v.sequence), "%d of its chunks are in no pack", len(lacks))
+			c.report.Problems[i].Affects = []string{v.String()}
+		}
+	}
+	return nil
+}
+
+// lookup tells whether a chunk has a sound copy, and if not, which problem of its copies
+// is to blame: -1 when there is no copy at all.
+func (c *checker) lookup(id chunk.ID) (problem int, ok bool) {
+	problem = -1
+	for at := range c.index.find(id) {
+		p, bad := c.bad[at]
+		if !bad {
+			return 0, true
+		}
+		problem = p
+	}
+	return problem, false
+}
+
+func chunksOf(m *image.Manifest) []chunk.ID {
+	var ids []chunk.ID
+	for i := range m.Disks {
+		for _, c := range m.Disks[i].Contents() {
+			ids = append(ids, c.Chunks...)
+		}
+	}
+	return ids
+}

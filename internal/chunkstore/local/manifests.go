@@ -1,0 +1,289 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"clonecast/internal/chunk"
+	"clonecast/internal/chunkstore"
+	"clonecast/internal/image"
+	"clonecast/internal/vfs"
+)
+
+// maxEnvelope bounds a manifest file: chunk ids do not compress.
+const maxEnvelope = image.MaxManifest + 1<<20
+
+func manifestPath(name string, sequence uint64) string {
+	return imagesDir + "/" + name + "/" + strconv.FormatUint(sequence, 10) + manifestSuffix
+}
+
+// Images implements chunkstore.Reader.
+func (s *Store) Images(ctx context.Context) ([]string, error) {
+	entries, err := s.fs.ReadDir(imagesDir)
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if !e.IsDir() || image.CheckName(e.Name()) != nil {
+			continue
+		}
+		sequences, err := s.sequences(e.Name())
+		if err != nil {
+			return nil, fmt.Errorf("list images: %w", err)
+		}
+		if len(sequences) > 0 { // a publication that was cut may leave an empty directory
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// sequences lists the numbers of an image's manifests in order, none for an unknown image.
+func (s *Store) sequences(name string) ([]uint64, error) {
+	if image.CheckName(name) != nil {
+		return nil, nil
+	}
+	entries, err := s.fs.ReadDir(imagesDir + "/" + name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var sequences []uint64
+	for _, e := range entries {
+		digits, ok := strings.CutSuffix(e.Name(), manifestSuffix)
+		n, err := strconv.ParseUint(digits, 10, 64)
+		if ok && err == nil && n > 0 && strconv.FormatUint(n, 10) == digits {
+			sequences = append(sequences, n)
+		}
+	}
+	slices.Sort(sequences)
+	return sequences, nil
+}
+
+// summary is a list entry and the file that it was read from.
+type summary struct {
+	size     int64
+	modified time.Time
+	version  image.Version
+}
+
+// Versions implements chunkstore.Reader.
+func (s *Store) Versions(ctx context.Context, name string) ([]image.Version, error) {
+	sequences, err := s.sequences(name)
+	if err != nil {
+		return nil, fmt.Errorf("list versions of %s: %w", name, err)
+	}
+	if len(sequences) == 0 {
+		return nil, fmt.Errorf("%w: %s", chunkstore.ErrNotFound, name)
+	}
+	var versions []image.Version
+	for _, n := range sequences {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		v, err := s.version(name, n)
+		if isDamage(err) || errors.Is(err, fs.ErrNotExist) {
+			s.log.Error("a version is left out of the list", "version", manifestPath(name, n), "cause", err)
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list versions of %s: %w", name, err)
+		}
+		versions = append(versions, v)
+	}
+	return versions, nil
+}
+
+// version summarises a manifest and remembers that until its file changes.
+func (s *Store) version(name string, sequence uint64) (image.Version, error) {
+	path := manifestPath(name, sequence)
+	info, err := s.fs.Stat(path)
+	if err != nil {
+		return image.Version{}, err
+	}
+	s.mu.RLock()
+	known, ok := s.listing[path]
+	s.mu.RUnlock()
+	if ok && known.size == info.Size() && known.modified.Equal(info.ModTime()) {
+		return known.version, nil
+	}
+	_, m, id, err := s.manifest(name, sequence)
+	if err != nil {
+		return image.Version{}, err
+	}
+	v := m.Summary(id)
+	s.mu.Lock()
+	s.listing[path] = summary{info.Size(), info.ModTime(), v}
+	s.mu.Unlock()
+	return v, nil
+}
+
+// Manifest implements chunkstore.Reader. A damaged newest version is an error: an older
+// one is never handed out in its place.
+func (s *Store) Manifest(ctx context.Context, name string, sequence uint64) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	sequences, err := s.sequences(name)
+	if err != nil {
+		return nil, fmt.Errorf("read manifest of %s: %w", name, err)
+	}
+	if sequence == 0 && len(sequences) > 0 {
+		sequence = sequences[len(sequences)-1]
+	}
+	if !slices.Contains(sequences, sequence) {
+		return nil, fmt.Errorf("%w: %s@%d", chunkstore.ErrNotFound, name, sequence)
+	}
+	envelope, _, _, err := s.manifest(name, sequence)
+	if err != nil {
+		return nil, fmt.Errorf("read manifest of %s@%d: %w", name, sequence, err)
+	}
+	return envelope, nil
+}
+
+// manifest reads and proves a manifest: its signature, and that it stands in its place.
+func (s *Store) manifest(name string, sequence uint64) ([]byte, *image.Manifest, image.VersionID, error) {
+	envelope, err := readFile(s.fs, manifestPath(name, sequence), maxEnvelope)
+	if err != nil {
+		return nil, nil, image.VersionID{}, err
+	}
+	m, id, err := image.Open(envelope, s.trusted)
+	if err != nil {
+		return nil, nil, image.VersionID{}, &damage{err}
+	}
+	if m.Image != name || m.Sequence != sequence {
+		return nil, nil, image.VersionID{}, &damage{fmt.Errorf("it is the manifest of %s@%d", m.Image, m.Sequence)}
+	}
+	return envelope, m, id, nil
+}
+
+// publish stores m as the next version of its image. All packs of the session are sealed.
+func (s *Store) publish(ctx context.Context, m *image.Manifest) ([]byte, image.Version, error) {
+	if err := image.CheckName(m.Image); err != nil {
+		return nil, image.Version{}, err
+	}
+	if err := s.checkComplete(ctx, m); err != nil {
+		return nil, image.Version{}, err
+	}
+	s.publishing.Lock()
+	defer s.publishing.Unlock()
+	lock, err := s.waitForLock(ctx, publishLock)
+	if err != nil {
+		return nil, image.Version{}, err
+	}
+	envelope, version, err := s.publishLocked(m)
+	if err = errors.Join(err, lock.Close()); err != nil {
+		return nil, image.Version{}, err
+	}
+	return envelope, version, nil
+}
+
+func (s *Store) publishLocked(m *image.Manifest) ([]byte, image.Version, error) {
+	last, parent, err := s.newest(m.Image)
+	if err != nil {
+		return nil, image.Version{}, err
+	}
+	next := *m
+	next.Sequence, next.Parent, next.Created = last+1, parent, s.opts.Now().Unix()
+	envelope, id, err := image.Seal(&next, s.signing)
+	if err != nil {
+		return nil, image.Version{}, err
+	}
+	if last == 0 {
+		if err := s.fs.Mkdir(imagesDir+"/"+m.Image, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, image.Version{}, full(err)
+		}
+		if err := s.fs.SyncDir(imagesDir); err != nil {
+			s.fail(full(err))
+			return nil, image.Version{}, full(err)
+		}
+	}
+	err = writeFile(s.fs, stagingDir+"/publish"+manifestSuffix, manifestPath(m.Image, next.Sequence), 0o600, envelope)
+	if err != nil {
+		var lost *syncError
+		if errors.As(err, &lost) {
+			s.fail(err)
+		}
+		return nil, image.Version{}, err
+	}
+	return envelope, next.Summary(id), nil
+}
+
+// newest gives the highest number that an image has used and the id of its newest sound
+// version: damage to one version must not stop the next capture.
+func (s *Store) newest(name string) (uint64, image.VersionID, error) {
+	sequences, err := s.sequences(name)
+	if err != nil || len(sequences) == 0 {
+		return 0, image.VersionID{}, err
+	}
+	last := sequences[len(sequences)-1]
+	for _, n := range slices.Backward(sequences) {
+		v, err := s.version(name, n)
+		if err == nil {
+			return last, v.ID, nil
+		}
+		if !isDamage(err) {
+			return 0, image.VersionID{}, fmt.Errorf("read manifest of %s@%d: %w", name, n, err)
+		}
+		s.log.Error("a version is damaged and cannot be the parent of the next one", "version", manifestPath(name, n), "cause", err)
+	}
+	return last, image.VersionID{}, nil
+}
+
+// checkComplete reports the chunks of m that the store lacks.
+func (s *Store) checkComplete(ctx context.Context, m *image.Manifest) error {
+	missing := s.lacks(m)
+	if len(missing) == 0 {
+		return ctx.Err()
+	}
+	if err := s.refresh(); err != nil {
+		return err
+	}
+	if missing = s.lacks(m); len(missing) > 0 {
+		return &chunkstore.IncompleteError{Missing: missing}
+	}
+	return ctx.Err()
+}
+
+func (s *Store) lacks(m *image.Manifest) []chunk.ID {
+	var missing []chunk.ID
+	seen := map[chunk.ID]bool{}
+	for i := range m.Disks {
+		for _, c := range m.Disks[i].Contents() {
+			for _, id := range c.Chunks {
+				if !s.has(id) && !seen[id] {
+					seen[id] = true
+					missing = append(missing, id)
+				}
+			}
+		}
+	}
+	return missing
+}
+
+// waitForLock waits for another process to finish.
+func (s *Store) waitForLock(ctx context.Context, name string) (interface{ Close() error }, error) {
+	for {
+		lock, err := s.fs.Lock(name)
+		if !errors.Is(err, vfs.ErrLocked) {
+			return lock, full(err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}

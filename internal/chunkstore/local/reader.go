@@ -1,0 +1,211 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"clonecast/internal/chunk"
+	"clonecast/internal/vfs"
+)
+
+// decoder is a frame decoder with its buffer.
+type decoder struct {
+	frames *chunk.Decoder
+	plain  []byte
+}
+
+func (s *Store) decoder() (*decoder, error) {
+	if d, ok := s.decoders.Get().(*decoder); ok {
+		return d, nil
+	}
+	frames, err := chunk.NewDecoder()
+	if err != nil {
+		return nil, err
+	}
+	return &decoder{frames: frames}, nil
+}
+
+// verify decodes a frame and checks its chunks against their ids.
+func (d *decoder) verify(frame []byte) (chunk.FrameHeader, error) {
+	h, plain, err := d.frames.Decode(frame, d.plain)
+	if err == nil {
+		d.plain = plain
+	}
+	return h, err
+}
+
+func (s *Store) verify(frame []byte) (chunk.FrameHeader, error) {
+	d, err := s.decoder()
+	if err != nil {
+		return chunk.FrameHeader{}, err
+	}
+	defer s.decoders.Put(d)
+	return d.verify(frame)
+}
+
+// Frames implements chunkstore.Reader.
+func (s *Store) Frames(ctx context.Context, ids []chunk.ID, yield func(frame []byte) error) error {
+	r := packReader{store: s}
+	defer r.close()
+	given := map[location]bool{}
+	for _, id := range ids {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		copies, err := s.locate(id)
+		if err != nil {
+			return err
+		}
+		if anyOf(given, copies) {
+			continue
+		}
+		b, at, err := r.chunk(id, copies)
+		if err != nil {
+			return err
+		}
+		given[at] = true
+		if err := yield(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func anyOf(set map[location]bool, copies []copyOf) bool {
+	for _, c := range copies {
+		if set[c.location] {
+			return true
+		}
+	}
+	return false
+}
+
+// copyOf is one place where a chunk lies.
+type copyOf struct {
+	location
+	pack string
+	frame
+}
+
+// locate finds the copies of a chunk; when there are none it looks for new packs first.
+func (s *Store) locate(id chunk.ID) ([]copyOf, error) {
+	if copies := s.copies(id); len(copies) > 0 {
+		return copies, nil
+	}
+	if err := s.refresh(); err != nil {
+		return nil, err
+	}
+	if copies := s.copies(id); len(copies) > 0 {
+		return copies, nil
+	}
+	return nil, &chunk.MissingError{ID: id}
+}
+
+// copies lists sound copies before those that a read found damaged.
+func (s *Store) copies(id chunk.ID) []copyOf {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var sound, bad []copyOf
+	for at := range s.index.find(id) {
+		p := s.packs[at.pack]
+		c := copyOf{at, p.name, p.frames[at.frame]}
+		if c.bad {
+			bad = append(bad, c)
+		} else {
+			sound = append(sound, c)
+		}
+	}
+	return append(sound, bad...)
+}
+
+// has tells whether the store has a copy of a chunk that no read found damaged.
+func (s *Store) has(id chunk.ID) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for at := range s.index.find(id) {
+		if !s.packs[at.pack].frames[at.frame].bad {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Store) markBad(at location) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.packs[at.pack].frames[at.frame].bad = true
+}
+
+// packReader reads frames and keeps the pack of the last one open.
+type packReader struct {
+	store *Store
+	name  string
+	file  vfs.File
+}
+
+func (r *packReader) close() {
+	if r.file != nil {
+		_ = r.file.Close() // only read
+		r.file = nil
+	}
+}
+
+// chunk gives the verified frame of the first sound copy of a chunk. A damaged copy is
+// remembered, so that the next capture of the chunk heals the store.
+func (r *packReader) chunk(id chunk.ID, copies []copyOf) ([]byte, location, error) {
+	s := r.store
+	var first error
+	for _, c := range copies {
+		if b := s.cache.get(c.location); b != nil {
+			return b, c.location, nil
+		}
+		b, err := r.frame(id, c)
+		if err == nil {
+			s.cache.put(c.location, b)
+			return b, c.location, nil
+		}
+		var invalid *chunk.InvalidError
+		if errors.As(err, &invalid) {
+			s.markBad(c.location)
+		}
+		s.log.Error("a copy of a chunk cannot be read", "chunk", id, "pack", packPath(c.pack), "offset", c.offset, "cause", err)
+		if first == nil {
+			first = fmt.Errorf("read %s at byte %d: %w", packPath(c.pack), c.offset, err)
+		}
+	}
+	return nil, location{}, first
+}
+
+// frame reads and verifies one frame that must hold the chunk.
+func (r *packReader) frame(id chunk.ID, c copyOf) ([]byte, error) {
+	if r.file == nil || r.name != c.pack {
+		r.close()
+		f, err := r.store.fs.Open(packPath(c.pack))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, &chunk.InvalidError{ID: id, Problem: "its pack is gone"}
+		}
+		if err != nil {
+			return nil, err
+		}
+		r.name, r.file = c.pack, f
+	}
+	b := make([]byte, c.size)
+	if err := readAt(r.file, b, int64(c.offset)); err != nil {
+		if isDamage(err) {
+			return nil, &chunk.InvalidError{ID: id, Problem: "its pack is cut: " + err.Error()}
+		}
+		return nil, err
+	}
+	h, err := r.store.verify(b)
+	if err != nil {
+		return nil, &chunk.InvalidError{ID: id, Problem: err.Error()}
+	}
+	for _, e := range h.Entries {
+		if e.ID == id {
+			return b, nil
+		}
+	}
+	return nil, &chunk.InvalidError{ID: id, Problem: "another chunk is in its place"}
+}
