@@ -1,0 +1,180 @@
+// Package blockdev opens disks: Linux block devices, and files that hold a disk's
+// bytes.
+//
+// Large aligned reads and writes of a block device bypass the page cache (O_DIRECT):
+// that is faster and what is read back is what the medium holds. All others go
+// through the cache; the kernel keeps the two coherent.
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"unsafe"
+
+	"clonecast/internal/quantity"
+
+	"golang.org/x/sys/unix"
+)
+
+// alignment is what O_DIRECT asks of address, offset and length; it serves every
+// logical sector size up to 4096.
+const alignment = 4096
+
+// Device is an open disk.
+type Device struct {
+	Path           string
+	Size           quantity.Bytes
+	LogicalSector  quantity.SectorSize
+	PhysicalSector quantity.SectorSize
+	Model          string
+	Serial         string
+	Block          bool // a block device, not a file
+
+	file   *os.File
+	direct *os.File // nil for files and where O_DIRECT is refused
+}
+
+// ErrBusy reports a device that something else uses: mounted, swap, RAID or LVM.
+var ErrBusy = errors.New("the disk is in use")
+
+// Open opens a disk for reading.
+func Open(path string) (*Device, error) { return open(path, os.O_RDONLY) }
+
+// OpenExclusive opens a disk for reading and writing. A block device that is mounted
+// or otherwise held is refused with ErrBusy.
+func OpenExclusive(path string) (*Device, error) { return open(path, os.O_RDWR) }
+
+func open(path string, mode int) (*Device, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	d := &Device{Path: path, Block: info.Mode()&os.ModeDevice != 0 && info.Mode()&os.ModeCharDevice == 0}
+	if !d.Block && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("open %s: neither a block device nor a file", path)
+	}
+	flags := mode
+	if d.Block && mode == os.O_RDWR {
+		flags |= unix.O_EXCL
+	}
+	d.file, err = os.OpenFile(path, flags, 0)
+	if errors.Is(err, unix.EBUSY) {
+		return nil, fmt.Errorf("open %s: %w (mounted, swap, RAID or LVM)", path, ErrBusy)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := d.describe(info); err != nil {
+		d.file.Close()
+		return nil, err
+	}
+	if d.Block {
+		// Without O_DIRECT everything still works, through the cache.
+		d.direct, _ = os.OpenFile(path, mode|unix.O_DIRECT, 0)
+	}
+	return d, nil
+}
+
+func (d *Device) describe(info os.FileInfo) error {
+	if !d.Block {
+		d.Size, d.LogicalSector, d.PhysicalSector = quantity.Bytes(info.Size()), 512, 512
+		return nil
+	}
+	size, err := d.file.Seek(0, io.SeekEnd)
+	if err != nil {
+		return fmt.Errorf("size of %s: %w", d.Path, err)
+	}
+	d.Size = quantity.Bytes(size)
+	logical, err := unix.IoctlGetInt(int(d.file.Fd()), unix.BLKSSZGET)
+	if err != nil {
+		return fmt.Errorf("sector size of %s: %w", d.Path, err)
+	}
+	physical, err := unix.IoctlGetInt(int(d.file.Fd()), unix.BLKPBSZGET)
+	if err != nil {
+		physical = logical
+	}
+	d.LogicalSector, d.PhysicalSector = quantity.SectorSize(logical), quantity.SectorSize(physical)
+	if !d.LogicalSector.Valid() {
+		return fmt.Errorf("sector size of %s: %d bytes is not supported", d.Path, logical)
+	}
+	if name, err := filepath.EvalSymlinks(d.Path); err == nil {
+		facts := readFacts(filepath.Join(sysBlock, filepath.Base(name)))
+		d.Model, d.Serial = facts.Model, facts.Serial
+	}
+	return nil
+}
+
+func (d *Device) pick(b []byte, off int64) *os.File {
+	if d.direct == nil || len(b) == 0 || len(b)%alignment != 0 || off%alignment != 0 ||
+		uintptr(unsafe.Pointer(&b[0]))%alignment != 0 {
+		return d.file
+	}
+	return d.direct
+}
+
+// ReadAt reads len(b) bytes at off.
+func (d *Device) ReadAt(b []byte, off int64) (int, error) { return d.pick(b, off).ReadAt(b, off) }
+
+// WriteAt writes b at off. It never makes a file longer.
+func (d *Device) WriteAt(b []byte, off int64) (int, error) {
+	if off < 0 || off > int64(d.Size)-int64(len(b)) {
+		return 0, fmt.Errorf("write %s: %d bytes at %d leave its %d bytes", d.Path, len(b), off, int64(d.Size))
+	}
+	return d.pick(b, off).WriteAt(b, off)
+}
+
+// Sync makes everything written durable. An error is final: what was written before it
+// may be lost even if a later call succeeds.
+func (d *Device) Sync() error { return d.file.Sync() }
+
+// DropCache forgets cached pages, so that the next read comes from the medium.
+func (d *Device) DropCache() error {
+	if !d.Block {
+		return unix.Fadvise(int(d.file.Fd()), 0, 0, unix.FADV_DONTNEED)
+	}
+	return ioctlNoArgument(d.file, unix.BLKFLSBUF)
+}
+
+// RereadPartitions tells the kernel that the partition table changed. For a file it does
+// nothing.
+func (d *Device) RereadPartitions() error {
+	if !d.Block {
+		return nil
+	}
+	err := ioctlNoArgument(d.file, unix.BLKRRPART)
+	if errors.Is(err, unix.EINVAL) {
+		return nil // a device that cannot have partitions
+	}
+	return err
+}
+
+// Close closes the disk.
+func (d *Device) Close() error {
+	var direct error
+	if d.direct != nil {
+		direct = d.direct.Close()
+	}
+	return errors.Join(d.file.Close(), direct)
+}
+
+func (d *Device) String() string {
+	parts := []string{d.Path, d.Size.String()}
+	if d.Model != "" {
+		parts = append(parts, d.Model)
+	}
+	if d.Serial != "" {
+		parts = append(parts, "serial "+d.Serial)
+	}
+	return strings.Join(parts, ", ")
+}
+
+func ioctlNoArgument(f *os.File, request uint) error {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), uintptr(request), 0); errno != 0 {
+		return errno
+	}
+	return nil
+}

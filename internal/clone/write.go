@@ -1,0 +1,259 @@
+package clone
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+
+	"clonecast/internal/chunk"
+	"clonecast/internal/quantity"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// fetchPieces is how many chunks one call to the source asks for. Frames that lie across
+// the border of two calls come twice: the more chunks a call, the fewer.
+const fetchPieces = 128
+
+// writers is how many calls run side by side, so that fetching, decoding and writing
+// overlap also when each of them waits.
+const writers = 4
+
+// write brings every chunk that differs onto the disk, but for the heads, which it keeps.
+func (d *deploy) write(ctx context.Context) error {
+	for _, w := range d.wipes {
+		if err := d.writeAt(w.data, w.start); err != nil {
+			return err
+		}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	work := make(chan []piece)
+	var total quantity.Bytes
+	for i, c := range d.contents {
+		for p := range pieces(i, c) {
+			if d.differ[i][p.number] {
+				total += quantity.Total(p.extents)
+			}
+		}
+	}
+	g.Go(func() error {
+		defer close(work)
+		var group []piece
+		send := func() error {
+			select {
+			case work <- group:
+				group = nil
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		for i, c := range d.contents {
+			for p := range pieces(i, c) {
+				if !d.differ[i][p.number] {
+					continue
+				}
+				if group = append(group, p); len(group) == fetchPieces {
+					if err := send(); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		if len(group) > 0 {
+			return send()
+		}
+		return nil
+	})
+	counter := &writeCounter{deploy: d, total: total}
+	for range writers {
+		g.Go(func() error {
+			decoder, err := chunk.NewDecoder()
+			if err != nil {
+				return err
+			}
+			defer decoder.Close()
+			w := &writer{deploy: d, decoder: decoder, counter: counter, plain: alignedBuffer(batchPieces * int(chunk.Size))}
+			for group := range work {
+				if err := w.group(ctx, group); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// writer is one worker of the write phase.
+type writer struct {
+	*deploy
+	decoder *chunk.Decoder
+	counter *writeCounter
+	plain   []byte // of the frame at hand
+	now     []byte // what the disk holds at the piece at hand
+	at      map[chunk.ID][]piece
+}
+
+// group fetches the chunks of a group and writes them.
+func (w *writer) group(ctx context.Context, group []piece) error {
+	w.at = make(map[chunk.ID][]piece, len(group))
+	var ids []chunk.ID
+	for _, p := range group {
+		id := w.contents[p.region].Chunks[p.number]
+		if id == zeroID(p.length) {
+			if err := w.piece(p, make([]byte, p.length)); err != nil {
+				return err
+			}
+			continue
+		}
+		if w.at[id] == nil {
+			ids = append(ids, id)
+		}
+		w.at[id] = append(w.at[id], p)
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	err := w.source.Frames(ctx, ids, func(frame []byte) error { return w.frame(frame) })
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if len(w.at[id]) > 0 {
+			return &chunk.MissingError{ID: id}
+		}
+	}
+	return nil
+}
+
+// frame verifies a frame and writes those of its chunks that the group waits for.
+func (w *writer) frame(frame []byte) error {
+	h, plain, err := w.decoder.Decode(frame, w.plain)
+	if err != nil {
+		return err
+	}
+	w.plain = plain
+	w.counter.fetched(len(frame))
+	at := 0
+	for _, e := range h.Entries {
+		for _, p := range w.at[e.ID] {
+			if p.length != e.Length {
+				return &chunk.InvalidError{ID: e.ID, Problem: "its length differs from the manifest's"}
+			}
+			if err := w.piece(p, plain[at:at+e.Length]); err != nil {
+				return err
+			}
+		}
+		delete(w.at, e.ID)
+		at += e.Length
+	}
+	return nil
+}
+
+// piece writes one verified chunk: all of its allocated bytes, or where most of the region
+// was kept only the blocks that differ. The start of a partition is kept for the end.
+func (w *writer) piece(p piece, b []byte) error {
+	defer w.counter.done(quantity.Total(p.extents))
+	if w.isHead[p.region] && p.start == w.contents[p.region].Start {
+		w.heads.put(p.region, p, bytes.Clone(b))
+		return nil
+	}
+	if !w.delta[p.region] {
+		for _, e := range joinNear(p.extents) {
+			if err := w.writeAt(b[e.Start:e.End()], p.start+e.Start); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if w.now == nil {
+		w.now = alignedBuffer(int(chunk.Size))
+	}
+	now := w.now[:p.length]
+	if _, err := readBatch(w.target, []piece{p}, now); err != nil {
+		return err
+	}
+	for _, e := range p.extents {
+		if err := w.writeChanged(b[e.Start:e.End()], now[e.Start:e.End()], p.start+e.Start); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// joinNear joins extents that only a few free blocks part: zeroes in free blocks do no
+// harm, and one write is cheaper than two.
+func joinNear(extents []quantity.Extent) []quantity.Extent {
+	const near = 16 * quantity.KiB
+	var out []quantity.Extent
+	for _, e := range extents {
+		if n := len(out); n > 0 && e.Start-out[n-1].End() <= near {
+			out[n-1].Length = e.End() - out[n-1].Start
+			continue
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// writeCounter counts what the workers do.
+type writeCounter struct {
+	*deploy
+	written quantity.Bytes
+	total   quantity.Bytes
+}
+
+func (c *writeCounter) done(n quantity.Bytes) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.written += n
+	c.progress(PhaseWrite, c.written, c.total)
+}
+
+func (c *writeCounter) fetched(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.result.Fetched += quantity.Bytes(n)
+}
+
+// headStore keeps the first chunks of partitions until the end.
+type headStore struct {
+	mu    sync.Mutex
+	heads map[int]head
+}
+
+type head struct {
+	piece piece
+	data  []byte
+}
+
+func (s *headStore) put(region int, p piece, data []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.heads == nil {
+		s.heads = make(map[int]head)
+	}
+	s.heads[region] = head{p, data}
+}
+
+func (s *headStore) has(p piece) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h, ok := s.heads[p.region]
+	return ok && h.piece.number == p.number
+}
+
+// all gives the heads from the disk's start on.
+func (s *headStore) all() []head {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []head
+	for _, h := range s.heads {
+		out = append(out, h)
+	}
+	slices.SortFunc(out, func(a, b head) int { return cmp.Compare(a.piece.start, b.piece.start) })
+	return out
+}
