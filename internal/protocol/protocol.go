@@ -1,0 +1,230 @@
+// Package protocol holds what the appliance and the server say to each other.
+//
+// A boot is five calls over HTTPS (TLS 1.3, server CA pinned in the appliance), all
+// POST with a JSON body of at most MaxBody bytes unless said otherwise:
+//
+//	register   who I am and what I have; asked again while the machine waits for adoption
+//	logon      begins the boot's session; gives the token that all later calls carry
+//	next       the next operation, or none (then the machine goes to its local disk)
+//	status     progress and result of the operation, at most once a second
+//	logoff     ends the session
+//
+// While an operation runs, the data calls move chunks (binary bodies). Unknown JSON
+// fields are ignored so that old appliances work with new servers; Version changes
+// only when old ones cannot.
+package protocol
+
+import "encoding/json"
+
+// Version is the protocol's version, sent in every register call.
+const Version = 1
+
+// MaxBody bounds every JSON body.
+const MaxBody = 4 << 20
+
+// Paths of the calls. {version} is 64 hex digits.
+const (
+	PathRegister = "/machine/v1/register"
+	PathLogon    = "/machine/v1/logon"
+	PathNext     = "/machine/v1/next"
+	PathStatus   = "/machine/v1/status"
+	PathLogoff   = "/machine/v1/logoff"
+
+	// PathMissing takes chunk ids (32 bytes each, at most MaxIDs) and answers one byte
+	// each: 1 missing, 0 present and pinned.
+	PathMissing = "/machine/v1/capture/missing"
+	// PathFrame takes one chunk frame and answers {"stored": bytes}.
+	PathFrame = "/machine/v1/capture/frame"
+	// PathPublish takes a manifest's binary form and answers PublishResponse; missing
+	// chunks are a Problem with code CodeIncomplete.
+	PathPublish = "/machine/v1/capture/publish"
+	// PathManifest (GET) gives the signed envelope of the version that the machine's
+	// operation names.
+	PathManifest = "/machine/v1/deploy/manifest"
+	// PathChunks takes chunk ids (at most MaxIDs) and answers frames one after the other.
+	PathChunks = "/machine/v1/deploy/chunks"
+)
+
+// MaxIDs bounds the chunk ids of one call.
+const MaxIDs = 4096
+
+// Facts are what a machine tells of itself. All of it is a claim.
+type Facts struct {
+	UUID         string  `json:"uuid,omitempty"` // SMBIOS system UUID
+	Serial       string  `json:"serial,omitempty"`
+	Manufacturer string  `json:"manufacturer,omitempty"`
+	Product      string  `json:"product,omitempty"`
+	Firmware     string  `json:"firmware,omitempty"` // "bios" or "uefi"
+	CPU          string  `json:"cpu,omitempty"`
+	Memory       int64   `json:"memory_bytes,omitempty"`
+	NICs         []NIC   `json:"nics,omitempty"`
+	Disks        []Disk  `json:"disks,omitempty"`
+	Appliance    string  `json:"appliance,omitempty"` // build id
+	Class        string  `json:"class,omitempty"`
+	Uptime       float64 `json:"uptime_seconds,omitempty"`
+}
+
+// NIC is one network interface.
+type NIC struct {
+	Name   string `json:"name"`
+	MAC    string `json:"mac"`
+	Driver string `json:"driver,omitempty"`
+	Link   bool   `json:"link"`
+	Booted bool   `json:"booted,omitempty"` // the interface that the firmware booted from
+}
+
+// Disk is one block device as the appliance sees it.
+type Disk struct {
+	Name           string `json:"name"` // kernel name, small print only
+	Bytes          int64  `json:"bytes"`
+	LogicalSector  int64  `json:"logical_sector_bytes"`
+	PhysicalSector int64  `json:"physical_sector_bytes"`
+	Model          string `json:"model,omitempty"`
+	Serial         string `json:"serial,omitempty"`
+	WWN            string `json:"wwn,omitempty"`
+	Bus            string `json:"bus,omitempty"`
+	Removable      bool   `json:"removable,omitempty"`
+	ReadOnly       bool   `json:"read_only,omitempty"`
+}
+
+// RegisterRequest says who boots.
+type RegisterRequest struct {
+	Version   int    `json:"version"`
+	BootToken string `json:"boot_token,omitempty"` // from the kernel command line
+	Facts     Facts  `json:"facts"`
+}
+
+// States of a machine.
+const (
+	MachinePending = "pending" // waits for an admin
+	MachineAdopted = "adopted"
+)
+
+// RegisterResponse tells the machine what the server knows it as.
+type RegisterResponse struct {
+	MachineID   string `json:"machine_id"`
+	State       string `json:"state"`
+	Name        string `json:"name,omitempty"`
+	PollSeconds int    `json:"poll_seconds,omitempty"` // ask again after this while pending
+	WaitSeconds int    `json:"wait_seconds,omitempty"` // go to the local disk when still pending after this
+	Message     string `json:"message,omitempty"`      // for the screen
+}
+
+// LogonRequest begins the session of this boot.
+type LogonRequest struct {
+	MachineID string `json:"machine_id"`
+	BootToken string `json:"boot_token,omitempty"`
+}
+
+// LogonResponse carries the token for the header "Authorization: Bearer <token>".
+type LogonResponse struct {
+	Token      string `json:"token"`
+	ServerTime int64  `json:"server_time"` // seconds since 1970
+}
+
+// Kinds of operations.
+const (
+	OpNone     = "none"
+	OpCapture  = "capture"
+	OpDeploy   = "deploy"
+	OpReboot   = "reboot"
+	OpPoweroff = "poweroff"
+)
+
+// Operation is one thing to do. A session that asks again before it reported the end
+// of an operation gets the same one again.
+type Operation struct {
+	Kind    string `json:"kind"`
+	TaskID  string `json:"task_id,omitempty"`
+	Index   int    `json:"index"`
+	Image   string `json:"image,omitempty"`
+	Version string `json:"version,omitempty"` // deploy: version id
+	Comment string `json:"comment,omitempty"` // capture
+	Force   bool   `json:"force,omitempty"`   // capture: also a hibernated system
+
+	// Disk is the rule that names the one disk to work on.
+	Disk DiskRule `json:"disk"`
+}
+
+// DiskRule chooses a disk. Empty fields do not matter; without any the rule is "the only
+// internal disk". No match or more than one is refused.
+type DiskRule struct {
+	Serial   string `json:"serial,omitempty"`
+	WWN      string `json:"wwn,omitempty"`
+	Model    string `json:"model,omitempty"`
+	MinBytes int64  `json:"min_bytes,omitempty"`
+	MaxBytes int64  `json:"max_bytes,omitempty"`
+}
+
+// States of an operation in Status.
+const (
+	StateRunning = "running"
+	StateDone    = "done"
+	StateFailed  = "failed"
+)
+
+// Status reports how an operation goes.
+type Status struct {
+	TaskID   string          `json:"task_id"`
+	Index    int             `json:"index"`
+	State    string          `json:"state"`
+	Progress *Progress       `json:"progress,omitempty"`
+	Result   json.RawMessage `json:"result,omitempty"` // the engine's summary when done
+	Error    string          `json:"error,omitempty"`  // cause when failed
+	Hint     string          `json:"hint,omitempty"`   // what to do
+	Notes    []string        `json:"notes,omitempty"`  // what a person should know: raw copies with reason
+}
+
+// StatusResponse may order the machine to stop.
+type StatusResponse struct {
+	Cancel bool `json:"cancel,omitempty"`
+}
+
+// Progress is how far an operation is.
+type Progress struct {
+	Phase string `json:"phase"` // "read", "compare", "write", "verify"
+	Done  int64  `json:"done_bytes"`
+	Total int64  `json:"total_bytes"`
+	Rate  int64  `json:"bytes_per_second"`
+	ETA   int64  `json:"eta_seconds"` // -1 unknown
+}
+
+// LogoffRequest ends the session.
+type LogoffRequest struct {
+	Reason string `json:"reason"` // "local boot", "reboot", "poweroff", or a failure
+	Error  string `json:"error,omitempty"`
+	Hint   string `json:"hint,omitempty"`
+}
+
+// PublishResponse names the version that a capture made.
+type PublishResponse struct {
+	Image    string `json:"image"`
+	Sequence uint64 `json:"sequence"`
+	Version  string `json:"version"`
+}
+
+// Problem is the body of every answer that is not 2xx (RFC 9457, application/problem+json).
+type Problem struct {
+	Code    string   `json:"code"`
+	Title   string   `json:"title"`             // cause, for people
+	Hint    string   `json:"hint,omitempty"`    // what to do
+	Missing []string `json:"missing,omitempty"` // CodeIncomplete: chunk ids
+}
+
+// Codes of problems that the client acts on.
+const (
+	CodeUnauthorized = "unauthorized" // log on again
+	CodePending      = "pending"      // not adopted
+	CodeIncomplete   = "incomplete"   // capture again: chunks are missing
+	CodeCancelled    = "cancelled"
+	CodeStoreFull    = "store-full"
+	CodeNotFound     = "not-found"
+	CodeInvalid      = "invalid"
+	CodeVersion      = "protocol-version"
+	CodeInternal     = "internal"
+	CodeForbidden    = "forbidden" // never allowed to this caller
+	CodeConflict     = "conflict"  // does not fit the present state
+	CodeBusy         = "busy"      // try later
+)
+
+func (p *Problem) Error() string { return p.Title }
