@@ -1,0 +1,244 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"clonecast/internal/chunk"
+	"clonecast/internal/chunkstore"
+	"clonecast/internal/image"
+	"clonecast/internal/protocol"
+)
+
+// Timing and limits of data calls.
+const (
+	dataTimeout    = 2 * time.Minute
+	publishTimeout = 15 * time.Minute // the server makes everything durable first
+	maxEnvelope    = 128 << 20        // of a signed manifest, compressed
+	octets         = "application/octet-stream"
+)
+
+// transfer moves chunks between this machine and the server. It is the clone engine's Sink
+// and Source.
+type transfer struct{ *client }
+
+// Missing asks which chunks the server lacks.
+func (t transfer) Missing(ctx context.Context, ids []chunk.ID) ([]bool, error) {
+	missing := make([]bool, 0, len(ids))
+	for len(ids) > 0 {
+		n := min(len(ids), protocol.MaxIDs)
+		answer, err := t.do(ctx, t.data(protocol.PathMissing, joinIDs(ids[:n]), int64(n)))
+		if err != nil {
+			return nil, fmt.Errorf("ask for missing chunks: %w", err)
+		}
+		if len(answer) != n {
+			return nil, fmt.Errorf("ask for missing chunks: %d answers to %d chunks", len(answer), n)
+		}
+		for _, b := range answer {
+			missing = append(missing, b != 0)
+		}
+		ids = ids[n:]
+	}
+	return missing, nil
+}
+
+// PutFrame sends a frame. Sent twice it is stored once.
+func (t transfer) PutFrame(ctx context.Context, frame []byte) (int64, error) {
+	answer, err := t.do(ctx, t.data(protocol.PathFrame, frame, protocol.MaxBody))
+	if err != nil {
+		return 0, fmt.Errorf("send chunks: %w", err)
+	}
+	var r struct {
+		Stored int64 `json:"stored"`
+	}
+	if err := json.Unmarshal(answer, &r); err != nil || r.Stored < 0 {
+		return 0, fmt.Errorf("send chunks: the server's answer is not understood: %.100q", answer)
+	}
+	return r.Stored, nil
+}
+
+// Publish makes the manifest a version. The server returns no envelope.
+func (t transfer) Publish(ctx context.Context, m *image.Manifest) ([]byte, image.Version, error) {
+	body, err := m.MarshalBinary()
+	if err != nil {
+		return nil, image.Version{}, err
+	}
+	k := t.data(protocol.PathPublish, body, protocol.MaxBody)
+	k.timeout = publishTimeout
+	answer, err := t.do(ctx, k)
+	if err != nil {
+		return nil, image.Version{}, incomplete(err)
+	}
+	var r protocol.PublishResponse
+	if err := json.Unmarshal(answer, &r); err != nil {
+		return nil, image.Version{}, fmt.Errorf("the server's answer: %w", err)
+	}
+	id, err := image.ParseVersionID(r.Version)
+	if err != nil {
+		return nil, image.Version{}, fmt.Errorf("the server's answer: %w", err)
+	}
+	version := m.Summary(id)
+	version.Sequence = r.Sequence
+	return nil, version, nil
+}
+
+// incomplete turns the server's complaint about missing chunks into the engine's error.
+func incomplete(err error) error {
+	var p *protocol.Problem
+	if !errors.As(err, &p) || p.Code != protocol.CodeIncomplete {
+		return err
+	}
+	e := &chunkstore.IncompleteError{}
+	for _, s := range p.Missing {
+		id, parseErr := chunk.ParseID(s)
+		if parseErr != nil {
+			return fmt.Errorf("the server's list of missing chunks: %w", parseErr)
+		}
+		e.Missing = append(e.Missing, id)
+	}
+	if len(e.Missing) == 0 {
+		return err
+	}
+	return e
+}
+
+// manifest fetches and verifies the version that the operation names.
+func (t transfer) manifest(ctx context.Context, want image.VersionID, config Config) (*image.Manifest, error) {
+	envelope, err := t.do(ctx, call{method: http.MethodGet, path: protocol.PathManifest, limit: maxEnvelope, timeout: dataTimeout, giveUp: t.giveUp})
+	if err != nil {
+		return nil, fmt.Errorf("get the manifest: %w", err)
+	}
+	m, id, err := image.Open(envelope, config.Keys)
+	if err != nil {
+		return nil, fmt.Errorf("check the manifest: %w", err)
+	}
+	if id != want {
+		return nil, &manifestError{want, id}
+	}
+	return m, nil
+}
+
+type manifestError struct{ want, got image.VersionID }
+
+func (e *manifestError) Error() string {
+	return fmt.Sprintf("check the manifest: the task names version %s, the server sent %s", e.want.Short(), e.got.Short())
+}
+
+// Frames fetches the frames that hold the chunks. When the stream breaks off it asks again
+// for what did not come; as long as something comes that goes on.
+func (t transfer) Frames(ctx context.Context, ids []chunk.ID, yield func([]byte) error) error {
+	for len(ids) > 0 {
+		n := min(len(ids), protocol.MaxIDs)
+		if err := t.frames(ctx, ids[:n], yield); err != nil {
+			return fmt.Errorf("fetch chunks: %w", err)
+		}
+		ids = ids[n:]
+	}
+	return nil
+}
+
+func (t transfer) frames(ctx context.Context, ids []chunk.ID, yield func([]byte) error) error {
+	wanted := make(map[chunk.ID]bool, len(ids))
+	for _, id := range ids {
+		wanted[id] = true
+	}
+	for len(wanted) > 0 {
+		var rest []chunk.ID
+		for _, id := range ids {
+			if wanted[id] {
+				rest = append(rest, id)
+			}
+		}
+		before := len(wanted)
+		k := t.data(protocol.PathChunks, joinIDs(rest), 0)
+		k.read = func(r io.Reader) error {
+			err := readFrames(r, func(h chunk.FrameHeader, frame []byte) error {
+				if err := yield(frame); err != nil {
+					return err
+				}
+				for _, e := range h.Entries {
+					delete(wanted, e.ID)
+				}
+				return nil
+			})
+			if errors.Is(err, errStream) && len(wanted) < before {
+				return nil // ask for the rest only, with fresh patience
+			}
+			return err
+		}
+		if _, err := t.do(ctx, k); err != nil {
+			return err
+		}
+		if len(wanted) == before {
+			return &chunk.MissingError{ID: rest[0]}
+		}
+	}
+	return nil
+}
+
+// readFrames cuts a stream into frames. A stream that ends inside a frame is errStream.
+// The frame's bytes are valid during the call only.
+func readFrames(r io.Reader, take func(chunk.FrameHeader, []byte) error) error {
+	in := bufio.NewReaderSize(r, 64<<10)
+	var frame []byte
+	for {
+		start, err := in.Peek(frameStart)
+		if len(start) == 0 && err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", errStream, err)
+		}
+		size, err := chunk.FrameHeaderLength(start)
+		if err != nil {
+			return err
+		}
+		if frame, err = readInto(in, frame[:0], size); err != nil {
+			return err
+		}
+		h, err := chunk.ParseFrameHeader(frame)
+		if err != nil {
+			return err
+		}
+		if frame, err = readInto(in, frame, h.Payload); err != nil {
+			return err
+		}
+		if err := take(h, frame); err != nil {
+			return err
+		}
+	}
+}
+
+// frameStart is how many bytes tell the length of a frame's header.
+const frameStart = 16
+
+// readInto appends n bytes to b; n is within a frame's limits.
+func readInto(r io.Reader, b []byte, n int) ([]byte, error) {
+	at := len(b)
+	if cap(b) < at+n {
+		b = append(make([]byte, 0, max(at+n, 2*cap(b))), b...)
+	}
+	b = b[:at+n]
+	if _, err := io.ReadFull(r, b[at:]); err != nil {
+		return b[:at], fmt.Errorf("%w: %w", errStream, err)
+	}
+	return b, nil
+}
+
+func (t transfer) data(path string, body []byte, limit int64) call {
+	return call{method: http.MethodPost, path: path, body: body, kind: octets, limit: limit, timeout: dataTimeout, giveUp: t.giveUp}
+}
+
+func joinIDs(ids []chunk.ID) []byte {
+	b := make([]byte, 0, len(ids)*len(chunk.ID{}))
+	for _, id := range ids {
+		b = append(b, id[:]...)
+	}
+	return b
+}
