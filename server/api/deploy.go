@@ -1,0 +1,155 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"clonecast/internal/chunk"
+	"clonecast/internal/chunkstore"
+	"clonecast/internal/image"
+	"clonecast/internal/protocol"
+)
+
+// versions keeps what the server needs of the versions that are being deployed.
+type versions struct {
+	store chunkstore.Store
+	mu    sync.Mutex
+	kept  []*version // the most recently used last
+}
+
+// version is one version: its envelope, and the ids that its manifest names, sorted.
+type version struct {
+	id       image.VersionID
+	envelope []byte
+	ids      []chunk.ID
+}
+
+// maxKept bounds the memory: a version of 100 GB has 12 MB of ids.
+const maxKept = 4
+
+// get loads a version of an image.
+func (s *versions) get(ctx context.Context, name string, id image.VersionID) (*version, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.IndexFunc(s.kept, func(v *version) bool { return v.id == id }); i >= 0 {
+		v := s.kept[i]
+		s.kept = append(slices.Delete(s.kept, i, i+1), v)
+		return v, nil
+	}
+	list, err := s.store.Versions(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("versions of %s: %w", name, err)
+	}
+	i := slices.IndexFunc(list, func(v image.Version) bool { return v.ID == id })
+	if i < 0 {
+		return nil, fmt.Errorf("version %s of %s: %w", id.Short(), name, chunkstore.ErrNotFound)
+	}
+	envelope, err := s.store.Manifest(ctx, name, list[i].Sequence)
+	if err != nil {
+		return nil, fmt.Errorf("manifest of %s@%d: %w", name, list[i].Sequence, err)
+	}
+	m, got, err := image.Open(envelope, s.store.TrustedKeys())
+	if err != nil {
+		return nil, fmt.Errorf("manifest of %s@%d: %w", name, list[i].Sequence, err)
+	}
+	if got != id {
+		return nil, fmt.Errorf("manifest of %s@%d is version %s, not %s", name, list[i].Sequence, got.Short(), id.Short())
+	}
+	v := &version{id: id, envelope: envelope, ids: chunkIDs(m)}
+	s.kept = append(s.kept, v)
+	if len(s.kept) > maxKept {
+		s.kept = slices.Delete(s.kept, 0, 1)
+	}
+	return v, nil
+}
+
+func compareIDs(a, b chunk.ID) int { return bytes.Compare(a[:], b[:]) }
+
+func chunkIDs(m *image.Manifest) []chunk.ID {
+	var ids []chunk.ID
+	for i := range m.Disks {
+		for _, c := range m.Disks[i].Contents() {
+			ids = append(ids, c.Chunks...)
+		}
+	}
+	slices.SortFunc(ids, compareIDs)
+	return slices.Clip(slices.Compact(ids))
+}
+
+func (v *version) has(id chunk.ID) bool {
+	_, found := slices.BinarySearchFunc(v.ids, id, compareIDs)
+	return found
+}
+
+// deploying gives the version that the caller's running deploy names.
+func (a *API) deploying(r *http.Request) (*version, error) {
+	op, _, err := a.doing(r, protocol.OpDeploy)
+	if err != nil {
+		return nil, err
+	}
+	id, err := image.ParseVersionID(op.Version)
+	if err != nil {
+		return nil, err
+	}
+	return a.versions.get(r.Context(), op.Image, id)
+}
+
+func (a *API) manifest(w http.ResponseWriter, r *http.Request) error {
+	v, err := a.deploying(r)
+	if err != nil {
+		return err
+	}
+	received(w)
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Length", fmt.Sprint(len(v.envelope)))
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(10 * time.Minute))
+	_, _ = w.Write(v.envelope)
+	return nil
+}
+
+// frameTimeout is how long a machine may take to accept one frame (4 MiB at most): a
+// stalled one is let go, it asks again for what it lacks.
+const frameTimeout = time.Minute
+
+func (a *API) chunks(w http.ResponseWriter, r *http.Request) error {
+	v, err := a.deploying(r)
+	if err != nil {
+		return err
+	}
+	ids, err := readIDs(w, r)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if !v.has(id) {
+			return &protocol.Problem{Code: protocol.CodeForbidden, Title: fmt.Sprintf("chunk %v is not part of the version that this machine deploys", id)}
+		}
+	}
+	received(w)
+	w.Header().Set("Content-Type", "application/octet-stream")
+	control := http.NewResponseController(w)
+	begun := false
+	err = a.Store.Frames(r.Context(), ids, func(frame []byte) error {
+		begun = true
+		if err := control.SetWriteDeadline(time.Now().Add(frameTimeout)); err != nil {
+			return err
+		}
+		_, err := w.Write(frame)
+		return err
+	})
+	if err != nil && begun {
+		if r.Context().Err() == nil {
+			a.Log.Error("send chunks", "machine", callerOf(r.Context()).machine, "error", err)
+		}
+		panic(http.ErrAbortHandler) // the only way to tell the machine that frames are missing
+	}
+	if err != nil {
+		w.Header().Del("Content-Type")
+	}
+	return err
+}

@@ -1,0 +1,196 @@
+package server
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Lifetimes. A PC whose clock is some days off still accepts the certificate.
+const (
+	authorityLife = 10 * 365 * 24 * time.Hour
+	leafLife      = 365 * 24 * time.Hour
+	leafRenewal   = 60 * 24 * time.Hour // before the end
+	backdate      = 48 * time.Hour
+	recheck       = time.Minute // of addresses
+)
+
+// authority signs the server's certificate. It is made once for a data directory.
+type authority struct {
+	certificate *x509.Certificate
+	key         *ecdsa.PrivateKey
+	pem         []byte
+}
+
+func openAuthority(dir string) (*authority, error) {
+	crt, key := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "ca.key")
+	if _, err := os.Stat(crt); errors.Is(err, fs.ErrNotExist) {
+		if err := createAuthority(crt, key); err != nil {
+			return nil, fmt.Errorf("create certificate authority: %w", err)
+		}
+	}
+	pair, err := tls.LoadX509KeyPair(crt, key)
+	if err != nil {
+		return nil, fmt.Errorf("open certificate authority in %s: %w", dir, err)
+	}
+	private, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("open certificate authority in %s: its key is no ECDSA key", dir)
+	}
+	a := &authority{certificate: pair.Leaf, key: private}
+	a.pem = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Leaf.Raw})
+	return a, nil
+}
+
+func createAuthority(crt, key string) error {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: "clonecast authority " + now.UTC().Format("2006-01-02")},
+		NotBefore: now.Add(-backdate), NotAfter: now.Add(authorityLife),
+		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		return err
+	}
+	if err := writeKey(key, private); err != nil {
+		return err
+	}
+	// Last: a directory with ca.crt has everything.
+	return writeFile(crt, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
+}
+
+func serial() *big.Int {
+	n, _ := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)) // crypto/rand never fails
+	return n
+}
+
+func writeKey(path string, key *ecdsa.PrivateKey) error {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	return writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+}
+
+// writeFile makes a file appear whole, and stay after a power cut.
+func writeFile(path string, b []byte, mode fs.FileMode) error {
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// leaf is the server's certificate. It is made anew when an address is not in it or its
+// end comes near.
+type leaf struct {
+	authority *authority
+	directory string
+	addresses func() ([]netip.Addr, error)
+
+	mu      sync.Mutex
+	current *tls.Certificate
+	checked time.Time
+}
+
+func (l *leaf) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if l.current != nil && now.Sub(l.checked) < recheck {
+		return l.current, nil
+	}
+	l.checked = now
+	addresses, err := l.addresses()
+	if err != nil && l.current != nil {
+		return l.current, nil // the interface went away for a moment
+	}
+	if err != nil {
+		return nil, err
+	}
+	crt, key := filepath.Join(l.directory, "server.crt"), filepath.Join(l.directory, "server.key")
+	if l.current == nil {
+		if pair, err := tls.LoadX509KeyPair(crt, key); err == nil {
+			l.current = &pair
+		}
+	}
+	if l.current != nil && l.fits(l.current.Leaf, addresses, now) {
+		return l.current, nil
+	}
+	if err := l.issue(crt, key, addresses, now); err != nil {
+		return nil, fmt.Errorf("make the server's certificate: %w", err)
+	}
+	pair, err := tls.LoadX509KeyPair(crt, key)
+	if err != nil {
+		return nil, fmt.Errorf("read the server's certificate: %w", err)
+	}
+	l.current = &pair
+	return l.current, nil
+}
+
+func (l *leaf) fits(c *x509.Certificate, addresses []netip.Addr, now time.Time) bool {
+	for _, a := range addresses {
+		if !slices.ContainsFunc(c.IPAddresses, func(ip net.IP) bool { return ip.Equal(a.AsSlice()) }) {
+			return false
+		}
+	}
+	return c.CheckSignatureFrom(l.authority.certificate) == nil && now.Add(leafRenewal).Before(c.NotAfter)
+}
+
+func (l *leaf) issue(crt, key string, addresses []netip.Addr, now time.Time) error {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: "clonecast server"},
+		NotBefore: now.Add(-backdate), NotAfter: now.Add(leafLife),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
+	}
+	for _, a := range addresses {
+		template.IPAddresses = append(template.IPAddresses, a.AsSlice())
+	}
+	if name, err := os.Hostname(); err == nil && name != "" {
+		template.DNSNames = append(template.DNSNames, name)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, l.authority.certificate, &private.PublicKey, l.authority.key)
+	if err != nil {
+		return err
+	}
+	if err := writeKey(key, private); err != nil {
+		return err
+	}
+	return writeFile(crt, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
+}

@@ -1,0 +1,402 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"clonecast/internal/netboot"
+	"clonecast/internal/protocol"
+	"clonecast/server/api"
+	"clonecast/server/dhcp"
+	"clonecast/server/machines"
+)
+
+// inNamespace runs the test again as the only one of a process with a network of its own:
+// eth1 (10.99.0.1/24) is the server's, pc1 the other end of its cable. It reports true in
+// that process.
+func inNamespace(t *testing.T) bool {
+	t.Helper()
+	const mark = "CLONECAST_TEST_NAMESPACE"
+	if os.Getenv(mark) != "" {
+		for _, line := range []string{"link set lo up", "link add eth1 type veth peer name pc1", "address add 10.99.0.1/24 dev eth1", "link set eth1 up", "link set pc1 up"} {
+			if b, err := exec.Command("ip", strings.Fields(line)...).CombinedOutput(); err != nil {
+				t.Fatalf("ip %s: %v: %s (iproute2 is needed)", line, err, b)
+			}
+		}
+		return true
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), mark+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	if uid := os.Geteuid(); uid != 0 {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: uid, Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("--- PASS")) {
+		t.Errorf("in a network namespace (root or user namespaces are needed): %v\n%s", err, out)
+	}
+	return false
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func openData(t *testing.T, dir string) *Data {
+	t.Helper()
+	d, err := OpenData(context.Background(), dir, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// applianceIn makes the files of an appliance: the server only hands them out.
+func applianceIn(t *testing.T) Appliance {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{"vmlinuz", "initramfs", "undionly.kpxe", "snponly.efi"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return Appliance{Class: "qemu", Directory: dir, CommandLine: "console=ttyS0"}
+}
+
+// running is a server that serves.
+type running struct {
+	*Server
+	t    *testing.T
+	stop func()
+}
+
+func serve(t *testing.T, data *Data, mode dhcp.Mode) *running {
+	t.Helper()
+	s, err := Open(context.Background(), data, options(t, mode))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(ctx) }()
+	r := &running{Server: s, t: t}
+	r.stop = func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+		if err := s.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	}
+	return r
+}
+
+func options(t *testing.T, mode dhcp.Mode) Options {
+	return Options{Interface: "eth1", DHCP: mode, HTTPPort: 8080, HTTPSPort: 8443, Appliances: []Appliance{applianceIn(t)}, Log: quiet(),
+		First: netip.MustParseAddr("10.99.0.100"), Last: netip.MustParseAddr("10.99.0.200")}
+}
+
+// boot is what iPXE is told.
+func (r *running) boot(mac, uuid string) string {
+	r.t.Helper()
+	response, err := http.Get("http://10.99.0.1:8080/boot/ipxe?mac=" + mac + "&uuid=" + uuid)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	b, err := io.ReadAll(response.Body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return string(b)
+}
+
+func (r *running) expectBoot(what, mac, uuid string, appliance bool) {
+	r.t.Helper()
+	if script := r.boot(mac, uuid); strings.Contains(script, "vmlinuz") != appliance {
+		r.t.Errorf("%s: appliance is %v, want %v:\n%s", what, !appliance, appliance, script)
+	}
+}
+
+func call(t *testing.T, c *http.Client, method, url, token string, body, result any) int {
+	t.Helper()
+	b, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := http.NewRequest(method, url, bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Header.Set("Content-Type", "application/json")
+	q.Header.Set("Authorization", "Bearer "+token)
+	response, err := c.Do(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if err := json.NewDecoder(response.Body).Decode(result); err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode
+}
+
+func pinned(ca []byte) *http.Client {
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}}
+}
+
+func overSocket(path string) *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}}
+}
+
+// The life of a PC as the server sees it, from the first packet to the failed task.
+func TestBootDecisions(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	dir := filepath.Join(t.TempDir(), "data")
+	data := openData(t, dir)
+	defer func() { data.Close() }()
+	r := serve(t, data, dhcp.Proxy)
+	https, local := pinned(data.CA()), overSocket(data.Socket())
+	const mac, uuid = "02:00:00:00:00:01", "4c4c4544-0042-3510-8051-b4c04f445a31"
+	facts := protocol.Facts{UUID: uuid, NICs: []protocol.NIC{{MAC: mac, Booted: true}}, Disks: []protocol.Disk{{Serial: "D1", Bytes: 1 << 30}}}
+	register := func() (m protocol.RegisterResponse) {
+		call(t, https, "POST", r.URL()+protocol.PathRegister, "", protocol.RegisterRequest{Version: protocol.Version, Facts: facts}, &m)
+		return m
+	}
+
+	r.expectBoot("unknown", mac, uuid, true)
+	m := register()
+	r.expectBoot("pending", mac, uuid, false)
+	if status := call(t, local, "POST", "http://x/api/v1/machines/"+m.MachineID+"/adopt", "", map[string]string{"name": "pc1", "ip": "10.99.0.50"}, &machines.Machine{}); status != 200 {
+		t.Fatalf("adopt: %d", status)
+	}
+	if got, ok := r.reserved.ByMAC(dhcp.MAC{2, 0, 0, 0, 0, 1}); !ok || got.IP != netip.MustParseAddr("10.99.0.50") || got.Hostname != "pc1" {
+		t.Errorf("reservation is %+v, %v", got, ok)
+	}
+	r.expectBoot("adopted, no task", mac, uuid, false)
+	var ordered api.Ordered
+	call(t, local, "POST", "http://x/api/v1/tasks", "", api.Order{Kind: "capture", Machines: []string{"pc1"}, Image: "win"}, &ordered)
+	r.expectBoot("task waits", mac, uuid, true)
+	r.expectBoot("another PC with the same MAC", mac, "99999999-0042-3510-8051-b4c04f445a31", true) // registers as a new one
+	var session protocol.LogonResponse
+	call(t, https, "POST", r.URL()+protocol.PathLogon, "", protocol.LogonRequest{MachineID: m.MachineID, BootToken: "b"}, &session)
+	var op protocol.Operation
+	call(t, https, "POST", r.URL()+protocol.PathNext, session.Token, struct{}{}, &op)
+	r.expectBoot("task runs, power fails", mac, uuid, true)
+
+	// The server restarts: nothing changes, no second password, the same authority, the token holds.
+	r.stop()
+	if err := data.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ca := data.CA()
+	data = openData(t, dir)
+	if data.Password != "" || !bytes.Equal(ca, data.CA()) {
+		t.Errorf("second start: password %q, authority changed %v", data.Password, !bytes.Equal(ca, data.CA()))
+	}
+	r = serve(t, data, dhcp.Off)
+	defer func() { r.stop() }()
+	r.expectBoot("after the restart", mac, uuid, true)
+	var again protocol.Operation
+	if call(t, https, "POST", r.URL()+protocol.PathNext, session.Token, struct{}{}, &again); again != op {
+		t.Errorf("operation after the restart is %+v, want %+v", again, op)
+	}
+	call(t, https, "POST", r.URL()+protocol.PathStatus, session.Token, protocol.Status{TaskID: op.TaskID, State: "failed", Error: "no disk"}, &struct{}{})
+	r.expectBoot("task failed", mac, uuid, false)
+
+	// An appliance that never gets as far as registering is not loaded for ever.
+	for range maxBoots {
+		r.expectBoot("new PC", "02:00:00:00:00:09", "", true)
+	}
+	r.expectBoot("new PC in a loop", "02:00:00:00:00:09", "", false)
+}
+
+func TestFirstStart(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	dir := filepath.Join(t.TempDir(), "data")
+	data := openData(t, dir)
+	defer data.Close()
+	for name, mode := range map[string]os.FileMode{"": 0o700, "ca.key": 0o600, "clonecast.db": 0o600, "store": 0o700} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm() != mode {
+			t.Errorf("%q: %v, %v; want mode %o", name, info.Mode(), err, mode)
+		}
+	}
+	var hint *Problem
+	if _, err := OpenData(context.Background(), dir, quiet()); !errors.As(err, &hint) || !strings.Contains(hint.Hint(), "another") {
+		t.Errorf("data opened twice: %v", err)
+	}
+	r := serve(t, data, dhcp.Full)
+	defer r.stop()
+	if info, err := os.Stat(data.Socket()); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("socket: %v, %v", info.Mode(), err)
+	}
+	for _, want := range []string{r.URL(), "10.99.0.100 to 10.99.0.200", "--data " + dir} {
+		if !strings.Contains(r.Describe(), want) {
+			t.Errorf("%q is not in:\n%s", want, r.Describe())
+		}
+	}
+	var login api.LoginAnswer
+	https := pinned(data.CA())
+	if status := call(t, https, "POST", r.URL()+"/api/v1/login", "", api.Login{User: "admin", Password: data.Password}, &login); status != 200 {
+		t.Errorf("log-in with the password of the first start: %d", status)
+	}
+	var st api.Status
+	if status := call(t, https, "GET", r.URL()+"/api/v1/status", login.Token, nil, &st); status != 200 || st.DHCP != "full" {
+		t.Errorf("status: %d %+v", status, st)
+	}
+	old := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: https.Transport.(*http.Transport).TLSClientConfig.RootCAs, MaxVersion: tls.VersionTLS12}}}
+	if _, err := old.Get(r.URL() + "/healthz"); err == nil {
+		t.Error("TLS 1.2 is accepted")
+	}
+	if _, err := http.Get(r.URL() + "/healthz"); err == nil {
+		t.Error("a client without our authority accepts the certificate")
+	}
+}
+
+func TestErrorsThatPeopleMeet(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	data := openData(t, filepath.Join(t.TempDir(), "data"))
+	defer data.Close()
+	expect := func(what string, change func(*Options), wants ...string) {
+		t.Helper()
+		o := options(t, dhcp.Off)
+		change(&o)
+		s, err := Open(context.Background(), data, o)
+		if err == nil {
+			s.Close()
+			t.Errorf("%s: opened", what)
+			return
+		}
+		var p *Problem
+		text := err.Error()
+		if errors.As(err, &p) {
+			text += " / " + p.Hint()
+		}
+		for _, want := range wants {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s: %q has no %q", what, text, want)
+			}
+		}
+	}
+	expect("no such interface", func(o *Options) { o.Interface = "eth9" }, "eth9", "eth1")
+	expect("no address", func(o *Options) { o.Interface = "pc1" }, "no IPv4 address", "ip address add")
+	l, err := net.Listen("tcp", "10.99.0.1:8443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect("port in use", func(*Options) {}, "8443", fmt.Sprintf("process %d", os.Getpid()))
+	l.Close()
+	u, err := net.ListenPacket("udp", "10.99.0.1:69")
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect("TFTP port in use", func(*Options) {}, "udp port 69", fmt.Sprintf("process %d", os.Getpid()))
+	u.Close()
+	expect("no boot programs", func(o *Options) { o.Appliances = []Appliance{{Class: "x", Directory: t.TempDir()}} }, "read boot program", "clonecast build")
+	s := serve(t, data, dhcp.Off) // nothing of the failed attempts stayed bound
+	s.stop()
+
+	// The computer at the other end of the cable is a DHCP server already.
+	other, err := dhcp.NewHandler(dhcp.Config{Mode: dhcp.Full, Address: netip.MustParsePrefix("10.99.0.2/24"), HTTP: "http://10.99.0.2", Programs: netboot.DefaultPrograms(),
+		Subnets: []dhcp.Subnet{{Prefix: netip.MustParsePrefix("10.99.0.0/24"), First: netip.MustParseAddr("10.99.0.30"), Last: netip.MustParseAddr("10.99.0.40")}}},
+		&dhcp.ReservationTable{}, &dhcp.MemoryLeases{}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ds, err := dhcp.Open(context.Background(), other, dhcp.Options{Interface: "pc1", Log: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go ds.Serve(ctx)
+	if b, err := exec.Command("ip", "address", "add", "10.99.0.2/24", "dev", "pc1").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, b)
+	}
+	expect("another DHCP server", func(o *Options) { o.DHCP = dhcp.Full }, "another DHCP server", "10.99.0.2", "--dhcp proxy")
+	cancel()
+}
+
+func TestLeafFollowsAddresses(t *testing.T) {
+	dir := t.TempDir()
+	a, err := openAuthority(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addresses := []netip.Addr{netip.MustParseAddr("10.0.0.1")}
+	l := &leaf{authority: a, directory: dir, addresses: func() ([]netip.Addr, error) { return addresses, nil }}
+	get := func(l *leaf) *x509.Certificate {
+		t.Helper()
+		c, err := l.get(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Leaf
+	}
+	first := get(l)
+	if kept := get(&leaf{authority: a, directory: dir, addresses: l.addresses}); !kept.Equal(first) {
+		t.Error("a restart makes a new certificate")
+	}
+	addresses = append(addresses, netip.MustParseAddr("10.0.0.2"))
+	if !get(l).Equal(first) {
+		t.Error("addresses are asked for at every handshake")
+	}
+	l.checked = time.Time{}
+	second := get(l)
+	if second.Equal(first) || second.VerifyHostname("10.0.0.2") != nil || second.VerifyHostname("10.0.0.1") != nil {
+		t.Errorf("certificate is for %v", second.IPAddresses)
+	}
+	soon := &leaf{authority: a, current: l.current}
+	if soon.fits(second, addresses, second.NotAfter.Add(-leafRenewal/2)) || !soon.fits(second, addresses, time.Now()) {
+		t.Error("renewal does not follow the certificate's end")
+	}
+	other, err := openAuthority(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if (&leaf{authority: other}).fits(second, addresses, time.Now()) {
+		t.Error("another authority's certificate fits")
+	}
+}
+
+func TestLeases(t *testing.T) {
+	data := openData(t, filepath.Join(t.TempDir(), "data"))
+	defer data.Close()
+	l := &leases{data.DB}
+	want := dhcp.Lease{IP: netip.MustParseAddr("10.0.0.9"), MAC: dhcp.MAC{2, 0, 0, 0, 0, 9}, Hostname: "pc\x1b", Expires: time.UnixMilli(1_800_000_000_000).UTC()}
+	for range 2 {
+		if err := l.Save(want); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := l.Load(); err != nil || len(got) != 1 || got[0] != want {
+		t.Errorf("Load = %+v, %v", got, err)
+	}
+}
