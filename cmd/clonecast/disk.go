@@ -1,0 +1,416 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"clonecast/internal/blockdev"
+	"clonecast/internal/chunkstore"
+	"clonecast/internal/clone"
+	"clonecast/internal/image"
+	"clonecast/internal/quantity"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+func newDiskCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "disk",
+		Short: "Inspect, capture and deploy a disk or disk image file on this computer",
+		Long: `Work on a disk of this computer without a server. PATH is a block device or a file that holds
+a disk's bytes; a file that holds a bare file system works too.`,
+	}
+	cmd.AddCommand(newDiskInspectCmd(), newDiskCaptureCmd(), newDiskDeployCmd())
+	return cmd
+}
+
+func newDiskInspectCmd() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "inspect PATH",
+		Short: "Show partitions, file systems and how each would be captured",
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			return runDiskInspect(a[0], newReporter(cmd, asJSON))
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print NDJSON; the last line is the summary")
+	return cmd
+}
+
+func runDiskInspect(path string, rep *reporter) error {
+	dev, layout, err := inspect(path)
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	if rep.json {
+		return rep.summary(summarize(dev, layout))
+	}
+	return printLayout(rep.stdout, dev, layout)
+}
+
+// inspect opens a disk for reading and finds out what is on it.
+func inspect(path string) (*blockdev.Device, *clone.Layout, error) {
+	dev, err := blockdev.Open(path)
+	if err != nil {
+		return nil, nil, diskError(err)
+	}
+	layout, err := clone.Inspect(dev, geometry(dev))
+	if err != nil {
+		dev.Close()
+		return nil, nil, diskError(fmt.Errorf("inspect %s: %w", path, err))
+	}
+	return dev, layout, nil
+}
+
+func geometry(dev *blockdev.Device) clone.Geometry {
+	return clone.Geometry{Size: dev.Size, LogicalSector: dev.LogicalSector, PhysicalSector: dev.PhysicalSector, Model: dev.Model, Serial: dev.Serial}
+}
+
+// diskError gives an error of a disk or the engine its exit code and hint.
+func diskError(err error) error {
+	var refused *clone.RefusedError
+	switch {
+	case errors.As(err, &refused):
+		return withCode(exitRefused, err, refused.Remedy)
+	case errors.Is(err, blockdev.ErrBusy):
+		return withCode(exitRefused, err, "unmount its partitions and stop what uses it; `lsblk` shows what does")
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, chunkstore.ErrNotFound):
+		return withCode(exitNotFound, err, "")
+	case errors.Is(err, fs.ErrPermission):
+		return withCode(exitFailed, err, "disks can only be opened by root")
+	}
+	return err
+}
+
+type partitionSummary struct {
+	Number     int    `json:"number"`
+	Start      int64  `json:"start"`
+	Size       int64  `json:"size"`
+	Filesystem string `json:"filesystem"`
+	UUID       string `json:"uuid"`
+	Label      string `json:"label"`
+	Allocated  int64  `json:"allocated"`
+	Mode       string `json:"mode"`
+	Reason     string `json:"reason"`
+	Remedy     string `json:"remedy,omitempty"`
+	Refused    bool   `json:"refused,omitempty"`
+}
+
+type diskSummary struct {
+	Path       string             `json:"path"`
+	Size       int64              `json:"size"`
+	Sector     int64              `json:"logical_sector"`
+	Model      string             `json:"model,omitempty"`
+	Serial     string             `json:"serial,omitempty"`
+	Table      string             `json:"table"`
+	DiskID     string             `json:"disk_id,omitempty"`
+	Partitions []partitionSummary `json:"partitions"`
+}
+
+func summarize(dev *blockdev.Device, l *clone.Layout) diskSummary {
+	parts := []partitionSummary{}
+	for i := range l.Partitions {
+		p := &l.Partitions[i]
+		parts = append(parts, partitionSummary{p.Number, int64(p.Start), int64(p.Length), p.Volume.Type, p.Volume.UUID, p.Volume.Label,
+			int64(p.Allocated()), string(p.Mode), p.Reason, p.Remedy, p.Refuse})
+	}
+	return diskSummary{dev.Path, int64(dev.Size), int64(dev.LogicalSector), dev.Model, dev.Serial, string(l.Table.Kind), l.Table.DiskID, parts}
+}
+
+func printLayout(out io.Writer, dev *blockdev.Device, l *clone.Layout) error {
+	table := "no partition table"
+	if l.Table.DiskID != "" {
+		table = fmt.Sprintf("%s %s", l.Table.Kind, l.Table.DiskID)
+	}
+	fmt.Fprintf(out, "%s, %s, sectors of %d bytes\n\n", dev, table, dev.LogicalSector)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NO\tSTART\tSIZE\tFILE SYSTEM\tLABEL\tSTORED\tMODE")
+	for i := range l.Partitions {
+		p := &l.Partitions[i]
+		fmt.Fprintf(w, "%d\t%d\t%v\t%s\t%s\t%v\t%s\n", p.Number, l.LogicalSector.Sectors(p.Start), p.Length, orDash(p.Volume.Type), orDash(printable(p.Volume.Label)), p.Allocated(), p.Mode)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, note := range notes(l) {
+		fmt.Fprintln(out, "\n"+note)
+	}
+	return nil
+}
+
+// notes says of each partition that is not cloned why, and what can be done.
+func notes(l *clone.Layout) []string {
+	var out []string
+	for i := range l.Partitions {
+		p := &l.Partitions[i]
+		if p.Mode == image.ModeClone || p.Mode == image.ModeSwap {
+			continue
+		}
+		note := fmt.Sprintf("partition %d is copied block by block: %s", p.Number, p.Reason)
+		if p.Refuse {
+			note = fmt.Sprintf("partition %d is not captured unless forced: %s", p.Number, p.Reason)
+		}
+		if p.Remedy != "" {
+			note += "\n  to do: " + p.Remedy
+		}
+		out = append(out, note)
+	}
+	return out
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// printable replaces what could move the cursor of whoever reads it.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+type diskCaptureOptions struct {
+	store, comment string
+	force, json    bool
+}
+
+func newDiskCaptureCmd() *cobra.Command {
+	var opts diskCaptureOptions
+	cmd := &cobra.Command{
+		Use:   "capture PATH IMAGE --store DIR",
+		Short: "Store a disk as the next version of an image",
+		Long: `Store a disk as the next version of an image. File systems that are proven clean are stored by their
+allocated blocks; all others block by block, and the output says why. The disk is only read.
+The store is made when DIR does not exist or is empty.`,
+		Args: args(cobra.ExactArgs(2)),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			return runDiskCapture(cmd.Context(), a[0], a[1], opts, newReporter(cmd, opts.json))
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&opts.store, "store", "", "directory of the store")
+	f.StringVar(&opts.comment, "comment", "", "why this version is made")
+	f.BoolVar(&opts.force, "force", false, "capture a hibernated system all the same")
+	f.BoolVar(&opts.json, "json", false, "print NDJSON; the last line is the summary")
+	cobra.CheckErr(cmd.MarkFlagRequired("store"))
+	return cmd
+}
+
+func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOptions, rep *reporter) error {
+	if err := image.CheckName(name); err != nil {
+		return withCode(exitUsage, err, "")
+	}
+	started := time.Now()
+	dev, layout, err := inspect(path)
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	defer rep.close()
+	for _, note := range notes(layout) {
+		rep.warn("%s", note)
+	}
+	store, err := openOrCreateStore(opts.store)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	session, err := store.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer session.Close()
+	result, err := clone.Capture(ctx, dev, layout, session, clone.CaptureOptions{
+		Image: name, Comment: opts.comment, Origin: path, Creator: "clonecast disk capture", Engine: engine(),
+		Force: opts.force, Level: zstd.SpeedFastest, Progress: bytesProgress(rep),
+	})
+	if err != nil {
+		return diskError(err)
+	}
+	took := time.Since(started)
+	rep.printf("captured %s as %s@%d (%s): %v allocated, %v new in the store, %s\n", path, name, result.Version.Sequence,
+		result.Version.ID.Short(), result.Allocated, result.Stored, rate(result.Allocated, took))
+	return rep.summary(captureSummary{name, result.Version.Sequence, result.Version.ID.String(), int64(result.Allocated),
+		int64(result.Read), int64(result.Stored), took.Seconds()})
+}
+
+type captureSummary struct {
+	Image     string  `json:"image"`
+	Sequence  uint64  `json:"sequence"`
+	Version   string  `json:"version"`
+	Allocated int64   `json:"bytes_allocated"`
+	Read      int64   `json:"bytes_read"`
+	Stored    int64   `json:"bytes_stored"`
+	Seconds   float64 `json:"seconds"`
+}
+
+// bytesProgress hands the engine's progress to the reporter.
+func bytesProgress(rep *reporter) clone.Progress {
+	return func(phase string, done, total quantity.Bytes) { rep.progress(phase, int64(done), int64(total)) }
+}
+
+func rate(n quantity.Bytes, took time.Duration) string {
+	s := fmt.Sprintf("%.1f s", took.Seconds())
+	if took > 100*time.Millisecond {
+		s += fmt.Sprintf(", %v/s", quantity.Bytes(float64(n)/took.Seconds()))
+	}
+	return s
+}
+
+type diskDeployOptions struct {
+	store                     string
+	dryRun, yes, json, verify bool
+}
+
+func newDiskDeployCmd() *cobra.Command {
+	var opts diskDeployOptions
+	cmd := &cobra.Command{
+		Use:   "deploy IMAGE[@VERSION] PATH --store DIR",
+		Short: "Make a disk hold a version; only what differs is written",
+		Long: `Make a disk hold a version of an image (the newest when none is given). What the disk holds already is kept, so
+a deploy that was cut is finished by running it again. Everything else on the disk is lost: the command shows what
+it is about to overwrite and asks, unless --yes is given. --dry-run compares and writes nothing.`,
+		Args: args(cobra.ExactArgs(2)),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			return runDiskDeploy(cmd.Context(), a[0], a[1], opts, newReporter(cmd, opts.json), cmd.InOrStdin())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&opts.store, "store", "", "directory of the store")
+	f.BoolVar(&opts.dryRun, "dry-run", false, "show what would be written, write nothing")
+	f.BoolVar(&opts.yes, "yes", false, "do not ask")
+	f.BoolVar(&opts.verify, "verify", false, "read back what was written (always done on block devices)")
+	f.BoolVar(&opts.json, "json", false, "print NDJSON; the last line is the summary")
+	cobra.CheckErr(cmd.MarkFlagRequired("store"))
+	return cmd
+}
+
+func runDiskDeploy(ctx context.Context, ref, path string, opts diskDeployOptions, rep *reporter, in io.Reader) error {
+	started := time.Now()
+	defer rep.close()
+	store, err := openStore(opts.store)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	manifest, id, err := findVersion(ctx, store, ref)
+	if err != nil {
+		return diskError(err)
+	}
+	if len(manifest.Disks) != 1 {
+		return withCode(exitRefused, fmt.Errorf("%s holds %d disks, this command deploys one", ref, len(manifest.Disks)), "")
+	}
+	open := blockdev.OpenExclusive
+	if opts.dryRun {
+		open = blockdev.Open
+	}
+	dev, err := open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return withCode(exitNotFound, err, fmt.Sprintf("for a disk image file make it first: truncate -s %d %s", manifest.Disks[0].Size, path))
+	}
+	if err != nil {
+		return diskError(err)
+	}
+	defer dev.Close()
+	if !opts.dryRun && !opts.yes {
+		if err := confirm(rep.stderr, in, dev, manifest); err != nil {
+			return err
+		}
+	}
+	result, err := clone.Deploy(ctx, &manifest.Disks[0], dev, geometry(dev), store, clone.DeployOptions{
+		DryRun: opts.dryRun, Verify: opts.verify || dev.Block, Progress: bytesProgress(rep),
+	})
+	if err != nil {
+		return diskError(fmt.Errorf("deploy %s to %s: %w", ref, path, err))
+	}
+	if !opts.dryRun && result.Written > 0 {
+		if err := dev.RereadPartitions(); err != nil {
+			rep.warn("the kernel still shows the old partitions of %s: %v", path, err)
+		}
+	}
+	took := time.Since(started)
+	rep.printf("%s, %s\n", deployOutcome(manifest, path, opts.dryRun, result), rate(result.Compared, took))
+	return rep.summary(deploySummary{manifest.Image, manifest.Sequence, id.String(), opts.dryRun, int64(result.Compared), int64(result.Kept),
+		int64(result.Differ), int64(result.Written), int64(result.Fetched), int64(result.Verified), took.Seconds()})
+}
+
+type deploySummary struct {
+	Image    string  `json:"image"`
+	Sequence uint64  `json:"sequence"`
+	Version  string  `json:"version"`
+	DryRun   bool    `json:"dry_run"`
+	Compared int64   `json:"bytes_compared"`
+	Kept     int64   `json:"bytes_kept"`
+	Differ   int64   `json:"bytes_differing"`
+	Written  int64   `json:"bytes_written"`
+	Fetched  int64   `json:"bytes_fetched"`
+	Verified int64   `json:"bytes_verified"`
+	Seconds  float64 `json:"seconds"`
+}
+
+func deployOutcome(m *image.Manifest, path string, dryRun bool, r clone.DeployResult) string {
+	ref := fmt.Sprintf("%s@%d", m.Image, m.Sequence)
+	switch {
+	case dryRun:
+		return fmt.Sprintf("%s on %s: %v would be kept, %v differ; nothing was written", ref, path, r.Kept, r.Differ)
+	case r.Written == 0:
+		return fmt.Sprintf("%s holds %s already; nothing was written", path, ref)
+	}
+	return fmt.Sprintf("deployed %s to %s: %v kept, %v written", ref, path, r.Kept, r.Written)
+}
+
+// findVersion resolves IMAGE[@VERSION] and verifies its manifest.
+func findVersion(ctx context.Context, store chunkstore.Reader, ref string) (*image.Manifest, image.VersionID, error) {
+	name, sequence, err := image.ParseReference(ref)
+	if err != nil {
+		return nil, image.VersionID{}, withCode(exitUsage, err, "")
+	}
+	envelope, err := store.Manifest(ctx, name, sequence)
+	if err != nil {
+		return nil, image.VersionID{}, fmt.Errorf("image %s: %w", ref, err)
+	}
+	m, id, err := image.Open(envelope, store.TrustedKeys())
+	if err != nil {
+		return nil, image.VersionID{}, fmt.Errorf("image %s: %w", ref, err)
+	}
+	return m, id, nil
+}
+
+// confirm shows what will be lost and asks for the word yes.
+func confirm(out io.Writer, in io.Reader, dev *blockdev.Device, m *image.Manifest) error {
+	hint := "add --yes when you are sure, or --dry-run to see what would be written"
+	if f, ok := in.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+		return withCode(exitRefused, fmt.Errorf("%s would be overwritten, and there is no terminal to ask", dev.Path), hint)
+	}
+	fmt.Fprintf(out, "%s@%d (%v) will be written to\n  %s\n", m.Image, m.Sequence, m.Disks[0].Size, dev)
+	if layout, err := clone.Inspect(dev, geometry(dev)); err == nil {
+		for i := range layout.Partitions {
+			p := &layout.Partitions[i]
+			fmt.Fprintf(out, "    now: partition %d, %v, %s %s\n", p.Number, p.Length, orDash(p.Volume.Type), printable(p.Volume.Label))
+		}
+	}
+	fmt.Fprint(out, "All data on it will be lost. Type yes to go on: ")
+	line, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil || strings.TrimSpace(line) != "yes" {
+		return withCode(exitRefused, errors.New("declined; nothing was written"), "")
+	}
+	return nil
+}

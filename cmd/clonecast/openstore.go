@@ -1,0 +1,39 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"clonecast/internal/chunkstore"
+	"clonecast/internal/chunkstore/local"
+)
+
+// openStore opens a store for reading.
+func openStore(dir string) (*local.Store, error) {
+	store, err := local.Open(dir, local.Options{ReadOnly: true})
+	return store, storeError(err)
+}
+
+// openOrCreateStore opens a store for captures; a directory that is absent or empty
+// becomes one.
+func openOrCreateStore(dir string) (*local.Store, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
+		store, err := local.Create(dir, local.Options{})
+		if err != nil {
+			return nil, fmt.Errorf("create store %s: %w", dir, err)
+		}
+		return store, nil
+	}
+	store, err := local.Open(dir, local.Options{})
+	return store, storeError(err)
+}
+
+func storeError(err error) error {
+	if errors.Is(err, chunkstore.ErrNotStore) {
+		return withCode(exitNotFound, err, "a store is a directory that holds a file \"format\"; `clonecast disk capture` makes one in an empty directory")
+	}
+	return err
+}

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"clonecast/internal/chunkstore/local"
+	"clonecast/internal/image"
+	"clonecast/internal/protocol"
+	"clonecast/internal/quantity"
+	"clonecast/server"
+	"clonecast/server/api"
+	"clonecast/server/database"
+	"clonecast/server/machines"
+	"clonecast/server/tasks"
+)
+
+// room is a server's API on the socket of a data directory, with one PC and one image.
+type room struct {
+	t    *testing.T
+	data string
+	api  *api.API
+	pc   machines.Machine
+}
+
+func newRoom(t *testing.T) *room {
+	t.Helper()
+	ctx, dir := context.Background(), t.TempDir()
+	db, err := database.Open(ctx, filepath.Join(dir, "x.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := local.Create(filepath.Join(dir, "store"), local.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	session, err := store.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &image.Manifest{Image: "win", Created: 1, Comment: "first", Disks: []image.Disk{{Size: 2 << 30, LogicalSector: 512, PhysicalSector: 512, TableKind: "mbr",
+		Partitions: []image.Partition{{Number: 1, Mode: image.ModeSwap, Filesystem: image.Filesystem{Type: "swap", Label: "SWAP"},
+			Content: image.Content{Start: 1 << 20, Length: 1 * quantity.GiB}}}}}}
+	if _, _, err := session.Publish(ctx, m); err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	a := api.New(api.Config{DB: db, Store: store, Log: log, Now: time.Now, Machines: machines.New(db, time.Now, log, func() {}),
+		Tasks: tasks.NewService(db, time.Now, log), Status: func() api.Status { return api.Status{} }, Seen: func([]string) {}})
+	l, err := net.Listen("unix", filepath.Join(dir, server.SocketName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := a.NewServer(nil, true)
+	go s.Serve(l)
+	t.Cleanup(func() {
+		for _, f := range []func() error{s.Close, session.Close, a.Close, db.Close, store.Close} {
+			if err := f(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	pc, err := a.Machines.Register(ctx, protocol.Facts{UUID: "u-1", Product: "Box", NICs: []protocol.NIC{{MAC: "02:00:00:00:00:01"}},
+		Disks: []protocol.Disk{{Name: "sda", Model: "ACME", Serial: "D1", Bytes: 1 << 30}}}, "10.0.0.9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &room{t, dir, a, pc}
+}
+
+// run is a command line with what a person types, its output and its exit code.
+func (r *room) run(stdin string, code int, line string, wants ...string) string {
+	r.t.Helper()
+	var out, stderr bytes.Buffer
+	cmd := newRootCmd()
+	cmd.SetArgs(append(strings.Fields(line), "--data", r.data))
+	cmd.SetIn(strings.NewReader(stdin))
+	cmd.SetOut(&out)
+	cmd.SetErr(&stderr)
+	got := report(&stderr, cmd.ExecuteContext(context.Background()))
+	text := out.String() + stderr.String()
+	if got != code {
+		r.t.Errorf("clonecast %s: exit code %d, want %d\n%s", line, got, code, text)
+	}
+	for _, want := range wants {
+		if !strings.Contains(text, want) {
+			r.t.Errorf("clonecast %s: no %q in\n%s", line, want, text)
+		}
+	}
+	return out.String()
+}
+
+func TestServerCommands(t *testing.T) {
+	r := newRoom(t)
+	r.run("", exitOK, "machine list", r.pc.ID, "pending", "02:00:00:00:00:01", "Box")
+	r.run("", exitNotFound, "machine show pc7", "no machine", "hint: 'clonecast machine list'")
+	r.run("", exitRefused, "task run deploy --machine "+r.pc.ID+" --image win --yes", "not adopted", "hint: 'clonecast machine adopt")
+	r.run("", exitUsage, "machine adopt "+r.pc.ID+" --name a_b", "host name")
+	r.run("", exitOK, "machine adopt "+r.pc.ID[:6]+" --name pc1 --ip 10.0.0.50", "adopted pc1")
+	r.run("", exitOK, "machine show pc1", "1.1 GB, ACME, D1, sda", "10.0.0.50")
+	r.run("", exitOK, "image list", "win@1", "first")
+	r.run("", exitOK, "image show win@1", "mbr", "SWAP")
+	r.run("", exitNotFound, "image show win@2")
+	r.run("", exitUsage, "task run deploy --image win", "--machine is missing")
+	r.run("", exitUsage, "task run deploy --machine pc1 --image win --then sleep", "neither poweroff nor reboot")
+	r.run("", exitUsage, "task run capture --machine pc1 --image a/b", "not allowed")
+
+	deploy := "task run deploy --machine pc1 --image win"
+	r.run("yes\n", exitRefused, deploy, "ACME, D1, sda (smaller than the captured disk", "nothing was ordered")
+	r.run("", exitRefused, deploy, "nothing was ordered")
+	if list := r.tasks(); len(list) != 0 {
+		t.Fatalf("%d tasks without confirmation", len(list))
+	}
+	r.run("1\n", exitOK, deploy, "task 1")
+	r.run("", exitOK, "task show 1", "pc1: deploy win: queued")
+	r.run("", exitOK, "task cancel 1")
+	r.run("", exitRefused, "task show 1 --follow", "was cancelled")
+	r.run("", exitRefused, "task cancel 1", "is over")
+	r.run("", exitNotFound, "task show 99", "no task")
+
+	r.run("", exitOK, "task run capture --machine pc1 --image new --comment why --then poweroff", "task 2: capture new")
+	op, err := r.api.Tasks.Next(context.Background(), r.pc.ID, "b")
+	if err != nil || op.Comment != "why" {
+		t.Fatalf("operation %+v, %v", op, err)
+	}
+	if _, err := r.api.Tasks.Report(context.Background(), r.pc.ID, protocol.Status{TaskID: op.TaskID, State: "failed", Error: "hibernated", Hint: "shut down"}); err != nil {
+		t.Fatal(err)
+	}
+	r.run("", exitFailed, "task show 2 --follow", "failed on pc1: hibernated", "hint: shut down")
+	if list := r.tasks(); len(list) != 2 || list[0].State != tasks.Failed {
+		t.Errorf("tasks: %+v", list)
+	}
+	r.run("", exitOK, "machine remove pc1", "removed pc1")
+	r.run("", exitOK, "machine list", "no machines yet")
+	r.data = t.TempDir()
+	r.run("", exitFailed, "machine list", "no server answers", "hint: is 'clonecast serve' running")
+}
+
+func (r *room) tasks() []tasks.Task {
+	r.t.Helper()
+	var list []tasks.Task
+	if err := json.Unmarshal([]byte(r.run("", exitOK, "task list --json")), &list); err != nil {
+		r.t.Fatal(err)
+	}
+	return list
+}
+
+func TestServeCommandLine(t *testing.T) {
+	r := &room{t: t, data: t.TempDir()}
+	r.run("", exitUsage, "serve", "--interface is missing")
+	r.run("", exitUsage, "serve --interface lo --dhcp full", "--dhcp-range")
+	r.run("", exitUsage, "serve --interface lo --dhcp maybe", "none of off, proxy, full")
+	r.run("", exitUsage, "serve --interface lo --dhcp full --dhcp-range 1-2", "not of the form")
+	r.run("", exitFailed, "serve --interface nope0", "no network interface", "this computer has")
+}

@@ -1,0 +1,359 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"clonecast/internal/protocol"
+	"clonecast/server/api"
+	"clonecast/server/tasks"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+func newTaskCmd() *cobra.Command {
+	var c connection
+	cmd := &cobra.Command{Use: "task", Short: "Order captures and deploys, watch and cancel them"}
+	c.flags(cmd)
+	run := &cobra.Command{Use: "run", Short: "Order a task"}
+	run.AddCommand(newTaskCaptureCmd(&c), newTaskDeployCmd(&c))
+	cmd.AddCommand(run, newTaskListCmd(&c), newTaskShowCmd(&c), newTaskCancelCmd(&c))
+	return cmd
+}
+
+// orderFlags are what capture and deploy share.
+type orderFlags struct {
+	api.Order
+	follow, yes bool
+}
+
+func (o *orderFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringArrayVar(&o.Machines, "machine", nil, "`MACHINE` by name, id or MAC")
+	f.StringVar(&o.Image, "image", "", "`IMAGE`")
+	f.StringVar(&o.Disk.Serial, "disk-serial", "", "`SERIAL` number of the disk (default: the only internal disk)")
+	f.StringVar(&o.Then, "then", "", "what the machine does afterwards: `poweroff|reboot` (default: it starts from its disk)")
+	f.BoolVar(&o.follow, "follow", false, "wait, and show how it goes")
+}
+
+// check finds what is missing on the command line.
+func (o *orderFlags) check(cmd *cobra.Command) error {
+	switch {
+	case len(o.Machines) == 0:
+		return usage(cmd, errors.New("--machine is missing"))
+	case o.Image == "":
+		return usage(cmd, errors.New("--image is missing"))
+	case o.Then != "" && o.Then != protocol.OpPoweroff && o.Then != protocol.OpReboot:
+		return usage(cmd, fmt.Errorf("--then %q is neither poweroff nor reboot", o.Then))
+	}
+	return nil
+}
+
+func newTaskCaptureCmd(c *connection) *cobra.Command {
+	o := orderFlags{Order: api.Order{Kind: protocol.OpCapture}}
+	cmd := &cobra.Command{
+		Use: "capture --machine M --image NAME", Short: "Save a machine's disk as a new version of an image", Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.check(cmd); err != nil {
+				return err
+			}
+			return runOrder(cmd.Context(), c, o, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	o.add(cmd)
+	cmd.Flags().StringVar(&o.Comment, "comment", "", "why this version is made, `TEXT`")
+	cmd.Flags().BoolVar(&o.Force, "force", false, "capture a hibernated system as well")
+	return cmd
+}
+
+func newTaskDeployCmd(c *connection) *cobra.Command {
+	o := orderFlags{Order: api.Order{Kind: protocol.OpDeploy}}
+	cmd := &cobra.Command{
+		Use: "deploy --machine M [--machine N …] --image NAME[@VERSION]", Short: "Overwrite the machines' disks with an image", Args: args(cobra.NoArgs),
+		Long: "Overwrite the machines' disks with an image. What will be overwritten is shown first; --yes answers the question.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.check(cmd); err != nil {
+				return err
+			}
+			return runOrder(cmd.Context(), c, o, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	o.add(cmd)
+	cmd.Flags().BoolVar(&o.yes, "yes", false, "do not ask")
+	return cmd
+}
+
+func runOrder(ctx context.Context, c *connection, o orderFlags, stdin io.Reader, stdout, stderr io.Writer) error {
+	cl, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	if o.Kind == protocol.OpDeploy {
+		if err := confirmDeploy(ctx, cl, o, stdin, stderr); err != nil {
+			return err
+		}
+	}
+	var done api.Ordered
+	if err := cl.call(ctx, "POST", "/api/v1/tasks", o.Order, &done); err != nil {
+		return err
+	}
+	if o.follow {
+		return follow(ctx, cl, done.Task.ID, c.json, stdout)
+	}
+	if c.json {
+		return printJSON(stdout, done.Task)
+	}
+	_, err = fmt.Fprintf(stdout, "task %s: %s\nstart or restart the machine from the network; then: clonecast task show %s --follow\n", done.Task.ID, done.Task.Title, done.Task.ID)
+	return err
+}
+
+// confirmDeploy shows what will be overwritten and lets a person type how many machines
+// that are.
+func confirmDeploy(ctx context.Context, cl *client, o orderFlags, stdin io.Reader, w io.Writer) error {
+	dry := o.Order
+	dry.DryRun = true
+	var plan api.Ordered
+	if err := cl.call(ctx, "POST", "/api/v1/tasks", dry, &plan); err != nil {
+		return err
+	}
+	v := plan.Version
+	fmt.Fprintf(w, "%s@%d of %s (%s) will overwrite:\n", v.Image, v.Sequence, v.Created.Local().Format("2006-01-02 15:04"), gigabytes(v.DiskBytes))
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, m := range plan.Machines {
+		disk := m.Problem + ": the machine will refuse"
+		if m.Disk != nil {
+			disk = describeDisk(*m.Disk)
+			if m.Disk.Bytes < v.DiskBytes {
+				disk += " (smaller than the captured disk: the machine will refuse)"
+			}
+		}
+		fmt.Fprintf(t, "  %s\t%s\n", m.Name, disk)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if o.yes {
+		return nil
+	}
+	want := fmt.Sprint(len(plan.Machines))
+	if f, ok := stdin.(*os.File); ok && !term.IsTerminal(int(f.Fd())) {
+		return withCode(exitRefused, errors.New("nobody is here to confirm"), "--yes confirms")
+	}
+	fmt.Fprintf(w, "type the number of machines (%s) to overwrite their disks: ", want)
+	answer, err := bufio.NewReader(stdin).ReadString('\n')
+	if strings.TrimSpace(answer) != want {
+		return withCode(exitRefused, errors.Join(errors.New("not confirmed: nothing was ordered"), ignoreEOF(err)), "")
+	}
+	return nil
+}
+
+func ignoreEOF(err error) error {
+	if err == io.EOF {
+		return nil
+	}
+	return err
+}
+
+func newTaskListCmd(c *connection) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the newest tasks", Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runTaskList(cmd.Context(), c, cmd.OutOrStdout()) },
+	}
+}
+
+func runTaskList(ctx context.Context, c *connection, w io.Writer) error {
+	cl, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	var list []tasks.Task
+	if err := cl.call(ctx, "GET", "/api/v1/tasks", nil, &list); err != nil {
+		return err
+	}
+	if c.json {
+		return printJSON(w, list)
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "TASK\tSTATE\tWHAT\tMACHINES\tORDERED\tBY")
+	for _, task := range list {
+		var names []string
+		for _, r := range task.Runs[:min(len(task.Runs), 4)] {
+			names = append(names, r.Machine)
+		}
+		if more := len(task.Runs) - len(names); more > 0 {
+			names = append(names, fmt.Sprintf("and %d more", more))
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", task.ID, task.State, task.Title, strings.Join(names, ", "), ago(task.Created), task.Creator)
+	}
+	return t.Flush()
+}
+
+func newTaskShowCmd(c *connection) *cobra.Command {
+	var watch bool
+	cmd := &cobra.Command{
+		Use: "show TASK", Short: "Show how a task goes", Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			cl, err := c.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if watch {
+				return follow(cmd.Context(), cl, a[0], c.json, cmd.OutOrStdout())
+			}
+			var t tasks.Task
+			if err := cl.call(cmd.Context(), "GET", "/api/v1/tasks/"+url.PathEscape(a[0]), nil, &t); err != nil {
+				return err
+			}
+			if c.json {
+				return printJSON(cmd.OutOrStdout(), t)
+			}
+			return printTask(cmd.OutOrStdout(), t)
+		},
+	}
+	cmd.Flags().BoolVar(&watch, "follow", false, "wait until it is over; exit code 1 if it fails, 3 if it is cancelled")
+	return cmd
+}
+
+func printTask(w io.Writer, t tasks.Task) error {
+	fmt.Fprintf(w, "task %s: %s, ordered %s by %s: %s\n", t.ID, t.Title, t.Created.Local().Format(time.DateTime), t.Creator, t.State)
+	for _, r := range t.Runs {
+		for _, op := range r.Operations {
+			fmt.Fprintf(w, "  %s: %s\n", r.Machine, describeOperation(op))
+			for _, n := range op.Notes {
+				fmt.Fprintf(w, "      %s\n", n)
+			}
+			if op.Hint != "" {
+				fmt.Fprintf(w, "      hint: %s\n", op.Hint)
+			}
+		}
+	}
+	return nil
+}
+
+// describeOperation is one line: what, how far, how it ended.
+func describeOperation(op tasks.Operation) string {
+	text := op.Kind
+	if op.Image != "" {
+		text += " " + op.Image
+	}
+	text += ": " + op.State
+	if p := op.Progress; p != nil {
+		text += ": " + p.Phase
+		if p.Total > 0 {
+			text += fmt.Sprintf(" %.0f %%", 100*float64(p.Done)/float64(p.Total))
+		}
+	}
+	if op.Error != "" {
+		text += ": " + op.Error
+	}
+	return text
+}
+
+// follow shows a task until it is over. On a screen each change is a line.
+func follow(ctx context.Context, cl *client, id string, asJSON bool, w io.Writer) error {
+	response, err := cl.do(ctx, "GET", "/api/v1/tasks/"+url.PathEscape(id)+"/follow", nil)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	last := map[string]string{}
+	shown := time.Time{}
+	var t tasks.Task
+	for d := json.NewDecoder(response.Body); ; {
+		t = tasks.Task{}
+		if err := d.Decode(&t); err != nil {
+			return fmt.Errorf("follow task %s: the server hung up: %w", id, err)
+		}
+		over := tasks.Over(t.State)
+		if asJSON {
+			if err := json.NewEncoder(w).Encode(t); err != nil {
+				return err
+			}
+		} else {
+			printChanges(w, t, last, over || time.Since(shown) > logEvery, &shown)
+		}
+		if over {
+			break
+		}
+	}
+	return outcome(t)
+}
+
+// printChanges prints operations whose line is new; lines that differ only in the
+// progress wait until it is their time.
+func printChanges(w io.Writer, t tasks.Task, last map[string]string, progress bool, shown *time.Time) {
+	for _, r := range t.Runs {
+		for _, op := range r.Operations {
+			key := fmt.Sprint(r.MachineID, op.Index)
+			line := describeOperation(op)
+			state := op.State
+			if op.Progress != nil {
+				state += op.Progress.Phase
+			}
+			if last[key] == line || last[key+"state"] == state && !progress {
+				continue
+			}
+			if _, known := last[key]; known || op.State != tasks.Queued {
+				fmt.Fprintf(w, "%s  %s: %s\n", time.Now().Format(time.TimeOnly), r.Machine, line)
+				*shown = time.Now()
+			}
+			last[key], last[key+"state"] = line, state
+			if tasks.Over(op.State) {
+				for _, n := range op.Notes {
+					fmt.Fprintf(w, "          %s\n", n)
+				}
+			}
+		}
+	}
+}
+
+// outcome turns the end of a task into an exit code.
+func outcome(t tasks.Task) error {
+	switch t.State {
+	case tasks.Done:
+		return nil
+	case tasks.Cancelled:
+		return withCode(exitRefused, fmt.Errorf("task %s was cancelled", t.ID), "")
+	}
+	var failed []string
+	hint := ""
+	for _, r := range t.Runs {
+		for _, op := range r.Operations {
+			if op.State == tasks.Failed {
+				failed, hint = append(failed, r.Machine+": "+op.Error), op.Hint
+			}
+		}
+	}
+	return withCode(exitFailed, fmt.Errorf("task %s failed on %s", t.ID, strings.Join(failed, "; ")), hint)
+}
+
+func newTaskCancelCmd(c *connection) *cobra.Command {
+	return &cobra.Command{
+		Use: "cancel TASK", Short: "Stop a task on all its machines", Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			cl, err := c.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			var t tasks.Task
+			if err := cl.call(cmd.Context(), "POST", "/api/v1/tasks/"+url.PathEscape(a[0])+"/cancel", nil, &t); err != nil {
+				return err
+			}
+			if c.json {
+				return printJSON(cmd.OutOrStdout(), t)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "task %s is cancelled\n", t.ID)
+			return err
+		},
+	}
+}
