@@ -1,0 +1,76 @@
+package lab
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"clonecast/qemu-tests/vm"
+)
+
+// PC is a virtual computer of the room: switched off until Boot.
+type PC struct {
+	Name   string
+	UUID   string
+	Serial string
+	MAC    string
+	Disk   string // path of the disk image
+	net    *Network
+	tap    string
+	t      vm.T
+	number int
+}
+
+// PC puts the room's computer with this number in its place.
+func (n *Network) PC(number int, disk string) *PC {
+	n.t.Helper()
+	return &PC{
+		Name:   fmt.Sprintf("pc-%d", number),
+		UUID:   fmt.Sprintf("c10eca57-0000-4000-8000-%012d", number),
+		Serial: fmt.Sprintf("SN-%04d", number),
+		MAC:    fmt.Sprintf("52:54:00:c1:0e:%02x", number),
+		Disk:   disk,
+		net:    n,
+		tap:    n.Tap(),
+		t:      n.t,
+		number: number,
+	}
+}
+
+// BlankDisk makes an empty disk of the size in bytes.
+func BlankDisk(t vm.T, size int64) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "blank.img")
+	f, err := os.Create(path)
+	if err == nil {
+		err = f.Truncate(size)
+	}
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		t.Fatalf("make a blank disk: %v", err)
+	}
+	return path
+}
+
+// Boot switches the PC on: it boots from the network first, then from its disk, and its disk keeps what is written.
+func (p *PC) Boot(options ...vm.Option) *vm.VM {
+	p.t.Helper()
+	return vm.Start(p.t, p.Name, append([]vm.Option{
+		vm.Memory(512),
+		vm.NIC(p.net.Namespace, p.tap, p.MAC),
+		vm.Disk(p.Disk, p.diskSerial()),
+		vm.Identity(p.UUID, p.Serial),
+		vm.Args("-device", "virtio-rng-pci"),
+		vm.Reboots(),
+	}, options...)...)
+}
+
+// BootDisk switches the PC on without network, to see what its disk does; the disk stays as it is.
+func (p *PC) BootDisk(tag string) *vm.VM {
+	p.t.Helper()
+	return vm.Start(p.t, p.Name+"-"+tag, vm.Snapshot(p.Disk, p.diskSerial()), vm.Identity(p.UUID, p.Serial), vm.AssetTag(tag))
+}
+
+func (p *PC) diskSerial() string { return fmt.Sprintf("DISK-%04d", p.number) }

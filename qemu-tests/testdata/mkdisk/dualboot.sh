@@ -1,0 +1,194 @@
+#!/bin/bash
+# dualboot.sh FIRST LINUXDIR IMAGE: a PC's disk with two systems, made as an installer would make it.
+#
+# FIRST is the first partition's first sector: 2048 (today) or 63 (DOS tracks, as Windows XP left them); the same
+# distance lies between each EBR and its logical partition. LINUXDIR holds vmlinuz and initrd (linux.sh).
+#
+#   1  NTFS      "Windows": its boot sector reports itself on the serial port
+#   2  extended
+#   5  ext4      the Linux root: GRUB's files, kernel, initramfs; its /sbin/init reports itself
+#   6  swap      7  FAT32      8  ext4     9  ext3    10  ext2
+#  11  NTFS     12  FAT16     13  FAT12   14  ext4 with 1 KiB blocks     15  unformatted
+#
+# GRUB (MBR and gap) boots Linux, or Windows when the PC's chassis asset tag is "windows": so a test chooses the
+# system without a change to the disk. All free space holds the stream of filler.pl. UUIDs and serials are fixed.
+set -eu
+here=$(dirname "$(realpath "$0")")
+first=$1 linux=$(realpath "$2") image=$(realpath -m "$3")
+work=$(mktemp -d -p "$(dirname "$image")"); trap 'rm -rf "$work"' EXIT
+mib=2048 # sectors
+export MTOOLS_SKIP_CHECK=1 SOURCE_DATE_EPOCH=1700000000
+
+#      number type MiB seed
+table='1 7 128 101
+5 83 96 105
+6 82 16 106
+7 c 40 107
+8 83 48 108
+9 83 24 109
+10 83 24 110
+11 7 24 111
+12 e 16 112
+13 1 4 113
+14 83 16 114
+15 83 4 115'
+size() { awk -v n="$1" '$1 == n { print $3 * 2048 }' <<<"$table"; }
+# start N: the partition's first sector. The extended partition begins right behind partition 1.
+start() {
+  awk -v n="$1" -v f="$first" '
+    $1 == 1 { at = f; if (n == 1) { print at; exit }; at += $3 * 2048; if (f == 63) at += 63 - at % 63; else at += (2048 - at % 2048) % 2048; next }
+    { if (n == "extended") { print at; exit }; if (n == $1) { print at + f; exit }; at += f + $3 * 2048; if (f == 63) at += 63 - at % 63 }
+    END { if (n == "end") print at }' <<<"$table"
+}
+# part N: a file as large as the partition, full of filler. Its first 128 KiB and last 4 KiB are zero: there mkntfs and mke2fs
+# allocate blocks that they never write, and the sectors behind the last cluster belong to nobody.
+part() {
+  local bytes=$(($(size "$1") * 512)) f=$work/p$1
+  perl "$here/filler.pl" $bytes "$(awk -v n="$1" '$1 == n { print $4 }' <<<"$table")" > "$f"
+  dd if=/dev/zero of="$f" bs=4k count=32 conv=notrunc status=none
+  dd if=/dev/zero of="$f" bs=4k count=1 seek=$((bytes / 4096 - 1)) conv=notrunc status=none
+}
+random() { openssl enc -aes-128-ctr -K "$(printf %032x "$1")" -iv 0 -nosalt </dev/zero 2>/dev/null | head -c "$2"; }
+
+tree() { # tree DIR SEED FILES KIB: files of random length in whole KiB, some text, nested folders
+  local i
+  mkdir -p "$1/docs/letters" "$1/data"
+  for i in $(seq 1 "$3"); do random $(($2 * 1000 + i)) $(( (i * 37 % $4 + 1) * 4096 )) > "$1/data/file-$i.bin"; done
+  for i in $(seq 1 10); do yes "line of letter $i on file system $2" | head -c 8192 > "$1/docs/letters/letter-$i.txt"; done
+}
+
+make_ext() { # make_ext N TYPE UUID LABEL OPTIONS...: every block that mke2fs may leave unwritten is written (lazy_*=0) or stays filler
+  local n=$1 type=$2 uuid=$3 label=$4; shift 4
+  mke2fs -q -F -t "$type" -U "$uuid" -L "$label" -m 1 -I 256 -b "${blocksize:-4096}" \
+    -E "nodiscard,lazy_itable_init=0,lazy_journal_init=0,hash_seed=$uuid" -d "$work/tree$n" "$@" "$work/p$n"
+}
+
+windows_boot_sector() { # puts code into an NTFS boot sector (and its copy in the last sector) that names itself and its volume serial
+  cat > "$work/vbr.s" <<'ASM'
+.code16
+.org 0
+        cli; xor %ax, %ax; mov %ax, %ds; mov %ax, %ss; mov $0x7c00, %sp
+        mov $0x7c54 + text, %si
+1:      lodsb; test %al, %al; jz 2f; call put; jmp 1b
+2:      mov $0x7c4f, %si; mov $8, %cx           # the serial at 0x48, highest byte first
+3:      mov (%si), %al; shr $4, %al; call digit; mov (%si), %al; and $15, %al; call digit
+        dec %si; loop 3b
+        mov $'\n', %al; call put
+4:      hlt; jmp 4b
+digit:  add $'0', %al; cmp $'9', %al; jbe put; add $7, %al
+put:    mov %al, %ah; mov $0x3fd, %dx
+5:      in %dx, %al; test $0x20, %al; jz 5b
+        mov %ah, %al; mov $0x3f8, %dx; out %al, %dx; ret
+text:   .asciz "\nWINDOWS-STARTED volume "
+ASM
+  as --32 -o "$work/vbr.o" "$work/vbr.s"
+  objcopy -O binary -j .text "$work/vbr.o" "$work/vbr.bin"
+  [ "$(stat -c %s "$work/vbr.bin")" -le 426 ]
+  dd if="$work/vbr.bin" of="$1" bs=1 seek=84 conv=notrunc status=none
+  printf '\xeb\x52\x90' | dd of="$1" conv=notrunc status=none
+  dd if="$1" of="$1" bs=512 count=1 seek=$(($(stat -c %s "$1") / 512 - 1)) conv=notrunc status=none
+}
+
+make_ntfs() { # make_ntfs N SERIAL LABEL START
+  local f; part "$1"
+  mkntfs -q -Q -F -p "$4" -H 255 -S 63 -L "$3" "$work/p$1" >/dev/null 2>&1
+  ntfslabel --new-serial="$2" "$work/p$1" >/dev/null
+  tree "$work/tree$1" "$1" 12 40
+  for f in $(cd "$work/tree$1" && find . -type f); do ntfscp -q "$work/p$1" "$work/tree$1/$f" "$(basename "$f")" >/dev/null; done
+}
+
+make_fat() { # make_fat N BITS SERIAL LABEL START
+  part "$1"
+  mkfs.fat -F "$2" -i "$3" -n "$4" -h "$5" --invariant "$work/p$1" >/dev/null
+  tree "$work/tree$1" "$1" $((${2} / 4)) 20
+  (cd "$work/tree$1" && mcopy -s -Q -i "$work/p$1" ./* ::)
+}
+
+root=0b5e0005-1111-4a4a-8888-c10eca570005
+tree "$work/tree5" 5 60 64
+mkdir -p "$work"/tree5/{boot/grub/i386-pc,sbin,bin,dev,proc,sys,etc}
+cp "$linux/vmlinuz" "$linux/initrd" "$work/tree5/boot/"
+cp /bin/busybox "$work/tree5/bin/"
+cp /usr/lib/grub/i386-pc/*.{mod,lst} "$work/tree5/boot/grub/i386-pc/"
+grub-editenv "$work/tree5/boot/grub/grubenv" create
+cat > "$work/tree5/sbin/init" <<'INIT'
+#!/bin/busybox sh
+# The whole userland of this Linux: reads everything it has, reports itself, powers off.
+b=/bin/busybox
+sum=$($b find /docs /data -type f | $b sort | $b xargs $b cat | $b md5sum | $b cut -c1-32)
+echo; echo "LINUX-STARTED root $2 files $sum"
+$b poweroff -f
+INIT
+chmod 755 "$work/tree5/sbin/init"
+cat > "$work/tree5/boot/grub/grub.cfg" <<CFG
+serial --unit=0 --speed=115200
+terminal_output serial
+terminal_input serial
+set timeout=0
+set default=linux
+insmod smbios
+smbios --type 3 --get-string 8 --set tag
+if [ "\$tag" = windows ]; then set default=windows; fi
+menuentry 'Linux' --id linux {
+  search --set=root --fs-uuid $root
+  linux /boot/vmlinuz root=UUID=$root console=ttyS0 quiet panic=-1 no_timer_check
+  initrd /boot/initrd
+}
+menuentry 'Windows' --id windows {
+  set root=(hd0,msdos1)
+  chainloader +1
+}
+CFG
+make_ntfs 1 1122334455667788 WINDOWS "$(start 1)"
+windows_boot_sector "$work/p1"
+part 5; make_ext 5 ext4 $root linux-root
+part 6; mkswap -q -U 0b5e0006-1111-4a4a-8888-c10eca570006 -L swap "$work/p6"
+make_fat 7 32 c10e0007 TRANSFER "$(start 7)"
+tree "$work/tree8" 8 40 48;   part 8;  make_ext 8 ext4 0b5e0008-1111-4a4a-8888-c10eca570008 home
+tree "$work/tree9" 9 20 24;   part 9;  make_ext 9 ext3 0b5e0009-1111-4a4a-8888-c10eca570009 old
+tree "$work/tree10" 10 20 24; part 10; make_ext 10 ext2 0b5e0010-1111-4a4a-8888-c10eca570010 older
+make_ntfs 11 2233445566778899 DATA "$(start 11)"
+make_fat 12 16 c10e0012 SIXTEEN "$(start 12)"
+make_fat 13 12 c10e0013 TWELVE "$(start 13)"
+tree "$work/tree14" 14 20 16; part 14; blocksize=1024 make_ext 14 ext4 0b5e0014-1111-4a4a-8888-c10eca570014 small -O ^resize_inode
+random 15 $(($(size 15) * 512)) > "$work/p15" # no file system: every block is content
+
+# The disk: filler everywhere, a clean first track, the table, the partitions.
+end=$(start end)
+sectors=$((end + 16 * mib))
+perl "$here/filler.pl" $((sectors * 512)) 100 > "$image"
+random 100 $((first * 512)) | dd of="$image" conv=notrunc status=none
+dd if=/dev/zero of="$image" count=1 conv=notrunc status=none
+extended=$(start extended)
+{
+  echo 'label: dos'; echo 'label-id: 0xc10eca57'; echo 'unit: sectors'
+  echo "start=$(start 1), size=$(size 1), type=7, bootable"
+  echo "start=$extended, size=$((end - extended)), type=f"
+  awk '$1 > 2 { print $1, $2 }' <<<"$table" | while read -r n type; do
+    # An EBR's sector and the track behind it may hold a boot manager's code: they count as content, like the MBR's.
+    random "2$n" $((first * 512)) | dd of="$image" bs=512 seek=$(($(start "$n") - first)) conv=notrunc status=none
+    dd if=/dev/zero of="$image" count=1 seek=$(($(start "$n") - first)) conv=notrunc status=none
+    echo "start=$(start "$n"), size=$(size "$n"), type=$type"
+  done
+} > "$work/table"
+sfdisk -q --wipe never --wipe-partitions never --no-reread --no-tell-kernel "$image" < "$work/table"
+awk '{ print $1 }' <<<"$table" | while read -r n; do
+  dd if="$work/p$n" of="$image" bs=64k seek=$(($(start "$n") * 512)) oflag=seek_bytes conv=notrunc status=none
+done
+
+# Bytes that an EBR may hold beside its table: some boot managers keep theirs there.
+awk '$1 > 2 { print $1 }' <<<"$table" | while read -r n; do
+  printf 'residue in the EBR of partition %d' "$n" | dd of="$image" bs=1 seek=$((($(start "$n") - first) * 512)) conv=notrunc status=none
+done
+
+# GRUB as grub-bios-setup installs it: boot.img in the MBR (keeping signature and table), core.img in the gap.
+grub-mkimage -O i386-pc -p '(hd0,msdos5)/boot/grub' -o "$work/core.img" biosdisk part_msdos ext2
+core=$((($(stat -c %s "$work/core.img") + 511) / 512))
+[ $core -lt "$first" ] || { echo "GRUB's core.img needs $core sectors, the gap has $((first - 1))" >&2; exit 1; }
+put() { printf "$3" | dd of="$1" bs=1 seek=$(($2)) conv=notrunc status=none; }
+cp /usr/lib/grub/i386-pc/boot.img "$work/boot.img"
+put "$work/boot.img" 0x5c '\x01\0\0\0\0\0\0\0' # core.img's first sector
+put "$work/boot.img" 0x66 '\x90\x90'           # trust the BIOS's drive number
+put "$work/core.img" 0x1f4 "\\x02\\0\\0\\0\\0\\0\\0\\0\\x$(printf %02x $((core - 1)))\\0\\x20\\x08"
+dd if="$work/boot.img" of="$image" bs=440 count=1 conv=notrunc status=none
+dd if="$work/core.img" of="$image" bs=512 seek=1 conv=notrunc status=none
