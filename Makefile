@@ -1,0 +1,47 @@
+# clonecast: `make` builds, `make test` tests everything from nothing, `make demo` shows it at work.
+
+GO      ?= go
+VERSION ?= $(shell git describe --always --dirty --tags 2>/dev/null || echo unknown)
+BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+FUZZTIME ?= 60s
+
+.PHONY: build deps test unit fuzz fuzz-smoke qemu demo clean bench
+
+build:
+	$(BUILD) -o bin/clonecast ./cmd/clonecast
+	$(BUILD) -o bin/clonecast-init ./cmd/clonecast-init
+
+# deps installs the Debian packages that building appliances and testing need: nothing when all are there.
+deps:
+	@./.ci/deps
+
+test: deps build
+	$(GO) vet ./...
+	$(MAKE) unit
+	$(MAKE) fuzz-smoke
+	$(MAKE) qemu
+
+# unit runs every test that needs no virtual PC.
+unit:
+	$(GO) test ./...
+
+# fuzz runs each fuzz target of the project for FUZZTIME; fuzz-smoke only for some seconds.
+fuzz:
+	@GO=$(GO) ./.ci/fuzz $(FUZZTIME)
+
+fuzz-smoke:
+	@GO=$(GO) ./.ci/fuzz 2s
+
+# qemu runs the end-to-end tests: virtual PCs are captured, deployed and booted.
+qemu: deps build
+	CLONECAST_QEMU=1 $(GO) test -p 1 -v -count=1 -timeout 40m ./qemu-tests/...
+
+demo: deps build
+	$(GO) run ./qemu-tests/demo
+
+clean:
+	rm -rf bin build
+
+# bench compares capture and deploy with partclone and zstd; docs/performance.md keeps the figures.
+bench: deps build
+	./bench/partclone.sh build/bench
