@@ -102,6 +102,7 @@ type partitionSummary struct {
 	UUID       string `json:"uuid"`
 	Label      string `json:"label"`
 	Allocated  int64  `json:"allocated"`
+	Discarded  int64  `json:"discarded"` // of the allocated bytes: page files, clean logs
 	Mode       string `json:"mode"`
 	Reason     string `json:"reason"`
 	Remedy     string `json:"remedy,omitempty"`
@@ -124,7 +125,7 @@ func summarize(dev *blockdev.Device, l *clone.Layout) diskSummary {
 	for i := range l.Partitions {
 		p := &l.Partitions[i]
 		parts = append(parts, partitionSummary{p.Number, int64(p.Start), int64(p.Length), p.Volume.Type, p.Volume.UUID, p.Volume.Label,
-			int64(p.Allocated()), string(p.Mode), p.Reason, p.Remedy, p.Refuse})
+			int64(p.Allocated()), int64(p.Discarded()), string(p.Mode), p.Reason, p.Remedy, p.Refuse})
 	}
 	return diskSummary{dev.Path, int64(dev.Size), int64(dev.LogicalSector), dev.Model, dev.Serial, string(l.Table.Kind), l.Table.DiskID, parts}
 }
@@ -139,15 +140,31 @@ func printLayout(out io.Writer, dev *blockdev.Device, l *clone.Layout) error {
 	fmt.Fprintln(w, "NO\tSTART\tSIZE\tFILE SYSTEM\tLABEL\tSTORED\tMODE")
 	for i := range l.Partitions {
 		p := &l.Partitions[i]
-		fmt.Fprintf(w, "%d\t%d\t%v\t%s\t%s\t%v\t%s\n", p.Number, l.LogicalSector.Sectors(p.Start), p.Length, orDash(p.Volume.Type), orDash(printable(p.Volume.Label)), p.Allocated(), p.Mode)
+		fmt.Fprintf(w, "%d\t%d\t%v\t%s\t%s\t%v\t%s\n", p.Number, l.LogicalSector.Sectors(p.Start), p.Length, orDash(p.Volume.Type), orDash(printable(p.Volume.Label)), p.Allocated()-p.Discarded(), p.Mode)
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	for _, note := range notes(l) {
+	for _, note := range append(discardNotes(l), notes(l)...) {
 		fmt.Fprintln(out, "\n"+note)
 	}
 	return nil
+}
+
+// discardNotes says of each partition what is allocated but not stored.
+func discardNotes(l *clone.Layout) []string {
+	var out []string
+	for i := range l.Partitions {
+		p := &l.Partitions[i]
+		var what []string
+		for _, d := range p.Discards() {
+			what = append(what, fmt.Sprintf("%s (%v)", d.What, quantity.Total(d.Extents)))
+		}
+		if len(what) > 0 {
+			out = append(out, fmt.Sprintf("partition %d: allocated, but not stored: %s", p.Number, strings.Join(what, ", ")))
+		}
+	}
+	return out
 }
 
 // notes says of each partition that is not cloned why, and what can be done.

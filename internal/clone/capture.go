@@ -52,9 +52,10 @@ func Capture(ctx context.Context, disk io.ReaderAt, layout *Layout, sink Sink, o
 	}
 	m := &image.Manifest{Image: opts.Image, Comment: opts.Comment, Origin: opts.Origin, Creator: opts.Creator,
 		Engine: opts.Engine, Disks: []image.Disk{d}}
+	reader := newDiscardReader(disk, layout)
 	var result CaptureResult
 	for pass := 1; ; pass++ {
-		if err := storeContents(ctx, disk, contentsOf(&m.Disks[0]), sink, opts, &result); err != nil {
+		if err := storeContents(ctx, reader, contentsOf(&m.Disks[0]), sink, opts, &result); err != nil {
 			return CaptureResult{}, err
 		}
 		_, result.Version, err = sink.Publish(ctx, m)
@@ -65,6 +66,7 @@ func Capture(ctx context.Context, disk io.ReaderAt, layout *Layout, sink Sink, o
 		if err != nil {
 			return CaptureResult{}, fmt.Errorf("publish image %s: %w", opts.Image, err)
 		}
+		result.Read -= reader.filled()
 		return result, nil
 	}
 }

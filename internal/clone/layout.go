@@ -36,6 +36,24 @@ type PartitionLayout struct {
 // Allocated is how many bytes a capture stores of the partition.
 func (p *PartitionLayout) Allocated() quantity.Bytes { return quantity.Total(p.Extents) }
 
+// Discarded is how many of these bytes are not content: a capture stores a fill byte in
+// their place (see filesystem.Discard).
+func (p *PartitionLayout) Discarded() quantity.Bytes {
+	var sum quantity.Bytes
+	for _, d := range p.Discards() {
+		sum += quantity.Total(d.Extents)
+	}
+	return sum
+}
+
+// Discards lists what of the partition is not content. Only a map that is used can tell.
+func (p *PartitionLayout) Discards() []filesystem.Discard {
+	if p.Mode != image.ModeClone {
+		return nil
+	}
+	return p.Volume.Discarded
+}
+
 // newPartitionLayout decides how a partition is captured. Doubt means allocated.
 func newPartitionLayout(p partition.Partition, v filesystem.Volume) PartitionLayout {
 	l := PartitionLayout{Partition: p, Volume: v}

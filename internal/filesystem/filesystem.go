@@ -36,8 +36,21 @@ type Volume struct {
 	// inside the partition. It is nil when Doubt is set, and for swap.
 	Allocated []quantity.Extent
 
+	// Discarded lists allocated bytes whose content need not be kept: page files, clean
+	// logs. Empty when Doubt is set.
+	Discarded []Discard
+
 	// Doubt is set when the allocation map must not be used.
 	Doubt *Doubt
+}
+
+// Discard is a part of a volume that is allocated, but whose content means nothing to the
+// next user of the volume. A capture does not read it and keeps Fill in its place; a
+// deploy writes that, so that nothing of a disk's old life shows through.
+type Discard struct {
+	What    string            // "pagefile.sys", "journal"
+	Fill    byte              // what each byte becomes
+	Extents []quantity.Extent // normalized, inside Allocated, apart from all other Discards'
 }
 
 // Doubt says why a volume's allocation map is not used.
