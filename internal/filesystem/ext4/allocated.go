@@ -1,10 +1,9 @@
 package ext4
 
 import (
-	"encoding/binary"
 	"fmt"
-	"math/bits"
 
+	"clonecast/internal/filesystem"
 	"clonecast/internal/quantity"
 )
 
@@ -15,46 +14,43 @@ const readAhead = 64 * quantity.KiB
 // allocated lists the bytes in use.
 func (rd *reader) allocated() ([]quantity.Extent, error) {
 	// The blocks in front of group 0 (boot sector, 1 KiB blocks) have no bit.
-	used := rd.add(nil, 0, uint64(rd.sb.FirstDataBlock))
+	var used filesystem.Map
+	rd.add(&used, 0, uint64(rd.sb.FirstDataBlock))
 	for number := range rd.groups {
 		g, err := rd.group(number)
 		if err != nil {
 			return nil, err
 		}
-		if used, err = rd.addGroup(used, g); err != nil {
+		if err := rd.addGroup(&used, g); err != nil {
 			return nil, err
 		}
 	}
-	return quantity.Normalize(used), nil
+	return used.Extents(), nil
 }
 
-func (rd *reader) addGroup(used []quantity.Extent, g group) ([]quantity.Extent, error) {
+func (rd *reader) addGroup(used *filesystem.Map, g group) error {
 	first, length := rd.firstBlock(g.number), rd.groupBlocks(g.number)
 	if g.uninit {
 		meta := divUp(rd.baseMeta(g.number), rd.ratio) * rd.ratio
-		used = rd.add(used, first, min(meta, length))
+		rd.add(used, first, min(meta, length))
 	} else {
 		bitmap, err := rd.bitmap(g)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		eachRun(bitmap, divUp(length, rd.ratio), func(start, n uint64) {
-			used = rd.add(used, first+start*rd.ratio, min(n*rd.ratio, length-start*rd.ratio))
+		filesystem.EachRun(bitmap, divUp(length, rd.ratio), func(start, n uint64) {
+			rd.add(used, first+start*rd.ratio, min(n*rd.ratio, length-start*rd.ratio))
 		})
 	}
-	used = rd.add(used, g.blockBitmap, 1)
-	used = rd.add(used, g.inodeBitmap, 1)
-	return rd.add(used, g.inodeTable, rd.tableSize), nil
+	rd.add(used, g.blockBitmap, 1)
+	rd.add(used, g.inodeBitmap, 1)
+	rd.add(used, g.inodeTable, rd.tableSize)
+	return nil
 }
 
-// add appends a run of blocks, joining it to the last one where they touch.
-func (rd *reader) add(used []quantity.Extent, block, count uint64) []quantity.Extent {
-	e := quantity.Extent{Start: rd.offset(block), Length: rd.offset(count)}
-	if n := len(used); n > 0 && used[n-1].End() == e.Start {
-		used[n-1].Length += e.Length
-		return used
-	}
-	return append(used, e)
+// add adds a run of blocks.
+func (rd *reader) add(used *filesystem.Map, block, count uint64) {
+	used.Add(rd.offset(block), rd.offset(count))
 }
 
 // bitmap returns the verified block bitmap of a group, valid until the next call.
@@ -78,31 +74,4 @@ func (rd *reader) bitmap(g group) ([]byte, error) {
 		return nil, corrupt(rd.fsType, fmt.Sprintf("block bitmap of group %d", g.number), rd.offset(g.blockBitmap), "checksum does not match")
 	}
 	return bitmap, nil
-}
-
-// eachRun calls f for every run of ones in the first n bits of the bitmap, whose
-// length is a multiple of 8 bytes.
-func eachRun(bitmap []byte, n uint64, f func(start, length uint64)) {
-	for at := uint64(0); at < n; {
-		start := nextBit(bitmap, at, n, 0)
-		if start == n {
-			return
-		}
-		end := nextBit(bitmap, start, n, ^uint64(0))
-		f(start, end-start)
-		at = end
-	}
-}
-
-// nextBit finds the first bit at or after at that is one (invert 0) or zero
-// (invert all ones); n when there is none.
-func nextBit(bitmap []byte, at, n, invert uint64) uint64 {
-	for at < n {
-		word := (binary.LittleEndian.Uint64(bitmap[at/64*8:]) ^ invert) >> (at % 64)
-		if word != 0 {
-			return min(at+uint64(bits.TrailingZeros64(word)), n)
-		}
-		at = (at/64 + 1) * 64
-	}
-	return n
 }

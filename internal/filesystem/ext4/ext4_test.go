@@ -22,33 +22,6 @@ func TestLayouts(t *testing.T) {
 	layouttest.Check[journalSuperblock](t, 0x24)
 }
 
-func TestEachRun(t *testing.T) {
-	bitmap := make([]byte, 24)
-	want := [][2]uint64{{0, 1}, {7, 2}, {60, 70}, {140, 10}}
-	for _, run := range want {
-		for i := run[0]; i < run[0]+run[1]; i++ {
-			bitmap[i/8] |= 1 << (i % 8)
-		}
-	}
-	for _, tc := range []struct {
-		bits uint64
-		want [][2]uint64
-	}{
-		{192, want},
-		{150, want},
-		{145, [][2]uint64{{0, 1}, {7, 2}, {60, 70}, {140, 5}}},
-		{131, want[:3]},
-		{1, want[:1]},
-		{0, nil},
-	} {
-		var got [][2]uint64
-		eachRun(bitmap, tc.bits, func(start, n uint64) { got = append(got, [2]uint64{start, n}) })
-		if diff := cmp.Diff(tc.want, got); diff != "" {
-			t.Errorf("first %d bits (-want +got):\n%s", tc.bits, diff)
-		}
-	}
-}
-
 func TestHasSuper(t *testing.T) {
 	g := geometry{sb: &superblock{FeatureROCompat: roSparseSuper}}
 	var got []uint64

@@ -49,12 +49,12 @@ func (v *volume) examine() (*filesystem.Doubt, error) {
 
 // allocation gives the bytes in use.
 func (v *volume) allocation() ([]quantity.Extent, error) {
-	out := []quantity.Extent{{Start: 0, Length: v.data}}
+	var out filesystem.Map
+	out.Add(0, v.data)
 	entries := v.clusters + 2
 	length := quantity.Bytes((entries*int64(v.width) + 7) / 8)
 	perChunk := int64(chunk) * 8 / int64(v.width)
 	buf := make([]byte, min(length, chunk))
-	open := int64(-1) // first cluster of the current run
 	for first := int64(0); first < entries; first += perChunk {
 		off := quantity.Bytes(first * int64(v.width) / 8)
 		b := buf[:min(length-off, chunk)]
@@ -62,21 +62,14 @@ func (v *volume) allocation() ([]quantity.Extent, error) {
 			return nil, err
 		}
 		for n := max(first, 2); n < min(first+perChunk, entries); n++ {
-			used := v.used(b, n-first)
-			switch {
-			case used && open < 0:
-				open = n
-			case !used && open >= 0:
-				out = append(out, v.extent(open, n))
-				open = -1
+			if v.used(b, n-first) {
+				out.Add(v.clusterOffset(n), v.clusterSize)
 			}
 		}
 	}
-	if open >= 0 {
-		out = append(out, v.extent(open, entries))
-	}
 	end := v.clusterOffset(entries)
-	return quantity.Normalize(append(out, quantity.Extent{Start: end, Length: v.size - end})), nil
+	out.Add(end, v.size-end)
+	return out.Extents(), nil
 }
 
 // used tells whether entry i of the FAT bytes b belongs to a cluster in use.
@@ -114,8 +107,4 @@ func (v *volume) bad() uint32 {
 
 func (v *volume) clusterOffset(n int64) quantity.Bytes {
 	return v.data + quantity.Bytes(n-2)*v.clusterSize
-}
-
-func (v *volume) extent(first, end int64) quantity.Extent {
-	return quantity.Extent{Start: v.clusterOffset(first), Length: quantity.Bytes(end-first) * v.clusterSize}
 }

@@ -1,12 +1,11 @@
 package ntfs
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/bits"
 	"slices"
 
+	"clonecast/internal/filesystem"
 	"clonecast/internal/quantity"
 )
 
@@ -49,74 +48,19 @@ func (v *volume) allocation() ([]quantity.Extent, error) {
 
 // scanBitmap gives the runs of ones in the first need bytes of s.
 func (v *volume) scanBitmap(s *stream, need quantity.Bytes) ([]quantity.Extent, error) {
-	scan := scanner{clusterSize: v.clusterSize, limit: v.clusters, open: -1}
+	var used filesystem.Map
 	buf := make([]byte, min((need+7)&^7, bitmapChunk))
 	for off := quantity.Bytes(0); off < need; off += bitmapChunk {
 		n := min(need-off, bitmapChunk)
 		if err := v.readStream(s, buf[:n], off); err != nil {
 			return nil, err
 		}
-		padded := (n + 7) &^ 7
-		clear(buf[n:padded])
-		scan.words(buf[:padded])
-	}
-	return scan.end(), nil
-}
-
-// scanner turns a bitmap, least significant bit first, into extents.
-type scanner struct {
-	clusterSize quantity.Bytes
-	limit       int64 // clusters of the volume; later bits mean nothing
-	next        int64 // cluster of the next bit
-	open        int64 // first cluster of the current run, or -1
-	out         []quantity.Extent
-}
-
-func (s *scanner) words(b []byte) {
-	for ; len(b) >= 8; b = b[8:] {
-		word := binary.LittleEndian.Uint64(b)
-		for done := 0; done < 64; {
-			// The position of the next bit that differs from the state we are in.
-			change := word >> done
-			if s.open >= 0 {
-				change = ^word >> done
-			}
-			skip := bits.TrailingZeros64(change)
-			if done+skip >= 64 {
-				break
-			}
-			done += skip
-			s.toggle(s.next + int64(done))
-		}
-		s.next += 64
-	}
-}
-
-// toggle begins or ends a run at cluster c.
-func (s *scanner) toggle(c int64) {
-	if s.open < 0 {
-		s.open = c
-		return
-	}
-	s.emit(c)
-}
-
-func (s *scanner) emit(end int64) {
-	end = min(end, s.limit)
-	if s.open < end {
-		s.out = append(s.out, quantity.Extent{
-			Start:  quantity.Bytes(s.open) * s.clusterSize,
-			Length: quantity.Bytes(end-s.open) * s.clusterSize,
+		first := int64(off) * 8
+		filesystem.EachRun(buf[:(n+7)&^7], uint64(min(int64(n)*8, v.clusters-first)), func(start, length uint64) {
+			used.Add(v.clusterOffset(first+int64(start)), v.clusterOffset(int64(length)))
 		})
 	}
-	s.open = -1
-}
-
-func (s *scanner) end() []quantity.Extent {
-	if s.open >= 0 {
-		s.emit(s.next)
-	}
-	return s.out
+	return used.Extents(), nil
 }
 
 // crossCheck finds a $Bitmap that calls free what is known to be in use: the

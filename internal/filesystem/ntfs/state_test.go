@@ -197,28 +197,6 @@ func TestSubtract(t *testing.T) {
 	}
 }
 
-// TestScanner compares the word-at-a-time scan with one that looks at each bit.
-func TestScanner(t *testing.T) {
-	for _, bitmap := range [][]byte{
-		bytes.Repeat([]byte{0xff}, 32), bytes.Repeat([]byte{0}, 32), bytes.Repeat([]byte{0xaa}, 16),
-		{0, 0, 0, 0, 0, 0, 0, 0x80, 1, 0, 0, 0, 0, 0, 0, 0x80}, {1, 2, 3, 0xff, 0xff, 0xf0, 0, 0x7f},
-	} {
-		for limit := int64(len(bitmap)*8 - 63); limit <= int64(len(bitmap)*8); limit += 9 {
-			s := scanner{clusterSize: 1, limit: limit, open: -1}
-			s.words(bitmap)
-			var want []quantity.Extent
-			for i := range limit {
-				if bitmap[i/8]>>(i%8)&1 == 1 {
-					want = append(want, quantity.Extent{Start: quantity.Bytes(i), Length: 1})
-				}
-			}
-			if got, want := fmt.Sprint(s.end()), fmt.Sprint(quantity.Normalize(want)); got != want {
-				t.Errorf("%x, %d clusters: %v, want %v", bitmap, limit, got, want)
-			}
-		}
-	}
-}
-
 // device is a volume of which some bytes are replaced.
 type device struct {
 	base    []byte
