@@ -67,7 +67,18 @@ func Try(input, name string, args ...string) (string, error) {
 // Loop gives a loop device with the given sector size for the image (needs root).
 func Loop(t testing.TB, image string, sector quantity.SectorSize) string {
 	t.Helper()
-	dev := strings.TrimSpace(Run(t, "", "losetup", "--find", "--show", "--sector-size", fmt.Sprint(sector), image))
+	return loop(t, "--sector-size", fmt.Sprint(sector), image)
+}
+
+// LoopPart gives a loop device for a part of the image (needs root).
+func LoopPart(t testing.TB, image string, part quantity.Extent) string {
+	t.Helper()
+	return loop(t, "--offset", fmt.Sprint(int64(part.Start)), "--sizelimit", fmt.Sprint(int64(part.Length)), image)
+}
+
+func loop(t testing.TB, args ...string) string {
+	t.Helper()
+	dev := strings.TrimSpace(Run(t, "", "losetup", append([]string{"--find", "--show"}, args...)...))
 	t.Cleanup(func() {
 		if _, err := Try("", "losetup", "--detach", dev); err != nil {
 			t.Error(err)

@@ -1,0 +1,236 @@
+package clone
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"clonecast/internal/disktest"
+	"clonecast/internal/image"
+	"clonecast/internal/quantity"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
+)
+
+// recipe is a file system as its own tools make it. In the commands DEV stands for the
+// partition's device and DIR for the mount point.
+type recipe struct {
+	size      quantity.Bytes
+	mkfs      string
+	mount     string // "": files are copied with mtools
+	check     string
+	files     int
+	longest   quantity.Bytes // of the files
+	partclone string         // the program's name; "" where its map is wrong
+}
+
+func recipes() map[string]recipe {
+	out := map[string]recipe{}
+	maps.Copy(out, extRecipes())
+	maps.Copy(out, windowsRecipes())
+	return out
+}
+
+// extRecipes are the layouts that differ in where the bitmaps are and what they mean.
+func extRecipes() map[string]recipe {
+	out := map[string]recipe{}
+	ext := func(name, partclone, args string) {
+		out[name] = recipe{
+			size: 48 * quantity.MiB, mkfs: "mke2fs -q -t " + args + " DEV", mount: "mount -t ext4 -o init_itable=0 DEV DIR",
+			check: "e2fsck -fn DEV", files: 150, longest: 120 * quantity.KiB, partclone: partclone,
+		}
+	}
+	ext("ext4", "extfs", "ext4 -b4096")
+	ext("ext4 1k", "extfs", "ext4 -b1024")
+	ext("ext4 2k", "extfs", "ext4 -b2048")
+	ext("ext4 no 64bit", "extfs", "ext4 -O ^64bit")
+	ext("ext4 uninit_bg", "extfs", "ext4 -b1024 -O ^metadata_csum,uninit_bg")
+	ext("ext4 uninit_bg no 64bit", "extfs", "ext4 -b1024 -O ^metadata_csum,uninit_bg,^64bit")
+	ext("ext4 no checksums", "extfs", "ext4 -b1024 -O ^metadata_csum,^uninit_bg")
+	ext("ext4 meta_bg 1k", "extfs", "ext4 -b1024 -O meta_bg,^resize_inode")
+	ext("ext4 meta_bg 4k", "extfs", "ext4 -b4096 -O meta_bg,^resize_inode")
+	ext("ext4 meta_bg small groups", "extfs", "ext4 -b4096 -g 1024 -O meta_bg,^resize_inode")
+	ext("ext4 bigalloc 1k", "", "ext4 -b1024 -C16384 -O bigalloc")
+	ext("ext4 bigalloc 4k", "", "ext4 -b4096 -C65536 -O bigalloc")
+	ext("ext4 sparse_super2", "extfs", "ext4 -b1024 -O sparse_super2,^resize_inode")
+	ext("ext4 no sparse_super", "extfs", "ext4 -b1024 -O ^sparse_super,^resize_inode")
+	ext("ext4 no flex_bg", "extfs", "ext4 -b1024 -O ^flex_bg")
+	ext("ext4 no resize_inode", "extfs", "ext4 -b1024 -O ^resize_inode")
+	ext("ext4 seed, orphan file", "extfs", "ext4 -O metadata_csum_seed,orphan_file")
+	ext("ext4 no journal", "extfs", "ext4 -O ^has_journal")
+	ext("ext3", "extfs", "ext3 -b1024")
+	ext("ext2", "extfs", "ext2 -b1024")
+	ext("ext2 revision 0", "extfs", "ext2 -b1024 -r0")
+	odd := out["ext4 1k"]
+	odd.size += 5*quantity.MiB + 3*quantity.KiB
+	out["ext4 short last group"] = odd
+	return out
+}
+
+// windowsRecipes are NTFS and FAT.
+func windowsRecipes() map[string]recipe {
+	out := map[string]recipe{}
+	for _, cluster := range []int{512, 4096, 65536} {
+		out[fmt.Sprintf("ntfs %d", cluster)] = recipe{
+			size: 64 * quantity.MiB, mkfs: fmt.Sprintf("mkntfs -q -F -Q -c %d DEV", cluster), mount: "ntfs-3g DEV DIR",
+			check: "ntfsresize -i -f DEV", files: 150, longest: 120 * quantity.KiB, partclone: "ntfs",
+		}
+	}
+	fat := func(name string, size quantity.Bytes, files int, partclone, args string) {
+		out[name] = recipe{
+			size: size, mkfs: "mkfs.fat " + args + " DEV", check: "fsck.fat -n DEV",
+			files: files, longest: min(size/100, 120*quantity.KiB), partclone: partclone,
+		}
+	}
+	fat("fat12", 1440*quantity.KiB, 60, "", "-F 12") // partclone takes free clusters for used
+	fat("fat16", 40*quantity.MiB, 150, "fat", "-F 16")
+	fat("fat32", 300*quantity.MiB, 150, "fat", "-F 32")
+	fat("fat32 small", 40*quantity.MiB, 150, "fat", "-F 32 -s 1")
+	fat("fat32 4 KiB sectors", 290*quantity.MiB, 150, "fat", "-F 32 -S 4096 -s 1")
+	return out
+}
+
+// TestFileSystems is the test of the whole engine, one file system at a time: a disk
+// that held random bytes is captured and deployed to one that holds other random
+// bytes. The file system's own tools must find nothing, and every file must be as it
+// was. What partclone stores must be stored too, and little more.
+func TestFileSystems(t *testing.T) {
+	for name, r := range recipes() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			part := quantity.Extent{Start: quantity.MiB, Length: r.size}
+			source := makeDisk(t, r, part)
+			dev := disktest.LoopPart(t, source, part)
+			disktest.Command(t, r.mkfs, "DEV", dev)
+			want := r.fill(t, dev)
+
+			target := randomDisk(t, 2, part.End()+quantity.MiB)
+			allocated := reimage(t, source, target)
+			r.checkAllocated(t, dev, allocated)
+			dev = disktest.LoopPart(t, target, part)
+			disktest.Command(t, r.check, "DEV", dev)
+			if diff := cmp.Diff(want, r.read(t, dev)); diff != "" {
+				t.Errorf("files (-captured +deployed):\n%s", diff)
+			}
+		})
+	}
+}
+
+// makeDisk makes a disk of random bytes with one partition.
+func makeDisk(t *testing.T, r recipe, part quantity.Extent) string {
+	t.Helper()
+	path := randomDisk(t, 1, part.End()+quantity.MiB)
+	disktest.Run(t, fmt.Sprintf("label: dos\nstart=%d, size=%d\n", part.Start/512, r.size/512), "sfdisk", "-q", "--wipe=never", path)
+	return path
+}
+
+func randomDisk(t *testing.T, seed byte, size quantity.Bytes) string {
+	t.Helper()
+	path := disktest.Image(t, size)
+	f := disktest.Open(t, path)
+	random := rand.NewChaCha8([32]byte{seed})
+	b := make([]byte, quantity.MiB)
+	for at := quantity.Bytes(0); at < size; at += quantity.MiB {
+		_, _ = random.Read(b)
+		if _, err := f.WriteAt(b[:min(quantity.MiB, size-at)], int64(at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path
+}
+
+// reimage captures source, whose only partition must not need a raw copy, deploys it to
+// target and returns what was captured of the partition.
+func reimage(t *testing.T, source, target string) []quantity.Extent {
+	t.Helper()
+	disk := disktest.Open(t, source)
+	g := Geometry{Size: fileSize(t, disk), LogicalSector: 512, PhysicalSector: 512}
+	layout, err := Inspect(disk, g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := layout.Partitions[0]; p.Mode != image.ModeClone {
+		t.Fatalf("partition of type %q is captured as %q: %s", p.Volume.Type, p.Mode, p.Reason)
+	}
+	store := &memStore{}
+	if _, err := Capture(context.Background(), disk, layout, store, CaptureOptions{Image: "test", Level: zstd.SpeedFastest}); err != nil {
+		t.Fatal(err)
+	}
+	to := fileTarget{disktest.Open(t, target)}
+	if _, err := Deploy(context.Background(), &store.manifest.Disks[0], to, g, store, DeployOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return layout.Partitions[0].Extents
+}
+
+// fileTarget is a disk in a file.
+type fileTarget struct{ *os.File }
+
+func (fileTarget) DropCache() error { return nil }
+
+func fileSize(t *testing.T, f *os.File) quantity.Bytes {
+	t.Helper()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return quantity.Bytes(info.Size())
+}
+
+// fill writes files, deletes some and returns the hashes of the others.
+func (r recipe) fill(t *testing.T, dev string) map[string]string {
+	t.Helper()
+	if r.mount != "" {
+		dir := disktest.Mount(t, dev, r.mount)
+		disktest.Fill(t, dir, r.files, r.longest)
+		defer disktest.Unmount(t, dir)
+		return disktest.Hashes(t, dir)
+	}
+	dir, rest := t.TempDir(), t.TempDir()
+	disktest.Fill(t, dir, r.files, r.longest)
+	disktest.Fill(t, rest, r.files/3, r.longest)
+	for _, d := range []string{rest, dir} {
+		sub, err := filepath.Glob(filepath.Join(d, "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		disktest.Run(t, "", "mcopy", append(append([]string{"-s", "-Q", "-D", "o", "-i", dev}, sub...), "::/")...)
+	}
+	disktest.Run(t, "", "mdel", "-i", dev, "::/d1/*")
+	return r.read(t, dev)
+}
+
+// read gives the hashes of all files.
+func (r recipe) read(t *testing.T, dev string) map[string]string {
+	t.Helper()
+	if r.mount != "" {
+		dir := disktest.Mount(t, dev, r.mount)
+		defer disktest.Unmount(t, dir)
+		return disktest.Hashes(t, dir)
+	}
+	dir := t.TempDir()
+	disktest.Run(t, "", "mcopy", "-s", "-n", "-i", dev, "::/*", dir)
+	return disktest.Hashes(t, dir)
+}
+
+// checkAllocated compares what a capture stores with what partclone stores.
+func (r recipe) checkAllocated(t *testing.T, dev string, allocated []quantity.Extent) {
+	t.Helper()
+	if r.partclone == "" {
+		return
+	}
+	used := disktest.Partclone(t, r.partclone, dev)
+	if missing := disktest.Subtract(used, allocated); len(missing) > 0 {
+		t.Errorf("partclone.%s stores %v more in %d extents, the first %+v", r.partclone, quantity.Total(missing), len(missing), missing[0])
+	}
+	got, want := quantity.Total(allocated), quantity.Total(used)
+	if got > want+want/50 {
+		t.Errorf("%v are stored, partclone.%s stores %v", got, r.partclone, want)
+	}
+	t.Logf("%v of %v stored, by partclone %v", got, r.size, want)
+}

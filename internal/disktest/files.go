@@ -1,0 +1,130 @@
+package disktest
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"clonecast/internal/quantity"
+)
+
+// Mount runs a mount command, in which DEV stands for dev and DIR for a directory of
+// the test's, and returns the directory. What Unmount does not unmount the end of the
+// test does.
+func Mount(t testing.TB, dev, command string) string {
+	t.Helper()
+	dir := t.TempDir()
+	Command(t, command, "DEV", dev, "DIR", dir)
+	t.Cleanup(func() { Try("", "umount", dir) })
+	return dir
+}
+
+// Unmount unmounts what Mount mounted.
+func Unmount(t testing.TB, dir string) {
+	t.Helper()
+	Run(t, "", "umount", dir)
+}
+
+// Command runs the words of a command; replace holds words that stand for others.
+func Command(t testing.TB, command string, replace ...string) string {
+	t.Helper()
+	words := strings.Fields(command)
+	for i, w := range words {
+		words[i] = strings.NewReplacer(replace...).Replace(w)
+	}
+	return Run(t, "", words[0], words[1:]...)
+}
+
+// Fill writes n files of random bytes and lengths up to the longest, and deletes every
+// third of them, so that there are holes between the files.
+func Fill(t testing.TB, dir string, n int, longest quantity.Bytes) {
+	t.Helper()
+	random := rand.NewChaCha8([32]byte{1})
+	name := func(i int) string { return filepath.Join(dir, fmt.Sprintf("d%d", i%7), fmt.Sprintf("file %d", i)) }
+	for i := range n {
+		b := make([]byte, 1+random.Uint64()%uint64(longest))
+		_, _ = random.Read(b)
+		if err := os.MkdirAll(filepath.Dir(name(i)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name(i), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := 0; i < n; i += 3 {
+		if err := os.Remove(name(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Hashes gives the SHA-256 of every file under dir. It fails when there is none.
+func Hashes(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		sum := sha256.Sum256(b)
+		out[strings.TrimPrefix(path, dir)] = hex.EncodeToString(sum[:])
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(out) == 0 {
+		t.Fatalf("no files in %s", dir)
+	}
+	return out
+}
+
+// Scribble overwrites every byte of a disk image outside the allocated extents.
+func Scribble(t testing.TB, path string, allocated []quantity.Extent) {
+	t.Helper()
+	f := Open(t, path)
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := quantity.Bytes(info.Size())
+	if quantity.Total(allocated) >= size {
+		t.Fatal("nothing is free: the test would show nothing")
+	}
+	garbage := bytes.Repeat([]byte{0xa5}, int(quantity.MiB))
+	at := quantity.Bytes(0)
+	for _, e := range append(slices.Clone(allocated), quantity.Extent{Start: size}) {
+		for ; at < e.Start; at += quantity.MiB {
+			if _, err := f.WriteAt(garbage[:min(quantity.MiB, e.Start-at)], int64(at)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		at = e.End()
+	}
+}
+
+// Blkid gives what blkid finds on an image or device: TYPE, UUID, LABEL; empty when
+// there is no such tag.
+func Blkid(t testing.TB, path, tag string) string {
+	t.Helper()
+	const nothingFound = 2
+	out, err := exec.Command("blkid", "-p", "-o", "value", "-s", tag, path).Output()
+	if exit := (*exec.ExitError)(nil); err != nil && (!errors.As(err, &exit) || exit.ExitCode() != nothingFound) {
+		t.Fatalf("blkid (make deps installs it): %v", err)
+	}
+	return strings.TrimSuffix(string(out), "\n")
+}
