@@ -173,7 +173,7 @@ func (b *build) pack(ctx context.Context) (initramfs.Compressed, error) {
 	}
 	b.id = hex.EncodeToString(hash.Sum(nil)[:8])
 	info, err := json.MarshalIndent(bootparam.Appliance{
-		Class: b.Class.Name, Kernel: b.linux.Release, Build: b.id, Always: b.Class.Always, Server: b.Server,
+		Class: b.Class.Name, Kernel: b.linux.Release, Build: b.id, Always: b.Class.Always, Disk: b.Class.Disk, Server: b.Server,
 	}, "", "  ")
 	if err != nil {
 		return initramfs.Compressed{}, err

@@ -46,7 +46,7 @@ func example(t *testing.T) Options {
 		"kernel/drivers/scsi/sd_mod.ko":  kerneltest.Module("depends="),
 		"kernel/drivers/sound/snd_ac.ko": kerneltest.Module("depends="),
 	})
-	class, err := configs.Parse("test", []byte("name: test\ncompression: none\nmodules: [e1000e]\nalways: [sd_mod]\n"))
+	class, err := configs.Parse("test", []byte("name: test\ncompression: none\nmodules: [e1000e]\nalways: [sd_mod]\ndisk: bus=nvme\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func TestBuild(t *testing.T) {
 	if err := json.Unmarshal([]byte(files[bootparam.ClassFile]), &appliance); err != nil {
 		t.Fatal(err)
 	}
-	wantAppliance := bootparam.Appliance{Class: "test", Kernel: kerneltest.Release, Build: result.Build, Always: []string{"sd_mod"}, Server: o.Server}
+	wantAppliance := bootparam.Appliance{Class: "test", Kernel: kerneltest.Release, Build: result.Build, Always: []string{"sd_mod"}, Disk: "bus=nvme", Server: o.Server}
 	if diff := cmp.Diff(wantAppliance, appliance); diff != "" {
 		t.Errorf("class.json: -want +got\n%s", diff)
 	}

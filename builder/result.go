@@ -19,6 +19,7 @@ type Result struct {
 	Kernel      string          `json:"kernel"` // release
 	Build       string          `json:"build"`  // id
 	CommandLine string          `json:"command_line"`
+	Disk        string          `json:"disk,omitempty"` // rule of the class
 	Compression string          `json:"compression"`
 	Tool        string          `json:"tool"` // that compressed it
 	Archive     int             `json:"archive_bytes"`
@@ -61,7 +62,7 @@ func (b *build) result(packed initramfs.Compressed, missing []string) Result {
 	})
 	return Result{
 		Class: b.Class.Name, Description: b.Class.Description, Kernel: b.linux.Release, Build: b.id,
-		CommandLine: b.Class.KernelArguments(), Compression: packed.Method, Tool: packed.Tool,
+		CommandLine: b.Class.KernelArguments(), Disk: b.Class.Disk, Compression: packed.Method, Tool: packed.Tool,
 		Archive: b.component.archive, Components: parts, Missing: missing,
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"clonecast/internal/diskrule"
+
 	"github.com/goccy/go-yaml"
 )
 
@@ -23,6 +25,7 @@ type Class struct {
 	Firmware    Firmware `yaml:"firmware" json:"firmware"`
 	Console     []string `yaml:"console" json:"console"`           // the last one becomes /dev/console
 	CommandLine string   `yaml:"command_line" json:"command_line"` // further words
+	Disk        string   `yaml:"disk" json:"disk,omitempty"`       // rule that names the disk when a task has none
 	Compression string   `yaml:"compression" json:"compression"`   // auto, xz, zstd, gzip or none
 }
 
@@ -90,6 +93,9 @@ func (c Class) validate() error {
 		return errors.New("modules is empty: no disk and no network card would work")
 	case strings.ContainsAny(c.CommandLine+strings.Join(c.Console, ""), "\n\r\x00"):
 		return errors.New("console and command_line must be single lines")
+	}
+	if _, err := diskrule.Parse(c.Disk); err != nil {
+		return err
 	}
 	for _, pattern := range slices.Concat(c.Modules, c.Exclude, c.Always, c.Firmware.Exclude) {
 		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {

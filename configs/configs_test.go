@@ -50,6 +50,7 @@ func TestParseRefuses(t *testing.T) {
 		{"name: A B\nmodules: [x]\n", "letters, digits and hyphens"},
 		{"name: a\n", "modules is empty"},
 		{"name: a\nmodules: ['[']\n", "malformed"},
+		{"name: a\nmodules: [x]\ndisk: sda\n", "is no condition"},
 		{"name: a\nmodules: [x]\ncompression: rar\n", "auto, xz, zstd, gzip, none"},
 		{"name: a\nmodules: [x]\nkernel: 'linux; rm'\n", "not a pattern of Debian package names"},
 		{"name: a\nmodules: [x]\nfirmware: {packages: ['-o x']}\n", "not the name of a Debian package"},

@@ -88,6 +88,12 @@ func (d *decider) appliance(m machines.Machine) (Appliance, bool) {
 	return list[0], true
 }
 
+// diskRule gives the disk rule that is built into a machine's appliance.
+func (d *decider) diskRule(m machines.Machine) string {
+	a, _ := d.appliance(m)
+	return a.Disk
+}
+
 // count tells whether a PC may boot the appliance once more.
 func (d *decider) count(mac string) bool {
 	d.mu.Lock()

@@ -41,6 +41,7 @@ type Appliance struct {
 	Class       string
 	Directory   string // with netboot.KernelFile, netboot.InitramfsFile and the boot programs
 	CommandLine string // of the class
+	Disk        string // the class's disk rule
 }
 
 // Options say how to serve.
@@ -93,7 +94,7 @@ func Open(ctx context.Context, data *Data, o Options) (s *Server, err error) {
 	decider := &decider{server: s, tasks: orders, now: time.Now}
 	s.reserve()
 	s.api = api.New(api.Config{DB: data.DB, Machines: s.machines, Tasks: orders, Store: data.Store, Log: o.Log, Now: time.Now,
-		Status: s.status, Build: o.Build, Seen: decider.seen})
+		Status: s.status, Build: o.Build, Seen: decider.seen, DiskRule: decider.diskRule})
 	s.closers = append(s.closers, s.api.Close)
 	if s.files, err = openBootFiles(o.Appliances); err != nil {
 		return s, err

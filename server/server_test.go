@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -222,7 +223,7 @@ func TestBootDecisions(t *testing.T) {
 	defer func() { r.stop() }()
 	r.expectBoot("after the restart", mac, uuid, true)
 	var again protocol.Operation
-	if call(t, https, "POST", r.URL()+protocol.PathNext, session.Token, struct{}{}, &again); again != op {
+	if call(t, https, "POST", r.URL()+protocol.PathNext, session.Token, struct{}{}, &again); !reflect.DeepEqual(again, op) {
 		t.Errorf("operation after the restart is %+v, want %+v", again, op)
 	}
 	call(t, https, "POST", r.URL()+protocol.PathStatus, session.Token, protocol.Status{TaskID: op.TaskID, State: "failed", Error: "no disk"}, &struct{}{})

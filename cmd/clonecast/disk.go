@@ -15,6 +15,7 @@ import (
 	"clonecast/internal/blockdev"
 	"clonecast/internal/chunkstore"
 	"clonecast/internal/clone"
+	"clonecast/internal/diskrule"
 	"clonecast/internal/image"
 	"clonecast/internal/quantity"
 
@@ -30,7 +31,7 @@ func newDiskCmd() *cobra.Command {
 		Long: `Work on a disk of this computer without a server. PATH is a block device or a file that holds
 a disk's bytes; a file that holds a bare file system works too.`,
 	}
-	cmd.AddCommand(newDiskInspectCmd(), newDiskCaptureCmd(), newDiskDeployCmd())
+	cmd.AddCommand(newDiskListCmd(), newDiskInspectCmd(), newDiskCaptureCmd(), newDiskDeployCmd())
 	return cmd
 }
 
@@ -81,7 +82,10 @@ func geometry(dev *blockdev.Device) clone.Geometry {
 // diskError gives an error of a disk or the engine its exit code and hint.
 func diskError(err error) error {
 	var refused *clone.RefusedError
+	var choice *diskrule.Error
 	switch {
+	case errors.As(err, &choice):
+		return withCode(exitRefused, err, choice.Hint())
 	case errors.As(err, &refused):
 		return withCode(exitRefused, err, refused.Remedy)
 	case errors.Is(err, blockdev.ErrBusy):

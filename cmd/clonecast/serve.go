@@ -141,7 +141,7 @@ func (o serveOptions) appliances(ctx context.Context, data *server.Data, stdout 
 		if err != nil {
 			return nil, withCode(exitFailed, err, "'clonecast build CLASS --output DIR' makes an appliance")
 		}
-		return []server.Appliance{{Class: r.Class, Directory: o.appliance, CommandLine: r.CommandLine}}, nil
+		return []server.Appliance{{Class: r.Class, Directory: o.appliance, CommandLine: r.CommandLine, Disk: r.Disk}}, nil
 	}
 	var list []server.Appliance
 	for _, name := range o.classes {
@@ -155,7 +155,7 @@ func (o serveOptions) appliances(ctx context.Context, data *server.Data, stdout 
 		if err != nil {
 			return nil, fmt.Errorf("build the appliance of class %s: %w", options.Class.Name, err)
 		}
-		list = append(list, server.Appliance{Class: r.Class, Directory: options.Output, CommandLine: r.CommandLine})
+		list = append(list, server.Appliance{Class: r.Class, Directory: options.Output, CommandLine: r.CommandLine, Disk: r.Disk})
 	}
 	return list, nil
 }

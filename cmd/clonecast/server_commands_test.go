@@ -53,7 +53,7 @@ func newRoom(t *testing.T) *room {
 	}
 	log := slog.New(slog.DiscardHandler)
 	a := api.New(api.Config{DB: db, Store: store, Log: log, Now: time.Now, Machines: machines.New(db, time.Now, log, func() {}),
-		Tasks: tasks.NewService(db, time.Now, log), Status: func() api.Status { return api.Status{} }, Seen: func([]string) {}})
+		Tasks: tasks.NewService(db, time.Now, log), Status: func() api.Status { return api.Status{} }, Seen: func([]string) {}, DiskRule: func(machines.Machine) string { return "" }})
 	l, err := net.Listen("unix", filepath.Join(dir, server.SocketName))
 	if err != nil {
 		t.Fatal(err)
@@ -115,10 +115,13 @@ func TestServerCommands(t *testing.T) {
 	deploy := "task run deploy --machine pc1 --image win"
 	r.run("yes\n", exitRefused, deploy, "ACME, D1, sda (smaller than the captured disk", "nothing was ordered")
 	r.run("", exitRefused, deploy, "nothing was ordered")
+	r.run("1\n", exitRefused, deploy+" --disk serial=D2", "serial D1", "its serial is D1", "the rule does not name one disk of pc1: nothing was ordered", "hint: ")
+	r.run("", exitRefused, "task run capture --machine pc1 --image new --disk bus=usb", `no disk fits the rule "bus=usb"`, "hint: ")
+	r.run("", exitUsage, deploy+" --disk sda", "is no condition")
 	if list := r.tasks(); len(list) != 0 {
 		t.Fatalf("%d tasks without confirmation", len(list))
 	}
-	r.run("1\n", exitOK, deploy, "task 1")
+	r.run("1\n", exitOK, deploy+" --disk serial=D2 --unseen", "task 1")
 	r.run("", exitOK, "task show 1", "pc1: deploy win: queued")
 	r.run("", exitOK, "task cancel 1")
 	r.run("", exitRefused, "task show 1 --follow", "was cancelled")

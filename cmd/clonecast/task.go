@@ -41,7 +41,8 @@ func (o *orderFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&o.Machines, "machine", nil, "`MACHINE` by name, id or MAC")
 	f.StringVar(&o.Image, "image", "", "`IMAGE`")
-	f.StringVar(&o.Disk.Serial, "disk-serial", "", "`SERIAL` number of the disk (default: the only internal disk)")
+	f.StringArrayVar(&o.Disks, "disk", nil, "`RULE` that names the disk, as serial=…; see 'clonecast disk list --help' (default: the rule of the hardware class)")
+	f.BoolVar(&o.Unseen, "unseen", false, "order although the machine's disks, as they were last seen, do not fit the rule")
 	f.StringVar(&o.Then, "then", "", "what the machine does afterwards: `poweroff|reboot` (default: it starts from its disk)")
 	f.BoolVar(&o.follow, "follow", false, "wait, and show how it goes")
 }
@@ -129,11 +130,16 @@ func confirmDeploy(ctx context.Context, cl *client, o orderFlags, stdin io.Reade
 	v := plan.Version
 	fmt.Fprintf(w, "%s@%d of %s (%s) will overwrite:\n", v.Image, v.Sequence, v.Created.Local().Format("2006-01-02 15:04"), gigabytes(v.DiskBytes))
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	var refused []string
 	for _, m := range plan.Machines {
-		disk := m.Problem + ": the machine will refuse"
-		if m.Disk != nil {
-			disk = describeDisk(*m.Disk)
-			if m.Disk.Bytes < v.DiskBytes {
+		disk := "its disks are not known yet"
+		if m.Problem != "" {
+			disk = "refused: " + m.Problem
+			refused = append(refused, m.Name)
+		}
+		if len(m.Disks) > 0 {
+			disk = describeDisk(m.Disks[0])
+			if m.Disks[0].Bytes < v.DiskBytes {
 				disk += " (smaller than the captured disk: the machine will refuse)"
 			}
 		}
@@ -141,6 +147,10 @@ func confirmDeploy(ctx context.Context, cl *client, o orderFlags, stdin io.Reade
 	}
 	if err := t.Flush(); err != nil {
 		return err
+	}
+	if len(refused) > 0 && !o.Unseen {
+		return withCode(exitRefused, fmt.Errorf("the rule does not name one disk of %s: nothing was ordered", strings.Join(refused, ", ")),
+			"name the disk by its serial number: --disk serial=…; if the machine has other disks by now: --unseen")
 	}
 	if o.yes {
 		return nil

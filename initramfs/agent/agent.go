@@ -14,7 +14,7 @@
 // While an operation runs its progress goes out once a second; the answer may cancel it.
 // A failure is shown, sent to the server and returned; the caller reboots.
 //
-// Which disk is meant is the server's rule (DiskRule) applied to the disks that are
+// Which disk is meant is the server's rule (package diskrule) applied to the disks that are
 // really there: no match, or more than one, is refused before anything is touched. A
 // version is deployed only if its manifest is signed by a key built into the
 // appliance and its id is the one that the operation names.
@@ -44,6 +44,7 @@ type Config struct {
 	Inventory func() protocol.Facts
 	Console   *console.Console
 	Disks     Disks
+	Disk      string // rule that names the disk when an operation has none
 
 	// GiveUp is how long the server may be away before a call fails; zero means the default.
 	GiveUp time.Duration

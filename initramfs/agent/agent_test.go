@@ -23,6 +23,7 @@ import (
 	"clonecast/initramfs/console"
 	"clonecast/internal/blockdev"
 	"clonecast/internal/clone"
+	"clonecast/internal/diskrule"
 	"clonecast/internal/image"
 	"clonecast/internal/protocol"
 	"clonecast/internal/quantity"
@@ -59,7 +60,7 @@ func diskFile(t *testing.T, name string, blank bool) blockdev.Facts {
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return blockdev.Facts{Name: name, Path: path, Size: diskSize, Model: "Test Disk", Serial: name, Bus: "ata"}
+	return blockdev.Facts{Name: name, Path: path, Size: diskSize, Model: "Test Disk", Serial: name, Bus: "sata"}
 }
 
 type bench struct {
@@ -360,8 +361,9 @@ func TestDeployIsRefused(t *testing.T) {
 		}, "check the manifest"},
 		"key of another server": {func(_ *testServer, c *Config) { c.Keys = []ed25519.PublicKey{make([]byte, 32)} }, "not signed by a trusted key"},
 		"another version":       {func(s *testServer, _ *Config) { s.ops[0].Version = image.VersionID{1}.String() }, "the task names version"},
-		"wrong disk":            {func(s *testServer, _ *Config) { s.ops[0].Disk.MaxBytes = 1 << 20 }, "no disk fits the rule at most 1.0 MiB; there are: Test Disk, serial target, 12.0 MiB (target)"},
-		"unknown operation":     {func(s *testServer, _ *Config) { s.ops[0].Kind = "dance" }, `does not know the operation "dance"`},
+		"wrong disk": {func(s *testServer, _ *Config) { s.ops[0].Disks = []string{"size<=1MiB"} },
+			`no disk fits the rule "size<=1MiB": Test Disk, serial target, 12.0 MiB (target): its size of 12582912 bytes is not <=1MiB`},
+		"unknown operation": {func(s *testServer, _ *Config) { s.ops[0].Kind = "dance" }, `does not know the operation "dance"`},
 		"too small": {func(_ *testServer, c *Config) {
 			small := c.Disks.(fileDisks)
 			_ = os.Truncate(small[0].Path, 1<<20)
@@ -407,35 +409,51 @@ func TestServerAwayForTooLong(t *testing.T) {
 
 func TestChooseDisk(t *testing.T) {
 	disk := func(name, serial, bus string, size int64, removable bool) blockdev.Facts {
-		return blockdev.Facts{Name: name, Serial: serial, WWN: "wwn-" + serial, Model: "M", Bus: bus, Size: quantity.Bytes(size), Removable: removable}
+		return blockdev.Facts{Name: name, Serial: serial, WWN: "naa." + serial, Model: "M", Bus: bus, Size: quantity.Bytes(size), Removable: removable}
 	}
-	sda, nvme := disk("sda", "A", "ata", 500, false), disk("nvme0n1", "N", "nvme", 1000, false)
+	sda, nvme := disk("sda", "A", "sata", 500, false), disk("nvme0n1", "N", "nvme", 1000, false)
 	stick, card := disk("sdb", "U", "usb", 100, false), disk("sdc", "C", "scsi", 100, true)
 	tests := map[string]struct {
 		disks []blockdev.Facts
-		rule  protocol.DiskRule
+		rule  string
 		want  string // kernel name, or what the error says
 	}{
-		"only internal disk":      {[]blockdev.Facts{stick, sda, card}, protocol.DiskRule{}, "sda"},
-		"two internal disks":      {[]blockdev.Facts{sda, nvme}, protocol.DiskRule{}, "2 disks fit"},
-		"no disk":                 {nil, protocol.DiskRule{}, "shows no disk"},
-		"only a stick":            {[]blockdev.Facts{stick}, protocol.DiskRule{}, "no disk fits"},
-		"by serial":               {[]blockdev.Facts{sda, nvme}, protocol.DiskRule{Serial: "N"}, "nvme0n1"},
-		"stick by serial":         {[]blockdev.Facts{sda, stick}, protocol.DiskRule{Serial: "U"}, "sdb"},
-		"by WWN":                  {[]blockdev.Facts{sda, nvme}, protocol.DiskRule{WWN: "wwn-A"}, "sda"},
-		"by size":                 {[]blockdev.Facts{sda, nvme}, protocol.DiskRule{MinBytes: 600}, "nvme0n1"},
-		"by most size":            {[]blockdev.Facts{sda, nvme}, protocol.DiskRule{MaxBytes: 600}, "sda"},
-		"model of two":            {[]blockdev.Facts{sda, nvme}, protocol.DiskRule{Model: "M"}, "2 disks fit"},
-		"other serial":            {[]blockdev.Facts{sda}, protocol.DiskRule{Serial: "X"}, "no disk fits the rule serial X"},
-		"right serial, too small": {[]blockdev.Facts{sda}, protocol.DiskRule{Serial: "A", MinBytes: 501}, "no disk fits"},
+		"only internal disk": {[]blockdev.Facts{stick, sda, card}, "", "sda"},
+		"two internal disks": {[]blockdev.Facts{sda, nvme}, "", "2 disks fit"},
+		"no disk":            {nil, "", "there is no disk"},
+		"only a stick":       {[]blockdev.Facts{stick}, "", "it is on USB"},
+		"stick by serial":    {[]blockdev.Facts{sda, stick}, "serial=u", "sdb"},
+		"by WWN":             {[]blockdev.Facts{sda, nvme}, "wwn=A", "sda"},
+		"by size":            {[]blockdev.Facts{sda, nvme}, "size>=600", "nvme0n1"},
+		"other serial":       {[]blockdev.Facts{sda}, "serial=X", "no disk fits the rule \"serial=X\": M, serial A, 500 B (sda): its serial is A"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			got, err := chooseDisk(t.Context(), fileDisks(test.disks), test.rule, 0)
+			rule, err := diskrule.Parse(test.rule)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := chooseDisk(t.Context(), fileDisks(test.disks), rule, 0)
 			if err == nil && got.Name == test.want || err != nil && strings.Contains(err.Error(), test.want) && Hint(err) != "" {
 				return
 			}
 			t.Errorf("chooseDisk = %q, %v, want %q", got.Name, err, test.want)
 		})
+	}
+}
+
+// The rule of the operation is what counts, then that of the hardware class.
+func TestRuleOfOperation(t *testing.T) {
+	for want, test := range map[string]struct {
+		class string
+		op    []string
+	}{"only-internal": {}, "bus=nvme": {class: "bus=nvme"}, "serial=A": {"bus=nvme", []string{"serial=A"}}} {
+		a := &Agent{config: Config{Disk: test.class}}
+		if got, err := a.rule(&protocol.Operation{Disks: test.op}); err != nil || got.String() != want {
+			t.Errorf("rule of %+v = %v, %v, want %s", test, got, err, want)
+		}
+	}
+	if _, err := (&Agent{}).rule(&protocol.Operation{Disks: []string{"sda"}}); err == nil {
+		t.Error("an operation with a malformed rule is accepted")
 	}
 }

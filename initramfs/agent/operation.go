@@ -100,7 +100,11 @@ func (e *unknownError) Hint() string { return "build the appliance again with th
 // capture reads the disk and stores it as a version.
 func (a *Agent) capture(ctx context.Context, op *protocol.Operation, track *tracker) (report, error) {
 	started := time.Now()
-	facts, err := chooseDisk(ctx, a.config.Disks, op.Disk, a.patience)
+	rule, err := a.rule(op)
+	if err != nil {
+		return report{}, err
+	}
+	facts, err := chooseDisk(ctx, a.config.Disks, rule, a.patience)
 	if err != nil {
 		return report{}, err
 	}
@@ -154,7 +158,11 @@ func (a *Agent) deploy(ctx context.Context, op *protocol.Operation, track *track
 	if err != nil {
 		return report{}, fmt.Errorf("the task's version: %w", err)
 	}
-	facts, err := chooseDisk(ctx, a.config.Disks, op.Disk, a.patience)
+	rule, err := a.rule(op)
+	if err != nil {
+		return report{}, err
+	}
+	facts, err := chooseDisk(ctx, a.config.Disks, rule, a.patience)
 	if err != nil {
 		return report{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"clonecast/internal/diskrule"
 	"clonecast/internal/quantity"
 )
 
@@ -22,9 +23,14 @@ type Facts struct {
 	Model          string
 	Serial         string
 	WWN            string
-	Bus            string // "usb", "nvme", "ata", "virtio", "scsi", "mmc" or empty
+	Bus            string // as in disk rules: "usb", "nvme", "sata", "virtio", "scsi", "mmc" or empty
 	Removable      bool
 	ReadOnly       bool
+}
+
+// Rule gives the facts that a disk rule looks at.
+func (f Facts) Rule() diskrule.Disk {
+	return diskrule.Disk{Name: f.Name, Model: f.Model, Serial: f.Serial, WWN: f.WWN, Bus: f.Bus, Size: f.Size, Removable: f.Removable, ReadOnly: f.ReadOnly}
 }
 
 // List gives the machine's disks by name: whole disks that can hold an image, no
@@ -98,9 +104,9 @@ func unitSerial(path string) string {
 }
 
 func busOf(target string) string {
-	for _, bus := range []string{"usb", "nvme", "ata", "virtio", "mmc"} {
-		if strings.Contains(target, "/"+bus) {
-			return bus
+	for _, bus := range []struct{ folder, name string }{{"usb", "usb"}, {"nvme", "nvme"}, {"ata", "sata"}, {"virtio", "virtio"}, {"mmc", "mmc"}} {
+		if strings.Contains(target, "/"+bus.folder) {
+			return bus.name
 		}
 	}
 	if strings.Contains(target, "/host") {

@@ -15,5 +15,6 @@ type Appliance struct {
 	Kernel string   `json:"kernel"`           // release, as uname -r
 	Build  string   `json:"build"`            // names the inputs: equal inputs, equal id
 	Always []string `json:"always"`           // modules to load that no device asks for
+	Disk   string   `json:"disk,omitempty"`   // rule that names the disk when a task has none
 	Server string   `json:"server,omitempty"` // base URL, used when the command line names none
 }

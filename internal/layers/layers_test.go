@@ -21,6 +21,7 @@ const module = "clonecast"
 var layerOf = map[string]int{
 	"internal/quantity": 0,
 
+	"internal/diskrule":   1,
 	"internal/partition":  1,
 	"internal/filesystem": 1,
 	"internal/image":      1,

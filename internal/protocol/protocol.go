@@ -14,7 +14,12 @@
 // only when old ones cannot.
 package protocol
 
-import "encoding/json"
+import (
+	"encoding/json"
+
+	"clonecast/internal/diskrule"
+	"clonecast/internal/quantity"
+)
 
 // Version is the protocol's version, sent in every register call.
 const Version = 1
@@ -87,6 +92,11 @@ type Disk struct {
 	ReadOnly       bool   `json:"read_only,omitempty"`
 }
 
+// Rule gives the facts that a disk rule looks at.
+func (d Disk) Rule() diskrule.Disk {
+	return diskrule.Disk{Name: d.Name, Model: d.Model, Serial: d.Serial, WWN: d.WWN, Bus: d.Bus, Size: quantity.Bytes(d.Bytes), Removable: d.Removable, ReadOnly: d.ReadOnly}
+}
+
 // RegisterRequest says who boots.
 type RegisterRequest struct {
 	Version   int    `json:"version"`
@@ -142,18 +152,9 @@ type Operation struct {
 	Comment string `json:"comment,omitempty"` // capture
 	Force   bool   `json:"force,omitempty"`   // capture: also a hibernated system
 
-	// Disk is the rule that names the one disk to work on.
-	Disk DiskRule `json:"disk"`
-}
-
-// DiskRule chooses a disk. Empty fields do not matter; without any the rule is "the only
-// internal disk". No match or more than one is refused.
-type DiskRule struct {
-	Serial   string `json:"serial,omitempty"`
-	WWN      string `json:"wwn,omitempty"`
-	Model    string `json:"model,omitempty"`
-	MinBytes int64  `json:"min_bytes,omitempty"`
-	MaxBytes int64  `json:"max_bytes,omitempty"`
+	// Disks are the rules (package diskrule) that name the disks to work on, one each; empty:
+	// the rule of the hardware class.
+	Disks []string `json:"disks,omitempty"`
 }
 
 // States of an operation in Status.

@@ -30,6 +30,7 @@ func newAPI(t testing.TB, path string, store chunkstore.Store) *API {
 	return New(Config{
 		DB: db, Machines: machines.New(db, time.Now, log, func() {}), Tasks: tasks.NewService(db, time.Now, log), Store: store,
 		Log: log, Now: time.Now, Status: func() Status { return Status{Build: "test"} }, Seen: func([]string) {},
+		DiskRule: func(machines.Machine) string { return "" },
 	})
 }
 

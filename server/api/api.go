@@ -40,6 +40,8 @@ type Config struct {
 	Now      func() time.Time
 	Status   func() Status // what the server is and where it listens
 	Build    string        // of this program
+	// DiskRule gives the rule of the appliance that a machine will boot.
+	DiskRule func(machines.Machine) string
 	// Seen is told of every register call, with the MACs that the machine has.
 	Seen func(macs []string)
 }

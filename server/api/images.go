@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"clonecast/internal/chunkstore"
+	"clonecast/internal/diskrule"
 	"clonecast/internal/image"
 	"clonecast/internal/protocol"
+	"clonecast/server/machines"
 	"clonecast/server/tasks"
 )
 
@@ -147,14 +149,15 @@ func (a *API) imageDetail(ctx context.Context, ref string) (ImageDetail, error) 
 
 // Order is what an admin wants machines to do.
 type Order struct {
-	Kind     string            `json:"kind" enum:"capture,deploy"`
-	Machines []string          `json:"machines" minItems:"1" maxItems:"2000" doc:"by name, id or MAC"`
-	Image    string            `json:"image" maxLength:"160" doc:"capture: a name; deploy: NAME, NAME@SEQUENCE or NAME@ID"`
-	Comment  string            `json:"comment,omitempty" maxLength:"1024"`
-	Force    bool              `json:"force,omitempty" doc:"capture: also a hibernated system"`
-	Disk     protocol.DiskRule `json:"disk,omitempty"`
-	Then     string            `json:"then,omitempty" enum:"poweroff,reboot,"`
-	DryRun   bool              `json:"dry_run,omitempty" doc:"say what would happen and change nothing"`
+	Kind     string   `json:"kind" enum:"capture,deploy"`
+	Machines []string `json:"machines" minItems:"1" maxItems:"2000" doc:"by name, id or MAC"`
+	Image    string   `json:"image" maxLength:"160" doc:"capture: a name; deploy: NAME, NAME@SEQUENCE or NAME@ID"`
+	Comment  string   `json:"comment,omitempty" maxLength:"1024"`
+	Force    bool     `json:"force,omitempty" doc:"capture: also a hibernated system"`
+	Disks    []string `json:"disks,omitempty" maxItems:"64" doc:"rules that name the disks, one each (docs/disks.md); default: the rule of the hardware class"`
+	Then     string   `json:"then,omitempty" enum:"poweroff,reboot,"`
+	DryRun   bool     `json:"dry_run,omitempty" doc:"say what would happen and change nothing"`
+	Unseen   bool     `json:"unseen,omitempty" doc:"order although the disks, as they were last seen, do not fit the rules"`
 }
 
 // Ordered is what became of an order. In a dry run there is no task.
@@ -164,14 +167,14 @@ type Ordered struct {
 	Machines []Target    `json:"machines"`
 }
 
-// Target is a machine of an order and the disk that the rule chooses there, as far as the
+// Target is a machine of an order and the disks that the rules choose there, as far as the
 // server knows the machine.
 type Target struct {
-	ID      string         `json:"id"`
-	Name    string         `json:"name"`
-	State   string         `json:"state"`
-	Disk    *protocol.Disk `json:"disk,omitempty"`
-	Problem string         `json:"problem,omitempty"`
+	ID      string          `json:"id"`
+	Name    string          `json:"name"`
+	State   string          `json:"state"`
+	Disks   []protocol.Disk `json:"disks,omitempty"`
+	Problem string          `json:"problem,omitempty"`
 }
 
 type orderIn struct{ Body Order }
@@ -179,8 +182,16 @@ type orderIn struct{ Body Order }
 func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 	q := i.Body
 	n := tasks.New{Creator: callerOf(ctx).admin}
-	op := protocol.Operation{Kind: q.Kind, Image: q.Image, Comment: q.Comment, Force: q.Force, Disk: q.Disk}
+	op := protocol.Operation{Kind: q.Kind, Image: q.Image, Comment: q.Comment, Force: q.Force, Disks: q.Disks}
 	answer := Ordered{Machines: []Target{}}
+	for _, rule := range q.Disks {
+		if _, err := diskrule.Parse(rule); err != nil {
+			return Ordered{}, &protocol.Problem{Code: protocol.CodeInvalid, Title: err.Error()}
+		}
+	}
+	if len(q.Disks) > 1 {
+		return Ordered{}, &protocol.Problem{Code: protocol.CodeInvalid, Title: "an operation is on one disk"}
+	}
 	if q.Kind == protocol.OpDeploy {
 		v, err := a.resolve(ctx, q.Image)
 		if err != nil {
@@ -205,7 +216,12 @@ func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 			return Ordered{}, err
 		}
 		t := Target{ID: m.ID, Name: m.Name, State: m.State}
-		t.Disk, t.Problem = chooseDisk(m.Facts.Disks, q.Disk)
+		if t.Disks, err = a.foretell(m, q.Disks); err != nil {
+			t.Problem = err.Error()
+		}
+		if err != nil && !q.DryRun && !q.Unseen {
+			return Ordered{}, &protocol.Problem{Code: protocol.CodeConflict, Title: fmt.Sprintf("machine %s: %v", m.Name, err), Hint: unseenHint}
+		}
 		answer.Machines = append(answer.Machines, t)
 		n.Machines = append(n.Machines, m.ID)
 	}
@@ -225,24 +241,34 @@ func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 	return answer, nil
 }
 
-// chooseDisk foretells which disk the appliance will choose; it decides itself again
-// with what it then sees.
-func chooseDisk(disks []protocol.Disk, rule protocol.DiskRule) (*protocol.Disk, string) {
-	var found []protocol.Disk
-	for _, d := range disks {
-		if d.Removable || d.ReadOnly || rule.Serial != "" && d.Serial != rule.Serial || rule.WWN != "" && d.WWN != rule.WWN ||
-			rule.Model != "" && d.Model != rule.Model || rule.MinBytes > 0 && d.Bytes < rule.MinBytes || rule.MaxBytes > 0 && d.Bytes > rule.MaxBytes {
-			continue
+const unseenHint = "name the disk by its serial number: --disk serial=…; if the machine has other disks by now: --unseen"
+
+// foretell says which disks the appliance will choose; it decides itself again with
+// what it then sees. Of a machine that never showed a disk nothing is foretold.
+func (a *API) foretell(m machines.Machine, rules []string) ([]protocol.Disk, error) {
+	if len(m.Facts.Disks) == 0 {
+		return nil, nil
+	}
+	if len(rules) == 0 {
+		rules = []string{a.DiskRule(m)}
+	}
+	var disks []diskrule.Disk
+	for _, d := range m.Facts.Disks {
+		disks = append(disks, d.Rule())
+	}
+	var chosen []protocol.Disk
+	for _, text := range rules {
+		rule, err := diskrule.Parse(text)
+		if err != nil {
+			return nil, err
 		}
-		found = append(found, d)
+		i, err := rule.Choose(disks)
+		if err != nil {
+			return nil, err
+		}
+		chosen = append(chosen, m.Facts.Disks[i])
 	}
-	switch len(found) {
-	case 0:
-		return nil, "no disk fits"
-	case 1:
-		return &found[0], ""
-	}
-	return nil, fmt.Sprintf("%d disks fit: name one by its serial number", len(found))
+	return chosen, nil
 }
 
 func writeLine(w io.Writer, v any) error { return json.NewEncoder(w).Encode(v) }

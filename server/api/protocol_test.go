@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -355,7 +356,7 @@ func TestRestartInTheMiddle(t *testing.T) {
 	d := newDisk(t, "win", 1, 6)
 	s.send(a, d, 0, 4)
 	s.restart()
-	if again := s.next(a, protocol.OpCapture); again != op {
+	if again := s.next(a, protocol.OpCapture); !reflect.DeepEqual(again, op) {
 		t.Errorf("after the restart: %+v, want %+v", again, op)
 	}
 	missing, err := s.call(s.tls, a, "POST", protocol.PathMissing, idBytes(d.ids...))

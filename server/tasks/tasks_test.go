@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
@@ -98,7 +99,7 @@ func TestWholeTask(t *testing.T) {
 	task := order(t, s, []string{"a", "b"}, deploy, off)
 	wants(t, s, "a", true)
 	op := next(t, s, "a", "boot1", protocol.OpDeploy)
-	if again := next(t, s, "a", "boot1", protocol.OpDeploy); again != op {
+	if again := next(t, s, "a", "boot1", protocol.OpDeploy); !reflect.DeepEqual(again, op) {
 		t.Errorf("asked again: %+v, want %+v", again, op)
 	}
 	changed := s.Changed()
@@ -130,7 +131,7 @@ func TestPowerCutContinuesTheSameOperation(t *testing.T) {
 	task := order(t, s, []string{"a"}, deploy)
 	op := next(t, s, "a", "boot1", protocol.OpDeploy)
 	wants(t, s, "a", true)
-	if again := next(t, s, "a", "boot2", protocol.OpDeploy); again != op {
+	if again := next(t, s, "a", "boot2", protocol.OpDeploy); !reflect.DeepEqual(again, op) {
 		t.Errorf("after the cut: %+v, want %+v", again, op)
 	}
 	if got := expect(t, s, task.ID, Running, Running).Runs[0].Operations[0].Attempts; got != 2 {
