@@ -25,12 +25,13 @@ test: deps build
 unit:
 	$(GO) test ./...
 
-# fuzz runs each fuzz target of the project for FUZZTIME; fuzz-smoke only for some seconds.
+# fuzz runs each fuzz target of the project for FUZZTIME; fuzz-smoke tries 3000 inputs of each: a count, because the
+# end of a time limit is reported as a failure now and then (golang/go issue 75804).
 fuzz:
 	@GO=$(GO) ./.ci/fuzz $(FUZZTIME)
 
 fuzz-smoke:
-	@GO=$(GO) ./.ci/fuzz 2s
+	@GO=$(GO) ./.ci/fuzz 3000x
 
 # qemu runs the end-to-end tests: virtual PCs are captured, deployed and booted.
 qemu: deps build
