@@ -2,7 +2,6 @@ package qemutests
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -34,9 +33,7 @@ func TestMainJob(t *testing.T) {
 			room.Deploy(t, say)
 			for _, pc := range []*lab.PC{room.B, room.C} {
 				testdisk.Equal(t, room.Original, pc.Disk)
-				if n := testdisk.CountMarks(t, pc.Disk); n > 0 {
-					t.Errorf("%d sectors of A's free space came to %s", n, pc.Name)
-				}
+				testdisk.NoFreeSpace(t, room.Original, pc.Disk)
 				story.BootBoth(t, pc, say)
 			}
 			if !c.more {
@@ -152,8 +149,8 @@ func restartInDeploy(t *testing.T, room *story.Room) {
 	pc := room.C.Boot()
 	room.Server.WaitTask(task, slow, func(lab.Task) bool { return written(t, room.C.Disk) > 4<<20 })
 	room.Server.Kill()
-	if boots(t, room.C.Disk) {
-		t.Error("a disk in mid-deploy has a boot sector with its signature")
+	if n := written(t, room.C.Disk); n >= room.Deployed.Written || boots(t, room.C.Disk) {
+		t.Errorf("the crash did not hit in mid-deploy: %d of %d bytes were written, or the boot sector is there", n, room.Deployed.Written)
 	}
 	time.Sleep(3 * time.Second)
 	room.Server.Start()
@@ -162,11 +159,11 @@ func restartInDeploy(t *testing.T, room *story.Room) {
 	testdisk.Equal(t, room.Original, room.C.Disk)
 }
 
-// written tells how many bytes of a sparse file exist.
+// written tells how many bytes of a sparse file or folder exist.
 func written(t *testing.T, path string) int64 {
 	t.Helper()
 	var kib int64
-	fmt.Sscan(mustRun(t, "du", "-k", path), &kib)
+	fmt.Sscan(mustRun(t, "du", "-sk", path), &kib)
 	return kib << 10
 }
 
@@ -174,26 +171,26 @@ func written(t *testing.T, path string) int64 {
 // message; in no case is there a version that is not whole.
 func restartInCapture(t *testing.T, room *story.Room) {
 	const image = "second"
-	// Partition 15 without file system gets new content, so that there is something to send.
-	p := partition(t, room.A.Disk, 15)
-	f, err := os.OpenFile(room.A.Disk, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
+	// Two partitions lose their file systems, so that there is something to send for several seconds.
+	fresh := int64(0)
+	for _, n := range []int{1, 8} {
+		p := partition(t, room.A.Disk, n)
+		mustRun(t, "sh", "-c", `openssl enc -aes-128-ctr -K "$3" -iv 0 -nosalt -in /dev/zero 2>/dev/null | head -c "$1" |
+			dd of="$0" bs=1M seek="$2" oflag=seek_bytes conv=notrunc status=none`, room.A.Disk, fmt.Sprint(p.Size), fmt.Sprint(p.Start), fmt.Sprint(n))
+		fresh += p.Size
 	}
-	defer f.Close()
-	fresh := make([]byte, p.Size)
-	for i := range fresh {
-		fresh[i] = byte(i * i >> 3)
-	}
-	if _, err := f.WriteAt(fresh, p.Start); err != nil {
-		t.Fatal(err)
-	}
+	packs := filepath.Join(room.Server.Data, "store", "packs")
+	before := written(t, packs)
 	task := room.Server.Capture(room.A, image)
 	pc := room.A.Boot()
-	room.Server.WaitTask(task, slow, func(task lab.Task) bool {
-		return task.State == "running" && task.Done("read") > 0 || task.State == "done"
-	})
+	room.Server.WaitTask(task, slow, func(lab.Task) bool { return written(t, packs)-before > 4<<20 })
 	room.Server.Kill()
+	if n := written(t, packs) - before; n >= fresh {
+		t.Errorf("the crash did not hit in mid-capture: %d of %d bytes were in the store", n, fresh)
+	}
+	if r := lab.Clonecast(t, "disk", "deploy", image, room.B.Disk, "--dry-run", "--store", filepath.Join(room.Server.Data, "store")); r.Exit != 6 {
+		t.Errorf("deploy ended with exit code %d after the crash, want 6: there must be no version", r.Exit)
+	}
 	room.Server.Start()
 	room.Server.WaitTask(task, slow, nil)
 	pc.Wait(slow)

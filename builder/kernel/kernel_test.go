@@ -55,6 +55,8 @@ func example(t *testing.T) *Package {
 		"kernel/drivers/net/ethernet/b/garbage.ko":  []byte("no ELF"),
 		"kernel/drivers/net/ethernet/c/loop_one.ko": kerneltest.Module("depends=loop_two"),
 		"kernel/drivers/net/ethernet/c/loop_two.ko": kerneltest.Module("depends=loop_one"),
+		"kernel/drivers/mfd/intel-lpss.ko":          kerneltest.Module("softdep=pre: platform:idma64"),
+		"kernel/drivers/dma/idma64.ko":              kerneltest.Module("alias=platform:idma64"),
 	}, "kernel/drivers/net/mdio-lib.ko", "kernel/drivers/virtio/virtio.ko"))
 	if err != nil {
 		t.Fatal(err)
@@ -78,6 +80,7 @@ func TestSelect(t *testing.T) {
 		{"ext4", "", "crc32c_generic crc32c_intel ext4 realtek"},
 		{"*_phy", "", "other_phy"},
 		{"loop_one", "", "loop_one loop_two"},
+		{"intel_lpss", "", "idma64 intel_lpss"},
 	} {
 		set, err := p.Select(t.Context(), strings.Fields(c.patterns), strings.Fields(c.exclude))
 		if err != nil {

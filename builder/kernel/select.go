@@ -117,7 +117,7 @@ func (p *Package) needs(ctx context.Context, m *module) ([]string, error) {
 		if p.modules[name] != nil {
 			names = append(names, name)
 		} else if !p.builtin[name] {
-			found, err := p.byCryptoAlias(ctx, name)
+			found, err := p.byAlias(ctx, name)
 			if err != nil {
 				return nil, err
 			}
@@ -127,12 +127,13 @@ func (p *Package) needs(ctx context.Context, m *module) ([]string, error) {
 	return names, nil
 }
 
-// byCryptoAlias finds the modules of crypto and lib that offer name, such as crc32c.
-func (p *Package) byCryptoAlias(ctx context.Context, name string) ([]string, error) {
+// byAlias finds the modules that offer name where soft dependencies name something else than a module: an algorithm
+// such as crc32c, by the modules of crypto and lib, or a device such as platform:idma64, by the module called so.
+func (p *Package) byAlias(ctx context.Context, name string) ([]string, error) {
+	_, device, _ := strings.Cut(name, ":")
 	var modules []*module
 	for _, m := range p.modules {
-		if top := strings.TrimPrefix(m.path, "kernel/"); strings.HasPrefix(top, "crypto/") || strings.HasPrefix(top, "lib/") ||
-			strings.HasPrefix(top, "arch/") && strings.Contains(top, "/crypto/") {
+		if m.isAlgorithm() || m.name == device {
 			modules = append(modules, m)
 		}
 	}
@@ -147,6 +148,13 @@ func (p *Package) byCryptoAlias(ctx context.Context, name string) ([]string, err
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+// isAlgorithm tells whether m lies where the kernel keeps algorithms.
+func (m *module) isAlgorithm() bool {
+	top := strings.TrimPrefix(m.path, "kernel/")
+	return strings.HasPrefix(top, "crypto/") || strings.HasPrefix(top, "lib/") ||
+		strings.HasPrefix(top, "arch/") && strings.Contains(top, "/crypto/")
 }
 
 // loadAll loads modules on all processors.

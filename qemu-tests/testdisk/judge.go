@@ -255,24 +255,3 @@ func Equal(t vm.T, source, deployed string) {
 		os.Remove(b)
 	}
 }
-
-// CountMarks counts the sectors of a file that begin with the filler's mark.
-func CountMarks(t vm.T, path string) int {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
-	defer f.Close()
-	count, buf := 0, make([]byte, 1<<20)
-	for {
-		n, err := io.ReadFull(f, buf)
-		count += bytes.Count(buf[:n], []byte(FillerMark))
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return count
-		}
-		if err != nil {
-			t.Fatalf("read %s: %v", path, err)
-		}
-	}
-}

@@ -29,9 +29,6 @@ const (
 	WindowsTag     = "windows" // the asset tag that chooses it
 )
 
-// FillerMark begins every sector of free space of a test disk.
-const FillerMark = "clonecast-free-space:"
-
 // Root returns the top folder of the project.
 func Root(t vm.T) string {
 	t.Helper()

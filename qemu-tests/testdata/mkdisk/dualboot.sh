@@ -40,13 +40,9 @@ start() {
     { if (n == "extended") { print at; exit }; if (n == $1) { print at + f; exit }; at += f + $3 * 2048; if (f == 63) at += 63 - at % 63 }
     END { if (n == "end") print at }' <<<"$table"
 }
-# part N: a file as large as the partition, full of filler. Its first 128 KiB and last 4 KiB are zero: there mkntfs and mke2fs
-# allocate blocks that they never write, and the sectors behind the last cluster belong to nobody.
+# part N: a file as large as the partition, full of filler.
 part() {
-  local bytes=$(($(size "$1") * 512)) f=$work/p$1
-  perl "$here/filler.pl" $bytes "$(awk -v n="$1" '$1 == n { print $4 }' <<<"$table")" > "$f"
-  dd if=/dev/zero of="$f" bs=4k count=32 conv=notrunc status=none
-  dd if=/dev/zero of="$f" bs=4k count=1 seek=$((bytes / 4096 - 1)) conv=notrunc status=none
+  perl "$here/filler.pl" $(($(size "$1") * 512)) "$(awk -v n="$1" '$1 == n { print $4 }' <<<"$table")" > "$work/p$1"
 }
 random() { openssl enc -aes-128-ctr -K "$(printf %032x "$1")" -iv 0 -nosalt </dev/zero 2>/dev/null | head -c "$2"; }
 
@@ -150,7 +146,7 @@ tree "$work/tree10" 10 20 24; part 10; make_ext 10 ext2 0b5e0010-1111-4a4a-8888-
 make_ntfs 11 2233445566778899 DATA "$(start 11)"
 make_fat 12 16 c10e0012 SIXTEEN "$(start 12)"
 make_fat 13 12 c10e0013 TWELVE "$(start 13)"
-tree "$work/tree14" 14 20 16; part 14; blocksize=1024 make_ext 14 ext4 0b5e0014-1111-4a4a-8888-c10eca570014 small -O ^resize_inode
+tree "$work/tree14" 14 20 16; part 14; blocksize=1024 make_ext 14 ext4 0b5e0014-1111-4a4a-8888-c10eca570014 small
 random 15 $(($(size 15) * 512)) > "$work/p15" # no file system: every block is content
 
 # The disk: filler everywhere, a clean first track, the table, the partitions.
