@@ -4,17 +4,14 @@ import (
 	"context"
 	"log/slog"
 	"net"
-	"os/exec"
-	"runtime"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
-	"golang.org/x/sys/unix"
 
 	"clonecast/internal/netboot"
+	"clonecast/internal/nettest"
 )
 
 // inNetwork gives the test a network namespace of its own with two ends of a
@@ -22,22 +19,13 @@ import (
 // the namespace of the thread that makes them, so the test makes them itself.
 func inNetwork(t *testing.T) {
 	t.Helper()
-	runtime.LockOSThread() // never unlocked: the thread ends with the test
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Fatalf("make a network namespace: %v (the test needs root)", err)
-	}
-	for _, line := range []string{
+	nettest.Isolate(t,
 		"ip link set lo up",
 		"ip link add server type veth peer name client",
 		"ip addr add 10.99.0.1/24 dev server",
 		"ip link set server up",
 		"ip link set client up",
-	} {
-		words := strings.Fields(line)
-		if text, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", line, err, text)
-		}
-	}
+	)
 }
 
 func start4(t *testing.T, c Config, observe func(Event)) {

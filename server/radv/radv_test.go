@@ -5,37 +5,27 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"os/exec"
-	"runtime"
-	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
+
+	"clonecast/internal/nettest"
 )
 
 // inNetwork gives the test a network namespace of its own with a cable from
 // "server" to "client". Link-local addresses are usable at once (nodad).
 func inNetwork(t *testing.T) {
 	t.Helper()
-	runtime.LockOSThread() // never unlocked: the thread ends with the test
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Fatalf("make a network namespace: %v (the test needs root)", err)
-	}
-	for _, line := range []string{
+	nettest.Isolate(t,
 		"ip link add server type veth peer name client",
 		"ip link set server address 52:54:00:00:00:01",
 		"ip addr add fe80::1/64 dev server nodad",
 		"ip addr add fe80::2/64 dev client nodad",
 		"ip link set server up",
 		"ip link set client up",
-	} {
-		words := strings.Fields(line)
-		if text, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", line, err, text)
-		}
-	}
+	)
 }
 
 func TestServer(t *testing.T) {
