@@ -48,6 +48,9 @@ type nonResidentHeader struct {
 	InitializedSize uint64  `offset:"0x28"`
 }
 
+// attributeHeader.Flags of data that is not stored as it reads.
+const attributeTransformed = 0x40ff // encrypted; compressed by some method
+
 const (
 	attributeHeaderSize   = 0x10
 	residentHeaderSize    = 0x08

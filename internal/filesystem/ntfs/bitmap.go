@@ -15,35 +15,50 @@ const bitmapChunk = quantity.MiB
 // maxTail is the largest rest after the last cluster that is copied whole.
 const maxTail = quantity.MiB
 
-// allocation gives the bytes in use.
-func (v *volume) allocation() ([]quantity.Extent, error) {
-	r, err := v.readRecord(recordBitmap)
+// allocation gives the bytes in use, and those of them that are not content.
+func (v *volume) allocation() (used []quantity.Extent, discarded []filesystem.Discard, err error) {
+	r, s, err := v.openBitmap()
 	if err != nil {
-		return nil, fmt.Errorf("read $Bitmap: %w", err)
+		return nil, nil, fmt.Errorf("read $Bitmap: %w", err)
 	}
-	s, err := v.open(r, typeData, "")
-	if err != nil {
-		return nil, fmt.Errorf("read $Bitmap: %w", required(r, "$DATA", err))
-	}
-	if err := v.noHoles(&s, r); err != nil {
-		return nil, fmt.Errorf("read $Bitmap: %w", err)
-	}
-	need := quantity.Bytes((v.clusters + 7) / 8)
-	if s.initialized < need {
-		return nil, r.corrupt("$Bitmap has %d bytes for %d clusters", int64(s.initialized), v.clusters)
-	}
-	used, err := v.scanBitmap(&s, need)
-	if err != nil {
-		return nil, fmt.Errorf("read $Bitmap: %w", err)
+	if used, err = v.scanBitmap(&s, v.bitmapSize()); err != nil {
+		return nil, nil, fmt.Errorf("read $Bitmap: %w", err)
 	}
 	if err := v.crossCheck(used, r, s); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	bad, err := v.badClusters()
 	if err != nil {
-		return nil, fmt.Errorf("read $BadClus: %w", err)
+		return nil, nil, fmt.Errorf("read $BadClus: %w", err)
 	}
-	return quantity.Normalize(append(subtract(used, bad), v.tail()...)), nil
+	used = subtract(used, bad)
+	if discarded, err = v.discards(used, v.systemExtents(&s)); err != nil {
+		return nil, nil, err
+	}
+	return quantity.Normalize(append(used, v.tail()...)), discarded, nil
+}
+
+// bitmapSize is how many bytes of $Bitmap the volume's clusters take.
+func (v *volume) bitmapSize() quantity.Bytes { return quantity.Bytes((v.clusters + 7) / 8) }
+
+// openBitmap gives $Bitmap's record and its data, which has no holes and a bit for every
+// cluster.
+func (v *volume) openBitmap() (record, stream, error) {
+	r, err := v.readRecord(recordBitmap)
+	if err != nil {
+		return record{}, stream{}, err
+	}
+	s, err := v.open(r, typeData, "")
+	if err != nil {
+		return record{}, stream{}, required(r, "$DATA", err)
+	}
+	if err := v.noHoles(&s, r); err != nil {
+		return record{}, stream{}, err
+	}
+	if s.initialized < v.bitmapSize() {
+		return record{}, stream{}, r.corrupt("$Bitmap has %d bytes for %d clusters", int64(s.initialized), v.clusters)
+	}
+	return r, s, nil
 }
 
 // scanBitmap gives the runs of ones in the first need bytes of s.
@@ -63,17 +78,20 @@ func (v *volume) scanBitmap(s *stream, need quantity.Bytes) ([]quantity.Extent, 
 	return used.Extents(), nil
 }
 
-// crossCheck finds a $Bitmap that calls free what is known to be in use: the
-// boot sector, $MFT and $Bitmap itself.
+// crossCheck finds a $Bitmap that calls free what is known to be in use.
 func (v *volume) crossCheck(used []quantity.Extent, r record, bitmap stream) error {
-	known := append(v.extents(&v.mft), v.extents(&bitmap)...)
-	known = append(known, quantity.Extent{Start: 0, Length: v.clusterSize})
-	for _, e := range known {
+	for _, e := range v.systemExtents(&bitmap) {
 		if !covers(used, e) {
 			return r.corrupt("$Bitmap calls bytes %d+%d of a system file free", int64(e.Start), int64(e.Length))
 		}
 	}
 	return nil
+}
+
+// systemExtents gives where the boot sector, $MFT and $Bitmap are.
+func (v *volume) systemExtents(bitmap *stream) []quantity.Extent {
+	known := append(v.extents(&v.mft), v.extents(bitmap)...)
+	return append(known, quantity.Extent{Start: 0, Length: v.clusterSize})
 }
 
 // extents gives where s is on the volume.

@@ -12,20 +12,9 @@ const hibernationHeader = 4096
 // examineHibernation looks at hiberfil.sys, in which Windows keeps the session
 // of fast start-up, too.
 func (v *volume) examineHibernation() (*filesystem.Doubt, error) {
-	root, err := v.readRecord(recordRoot)
-	if err != nil {
-		return nil, err
-	}
-	file, ok, err := v.lookup(root, "hiberfil.sys")
+	r, ok, err := v.fileInRoot("hiberfil.sys")
 	if err != nil || !ok {
 		return nil, err
-	}
-	r, err := v.readRecord(file.number())
-	if err != nil {
-		return nil, err
-	}
-	if r.SequenceNumber != file.sequence() {
-		return nil, r.corrupt("sequence number %d, the root directory says %d", r.SequenceNumber, file.sequence())
 	}
 	s, err := v.open(r, typeData, "")
 	if errors.Is(err, errNoAttribute) {
@@ -39,6 +28,26 @@ func (v *volume) examineHibernation() (*filesystem.Doubt, error) {
 		return nil, err
 	}
 	return judgeHibernation(head), nil
+}
+
+// fileInRoot gives the record of the file of that name in the root directory; ok is
+// false without one.
+func (v *volume) fileInRoot(name string) (r record, ok bool, err error) {
+	root, err := v.readRecord(recordRoot)
+	if err != nil {
+		return record{}, false, err
+	}
+	file, ok, err := v.lookup(root, name)
+	if err != nil || !ok {
+		return record{}, false, err
+	}
+	if r, err = v.readRecord(file.number()); err != nil {
+		return record{}, false, err
+	}
+	if r.SequenceNumber != file.sequence() {
+		return record{}, false, r.corrupt("sequence number %d, the root directory says %d", r.SequenceNumber, file.sequence())
+	}
+	return r, true, nil
 }
 
 // judgeHibernation examines the first bytes of hiberfil.sys.

@@ -48,22 +48,31 @@ type restart struct {
 // that are not in place yet. A log of 0xFF bytes was emptied: ntfs-3g, Linux and
 // mkntfs leave it so.
 func (v *volume) examineLog() (*filesystem.Doubt, error) {
-	r, err := v.readRecord(recordLogFile)
+	_, s, err := v.openLog()
 	if err != nil {
 		return nil, err
-	}
-	s, err := v.open(r, typeData, "")
-	if err != nil {
-		return nil, required(r, "$DATA", err)
-	}
-	if s.size < 2*minSystemPage {
-		return nil, r.corrupt("$LogFile of %d bytes", int64(s.size))
 	}
 	head := make([]byte, min(s.size, 2*maxSystemPage))
 	if err := v.readStream(&s, head, 0); err != nil {
 		return nil, err
 	}
 	return judgeLog(head), nil
+}
+
+// openLog gives $LogFile's record and its data: at least two pages of the smallest size.
+func (v *volume) openLog() (record, stream, error) {
+	r, err := v.readRecord(recordLogFile)
+	if err != nil {
+		return record{}, stream{}, err
+	}
+	s, err := v.open(r, typeData, "")
+	if err != nil {
+		return record{}, stream{}, required(r, "$DATA", err)
+	}
+	if s.size < 2*minSystemPage {
+		return record{}, stream{}, r.corrupt("$LogFile of %d bytes", int64(s.size))
+	}
+	return r, s, nil
 }
 
 // judgeLog examines the beginning of $LogFile, at least two pages of the

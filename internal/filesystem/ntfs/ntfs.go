@@ -15,13 +15,13 @@
 //	record 5 (root directory)       → hiberfil.sys, whose first bytes tell hibernation
 //	record 6 ($Bitmap)              → one bit per cluster
 //	record 8 ($BadClus)             → bad clusters, never worth reading
+//	page files, $LogFile            → allocated, but not content (discard.go)
 //
 // Everything after the last whole cluster counts as allocated: the backup boot
 // sector lives there, at one of two places.
 //
 // Not guaranteed: files are not examined; a $Bitmap that is wrong but consistent
-// with $MFT and itself is believed. The contents of pagefile.sys are allocated
-// like any other file.
+// with $MFT and itself is believed.
 //
 // The format: https://github.com/libyal/libfsntfs (documentation), and ntfs-3g's
 // layout.h and logfile.h.
@@ -82,7 +82,7 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 	if out.Doubt != nil {
 		return out, nil
 	}
-	if out.Allocated, err = v.allocation(); err != nil {
+	if out.Allocated, out.Discarded, err = v.allocation(); err != nil {
 		return filesystem.Volume{}, err
 	}
 	return out, nil

@@ -147,6 +147,11 @@ func TestCorrupt(t *testing.T) {
 			off, _ := v.streamPlace(t, recordBitmap)
 			b[int64(off)+v.mftCluster/8] = 0
 		}, "of a system file free"},
+		"bitmap calls $LogFile free": {func(b []byte) {
+			off, _ := v.streamPlace(t, recordBitmap)
+			log, _ := v.streamPlace(t, recordLogFile)
+			b[off+log/v.clusterSize/8] = 0
+		}, "of $LogFile free"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -243,6 +248,13 @@ func FuzzRead(f *testing.F) {
 		}
 		if err == nil && got.Doubt == nil && got.Allocated[len(got.Allocated)-1].End() > size {
 			t.Errorf("allocated %v lies outside the partition", got.Allocated)
+		}
+		for _, discard := range got.Discarded {
+			for _, e := range discard.Extents {
+				if !covers(got.Allocated, e) {
+					t.Errorf("%s discards %v, which is not allocated", discard.What, e)
+				}
+			}
 		}
 	})
 }

@@ -24,6 +24,7 @@ type stream struct {
 	size        quantity.Bytes
 	initialized quantity.Bytes // bytes from here to size read as zero
 	used        int64          // clusters in runs, holes not counted
+	flags       uint16         // attributeHeader.Flags
 }
 
 // mapped is the number of clusters that the runs cover.
@@ -103,14 +104,14 @@ func signed(b []byte) int64 {
 // begin starts s with the part of the attribute that holds VCN 0.
 func (v *volume) begin(s *stream, a attribute) error {
 	if a.NonResident == 0 {
-		*s = stream{resident: a.value, size: quantity.Bytes(len(a.value))}
+		*s = stream{resident: a.value, size: quantity.Bytes(len(a.value)), flags: a.Flags}
 		s.initialized = s.size
 		return nil
 	}
 	if a.DataSize > a.AllocatedSize || a.InitializedSize > a.DataSize || a.AllocatedSize > maxSize {
 		return fmt.Errorf("sizes %d, %d, %d", a.InitializedSize, a.DataSize, a.AllocatedSize)
 	}
-	*s = stream{size: quantity.Bytes(a.DataSize), initialized: quantity.Bytes(a.InitializedSize)}
+	*s = stream{size: quantity.Bytes(a.DataSize), initialized: quantity.Bytes(a.InitializedSize), flags: a.Flags}
 	return v.addRuns(s, a)
 }
 
