@@ -32,6 +32,29 @@ func Normalize(extents []Extent) []Extent {
 	return out
 }
 
+// Covers tells whether all of e lies in one of the normalized extents.
+func Covers(extents []Extent, e Extent) bool {
+	i := firstEndingAfter(extents, e.Start)
+	return i < len(extents) && extents[i].Start <= e.Start && e.End() <= extents[i].End()
+}
+
+// Overlaps tells whether e shares a byte with one of the normalized extents.
+func Overlaps(extents []Extent, e Extent) bool {
+	i := firstEndingAfter(extents, e.Start)
+	return i < len(extents) && extents[i].Start < e.End() && e.Length > 0
+}
+
+// firstEndingAfter is the index of the first extent that ends after the byte at.
+func firstEndingAfter(extents []Extent, at Bytes) int {
+	i, _ := slices.BinarySearchFunc(extents, at, func(e Extent, at Bytes) int {
+		if e.End() <= at {
+			return -1
+		}
+		return 1
+	})
+	return i
+}
+
 // Total is the sum of the lengths of normalized extents.
 func Total(extents []Extent) Bytes {
 	var sum Bytes

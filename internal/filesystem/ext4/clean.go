@@ -81,7 +81,7 @@ func (rd *reader) mmpDoubt() (*filesystem.Doubt, error) {
 	return nil, nil
 }
 
-// journalSuperblock is struct journal_superblock_s up to s_errno, big-endian
+// journalSuperblock is struct journal_superblock_s up to its features, big-endian
 // (Documentation/filesystems/ext4/journal.rst).
 type journalSuperblock struct {
 	Magic     uint32 `offset:"0x0"`
@@ -93,6 +93,8 @@ type journalSuperblock struct {
 	Sequence  uint32 `offset:"0x18"`
 	Start     uint32 `offset:"0x1c"`
 	Errno     int32  `offset:"0x20"`
+	_         uint32 `offset:"0x24"`
+	Incompat  uint32 `offset:"0x28"` // version 2 only
 }
 
 const (
@@ -112,6 +114,9 @@ func (rd *reader) journalDoubt() (*filesystem.Doubt, error) {
 		return nil, err
 	}
 	journal, err := rd.journal(inode.Block[:], inode.extents())
+	if err == nil {
+		rd.log = &log{inode, journal}
+	}
 	if errors.Is(err, errNoJournal) && rd.sb.JournalBackupType == 1 {
 		backup := rd.sb.JournalBlocks[:60]
 		journal, err = rd.journal(backup, binary.LittleEndian.Uint16(backup) == extentMagic)

@@ -10,6 +10,7 @@
 //	    bitmap never written -> the group's own metadata is in use
 //	    otherwise            -> verify the bitmap's checksum, its runs are in use
 //	    in any case          -> bitmaps and inode table are in use
+//	blocks of the clean journal -> in use, but not content (journal.go)
 //
 // Clean means what e2fsck and the kernel mean by it, and more: no journal to
 // replay (flag and journal superblock agree), no errors, no orphans, no other host
@@ -69,6 +70,9 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 	if v.Allocated, err = rd.allocated(); err != nil {
 		return filesystem.Volume{}, err
 	}
+	if v.Discarded, err = rd.discarded(v.Allocated); err != nil {
+		return filesystem.Volume{}, err
+	}
 	return v, nil
 }
 
@@ -77,6 +81,7 @@ type reader struct {
 	geometry
 	r      io.ReaderAt
 	fsType string
+	log    *log // set when the journal was found through its inode
 
 	descriptors []byte // the descriptor block last read ...
 	loaded      uint64 // ... and its number + 1

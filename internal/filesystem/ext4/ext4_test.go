@@ -2,6 +2,7 @@ package ext4
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"strings"
 	"testing"
@@ -18,8 +19,8 @@ func TestLayouts(t *testing.T) {
 	layouttest.Check[superblock](t, superblockSize)
 	layouttest.Check[descriptor](t, 32)
 	layouttest.Check[descriptorHi](t, 32)
-	layouttest.Check[inode](t, 100)
-	layouttest.Check[journalSuperblock](t, 0x24)
+	layouttest.Check[inode](t, 0x70)
+	layouttest.Check[journalSuperblock](t, 0x2c)
 }
 
 func TestHasSuper(t *testing.T) {
@@ -165,5 +166,67 @@ func FuzzRead(f *testing.F) {
 			}
 			end = e.End()
 		}
+		for _, d := range v.Discarded {
+			for _, e := range d.Extents {
+				if !quantity.Covers(v.Allocated, e) {
+					t.Fatalf("%s discards %+v, which is not allocated", d.What, e)
+				}
+			}
+		}
 	})
+}
+
+// FuzzJournal changes the journal's inode, its superblock and the blocks of its map.
+func FuzzJournal(f *testing.F) {
+	const size = 4 * quantity.MiB
+	var disks [][]byte
+	for i, args := range [][]string{{"-O", "extents"}, {"-O", "^extents,^64bit"}} {
+		disks = append(disks, small(f, append(args, "-J", "size=1")...))
+		rd := openDisk(f, disks[i])
+		var node []byte
+		if !rd.log.inode.extents() {
+			node = disks[i][rd.offset(uint64(binary.LittleEndian.Uint32(rd.log.inode.Block[48:]))):][:rd.blockSize]
+		}
+		f.Add(uint8(i), rd.log.inode.Block[:], node, rd.log.super.First, rd.log.super.MaxLen, rd.log.inode.Flags)
+	}
+	f.Fuzz(func(t *testing.T, disk uint8, list, node []byte, first, maxLen, flags uint32) {
+		b := bytes.Clone(disks[disk%2])
+		rd := openDisk(t, b)
+		copy(rd.log.inode.Block[:], list)
+		rd.log.super.First, rd.log.super.MaxLen, rd.log.inode.Flags = first, maxLen, flags
+		// Lists may name this block, itself too.
+		block := uint64(binary.LittleEndian.Uint32(rd.log.inode.Block[48:]))
+		if block < rd.blocks {
+			copy(b[rd.offset(block):][:rd.blockSize], node)
+		}
+		got, err := rd.logExtents(rd.log)
+		if err != nil && !errors.Is(err, errOddJournal) {
+			t.Fatalf("logExtents = %v", err)
+		}
+		if total := quantity.Total(got); err == nil && total != rd.offset(uint64(maxLen-first)) {
+			t.Errorf("%d bytes for blocks %d to %d", total, first, maxLen)
+		}
+		for _, e := range got {
+			if e.Start < 0 || e.End() > size {
+				t.Errorf("extent %v lies outside", e)
+			}
+		}
+	})
+}
+
+// openDisk gives a reader that has found its journal.
+func openDisk(t testing.TB, disk []byte) *reader {
+	t.Helper()
+	sb, problem, err := parseSuperblock(disk[superblockOffset:][:superblockSize])
+	if err != nil || problem != "" {
+		t.Fatal(problem, err)
+	}
+	rd := &reader{r: bytes.NewReader(disk), fsType: sb.fsType()}
+	if rd.geometry, problem = newGeometry(&sb, quantity.Bytes(len(disk))); problem != "" {
+		t.Fatal(problem)
+	}
+	if doubt, err := rd.journalDoubt(); doubt != nil || err != nil || rd.log == nil {
+		t.Fatalf("journal: %+v, %v", doubt, err)
+	}
+	return rd
 }

@@ -9,16 +9,27 @@ import (
 
 // inode is the beginning of struct ext4_inode.
 type inode struct {
-	Mode  uint16   `offset:"0x0"`
-	_     [30]byte `offset:"0x2"`
-	Flags uint32   `offset:"0x20"`
-	_     uint32   `offset:"0x24"`
-	Block [60]byte `offset:"0x28"`
+	Mode   uint16   `offset:"0x0"`
+	_      uint16   `offset:"0x2"`
+	SizeLo uint32   `offset:"0x4"`
+	_      [24]byte `offset:"0x8"`
+	Flags  uint32   `offset:"0x20"`
+	_      uint32   `offset:"0x24"`
+	Block  [60]byte `offset:"0x28"`
+	_      uint64   `offset:"0x64"`
+	SizeHi uint32   `offset:"0x6c"`
 }
 
-const flagExtents = 0x80000
+const (
+	flagExtents = 0x80000
+
+	modeType    = 0xf000
+	modeRegular = 0x8000
+)
 
 func (i inode) extents() bool { return i.Flags&flagExtents != 0 }
+
+func (i inode) size() uint64 { return uint64(i.SizeHi)<<32 | uint64(i.SizeLo) }
 
 func (rd *reader) journalInode() (inode, error) {
 	var out inode

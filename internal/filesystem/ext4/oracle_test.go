@@ -31,30 +31,35 @@ func TestOracle(t *testing.T) {
 		size quantity.Bytes
 		args string
 		typ  string
+
+		dirtyAgain bool
 	}{
-		{"default 4k", size, "-b4096", "ext4"},
-		{"1k", size, "-b1024", "ext4"},
-		{"2k", size, "-b2048", "ext4"},
-		{"no 64bit", size, "-O ^64bit", "ext4"},
-		{"uninit_bg", size, "-b1024 -O ^metadata_csum,uninit_bg", "ext4"},
-		{"uninit_bg no 64bit", size, "-b1024 -O ^metadata_csum,uninit_bg,^64bit", "ext4"},
-		{"no checksums", size, "-b1024 -O ^metadata_csum,^uninit_bg", "ext4"},
-		{"meta_bg 1k", size, "-b1024 -O meta_bg,^resize_inode", "ext4"},
-		{"meta_bg 4k", size, "-b4096 -O meta_bg,^resize_inode", "ext4"},
-		{"meta_bg 4k small groups", 270 * quantity.MiB, "-b4096 -g 1024 -O meta_bg,^resize_inode", "ext4"},
-		{"bigalloc 1k/16k", size, "-b1024 -C16384 -O bigalloc", "ext4"},
-		{"bigalloc 4k/64k", size, "-b4096 -C65536 -O bigalloc", "ext4"},
-		{"sparse_super2", size, "-b1024 -O sparse_super2,^resize_inode", "ext4"},
-		{"no sparse_super", size, "-b1024 -O ^sparse_super,^resize_inode", "ext4"},
-		{"no flex_bg", size, "-b1024 -O ^flex_bg", "ext4"},
-		{"no resize_inode", size, "-b1024 -O ^resize_inode", "ext4"},
-		{"seed and orphan file", size, "-O metadata_csum_seed,orphan_file", "ext4"},
-		{"mmp", size, "-O mmp -E mmp_update_interval=1", "ext4"},
-		{"no journal", size, "-O ^has_journal", "ext4"},
-		{"ext3", size, "-b1024", "ext3"},
-		{"ext2", size, "-b1024", "ext2"},
-		{"revision 0", size, "-b1024 -r0", "ext2"},
-		{"short last group", size + 5*quantity.MiB + 3*quantity.KiB, "-b1024", "ext4"},
+		{"default 4k", size, "-b4096", "ext4", true},
+		{"1k", size, "-b1024", "ext4", true},
+		{"2k", size, "-b2048", "ext4", false},
+		{"no 64bit", size, "-O ^64bit", "ext4", false},
+		{"uninit_bg", size, "-b1024 -O ^metadata_csum,uninit_bg", "ext4", false},
+		{"uninit_bg no 64bit", size, "-b1024 -O ^metadata_csum,uninit_bg,^64bit", "ext4", false},
+		{"no checksums", size, "-b1024 -O ^metadata_csum,^uninit_bg", "ext4", false},
+		{"meta_bg 1k", size, "-b1024 -O meta_bg,^resize_inode", "ext4", false},
+		{"meta_bg 4k", size, "-b4096 -O meta_bg,^resize_inode", "ext4", false},
+		{"meta_bg 4k small groups", 270 * quantity.MiB, "-b4096 -g 1024 -O meta_bg,^resize_inode", "ext4", false},
+		{"bigalloc 1k/16k", size, "-b1024 -C16384 -O bigalloc", "ext4", false},
+		{"bigalloc 4k/64k", size, "-b4096 -C65536 -O bigalloc", "ext4", true},
+		{"sparse_super2", size, "-b1024 -O sparse_super2,^resize_inode", "ext4", false},
+		{"no sparse_super", size, "-b1024 -O ^sparse_super,^resize_inode", "ext4", false},
+		{"no flex_bg", size, "-b1024 -O ^flex_bg", "ext4", false},
+		{"no resize_inode", size, "-b1024 -O ^resize_inode", "ext4", false},
+		{"seed and orphan file", size, "-O metadata_csum_seed,orphan_file", "ext4", false},
+		{"mmp", size, "-O mmp -E mmp_update_interval=1", "ext4", false},
+		{"no journal", size, "-O ^has_journal", "ext4", false},
+		{"fast commit", size, "-O fast_commit -J size=8,fast_commit_size=256", "ext4", true},
+		{"ext3", size, "-b1024", "ext3", true},
+		{"ext3 4k", size, "-b4096", "ext3", false},
+		{"ext3 large journal", size, "-b1024 -J size=16", "ext3", false},
+		{"ext2", size, "-b1024", "ext2", false},
+		{"revision 0", size, "-b1024 -r0", "ext2", false},
+		{"short last group", size + 5*quantity.MiB + 3*quantity.KiB, "-b1024", "ext4", false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			path := disktest.Image(t, tc.size)
@@ -71,12 +76,17 @@ func TestOracle(t *testing.T) {
 			checkIdentity(t, path, v)
 			checkFree(t, path, v)
 			scribble(t, path, tc.size, v.Allocated)
+			checkJournal(t, path, v)
 			disktest.Run(t, "", "e2fsck", "-fn", path)
 			mnt = mount(t, path)
 			if diff := cmp.Diff(want, hashes(t, mnt)); diff != "" {
 				t.Errorf("files changed (-before +after):\n%s", diff)
 			}
-			unmount(t, mnt)
+			if tc.dirtyAgain {
+				dirtyAgain(t, path, mnt)
+			} else {
+				unmount(t, mnt)
+			}
 		})
 	}
 }
@@ -185,6 +195,15 @@ var (
 	freeLine      = regexp.MustCompile(`(?m)^  Free blocks: ([0-9, -]+)$`)
 )
 
+func blockSize(t *testing.T, path string) quantity.Bytes {
+	t.Helper()
+	n, err := strconv.Atoi(blockSizeLine.FindStringSubmatch(disktest.Run(t, "", "dumpe2fs", "-h", path))[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return quantity.Bytes(n)
+}
+
 // checkFree compares the map with the free blocks that dumpe2fs lists.
 func checkFree(t *testing.T, path string, v filesystem.Volume) {
 	t.Helper()
@@ -196,7 +215,7 @@ func checkFree(t *testing.T, path string, v filesystem.Volume) {
 		}
 		return quantity.Bytes(n)
 	}
-	bs := number(blockSizeLine.FindStringSubmatch(dump)[1])
+	bs := blockSize(t, path)
 	var free []quantity.Extent
 	for _, line := range freeLine.FindAllStringSubmatch(dump, -1) {
 		for _, run := range strings.Split(line[1], ", ") {
@@ -218,6 +237,122 @@ func checkFree(t *testing.T, path string, v filesystem.Volume) {
 	}
 	if got, want := quantity.Total(v.Allocated)+quantity.Total(quantity.Normalize(free)), blocks*bs; got != want {
 		t.Errorf("allocated and free overlap: %d bytes together, want %d", got, want)
+	}
+}
+
+// checkJournal empties the journal's discarded blocks, which must be all but the first of
+// the journal that debugfs sees.
+func checkJournal(t *testing.T, path string, v filesystem.Volume) {
+	t.Helper()
+	var discarded quantity.Bytes
+	for _, d := range v.Discarded {
+		if d.What != "journal" || d.Fill != 0 {
+			t.Errorf("discards %+v", d)
+		}
+		discarded += quantity.Total(d.Extents)
+	}
+	if noJournal(t, path) {
+		if discarded != 0 {
+			t.Errorf("%d bytes of a journal discarded, there is none", discarded)
+		}
+		return
+	}
+	before := dumpJournal(t, path)
+	bs := blockSize(t, path)
+	if want := quantity.Bytes(len(before)) - bs; discarded != want {
+		t.Fatalf("%d bytes of the journal discarded, want %d", discarded, want)
+	}
+	f := disktest.Open(t, path)
+	for _, d := range v.Discarded {
+		for _, e := range d.Extents {
+			if _, err := f.WriteAt(make([]byte, e.Length), int64(e.Start)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	after := dumpJournal(t, path)
+	if !bytes.Equal(before[:bs], after[:bs]) || bytes.Equal(before[bs:], after[bs:]) || !bytes.Equal(after[bs:], make([]byte, discarded)) {
+		t.Error("what was discarded is not the journal without its superblock")
+	}
+}
+
+// dumpJournal gives the content of the journal's file.
+func dumpJournal(t *testing.T, path string) []byte {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "journal")
+	disktest.Run(t, "", "debugfs", "-R", "dump <8> "+out, path)
+	b, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// dirtyAgain writes to the mounted file system and freezes a copy of its disk: the
+// journal must work as ever.
+func dirtyAgain(t *testing.T, path, mnt string) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(mnt, "synced"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString("after the journal was emptied"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	frozen := filepath.Join(t.TempDir(), "frozen.img")
+	disktest.Run(t, "", "cp", "--sparse=always", path, frozen)
+	unmount(t, mnt)
+	disktest.Run(t, "", "e2fsck", "-fn", path)
+	disktest.Try("", "e2fsck", "-fp", frozen) // exits with 1 after a replay
+	disktest.Run(t, "", "e2fsck", "-fn", frozen)
+	if got := disktest.Run(t, "", "debugfs", "-R", "cat /synced", frozen); got != "after the journal was emptied" {
+		t.Errorf("after a crash the synced file holds %q", got)
+	}
+}
+
+func noJournal(t *testing.T, path string) bool {
+	t.Helper()
+	return !strings.Contains(disktest.Run(t, "", "dumpe2fs", "-h", path), "has_journal")
+}
+
+// TestFragmentedJournal adds a journal to a file system whose free blocks lie apart.
+func TestFragmentedJournal(t *testing.T) {
+	for _, fsType := range []string{"ext4", "ext3"} {
+		t.Run(fsType, func(t *testing.T) {
+			path := disktest.Image(t, 24*quantity.MiB)
+			disktest.Run(t, "", "mke2fs", "-q", "-t", fsType, "-b1024", "-O", "^has_journal", "-N", "8192", path)
+			mnt := mount(t, path)
+			var names []string
+			for i := range 5000 {
+				name := filepath.Join(mnt, fmt.Sprint(i))
+				if err := os.WriteFile(name, make([]byte, 4096), 0o644); err != nil {
+					break // full
+				}
+				names = append(names, name)
+			}
+			for i := 0; i < len(names); i += 2 {
+				if err := os.Remove(names[i]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			unmount(t, mnt)
+			disktest.Run(t, "", "tune2fs", "-J", "size=4", path)
+			mnt = mount(t, path)
+			if err := os.Remove(filepath.Join(mnt, "1")); err != nil { // leaves a content in the journal
+				t.Fatal(err)
+			}
+			unmount(t, mnt)
+			v := readFile(t, path)
+			if len(v.Discarded) != 1 || len(v.Discarded[0].Extents) < 100 {
+				t.Fatalf("the journal was to have many pieces: %+v", v.Discarded)
+			}
+			checkJournal(t, path, v)
+			disktest.Run(t, "", "e2fsck", "-fn", path)
+		})
 	}
 }
 

@@ -3,7 +3,6 @@ package ntfs
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"clonecast/internal/filesystem"
 	"clonecast/internal/quantity"
@@ -81,7 +80,7 @@ func (v *volume) scanBitmap(s *stream, need quantity.Bytes) ([]quantity.Extent, 
 // crossCheck finds a $Bitmap that calls free what is known to be in use.
 func (v *volume) crossCheck(used []quantity.Extent, r record, bitmap stream) error {
 	for _, e := range v.systemExtents(&bitmap) {
-		if !covers(used, e) {
+		if !quantity.Covers(used, e) {
 			return r.corrupt("$Bitmap calls bytes %d+%d of a system file free", int64(e.Start), int64(e.Length))
 		}
 	}
@@ -103,17 +102,6 @@ func (v *volume) extents(s *stream) []quantity.Extent {
 		}
 	}
 	return out
-}
-
-// covers tells whether e lies inside one of the normalized extents.
-func covers(extents []quantity.Extent, e quantity.Extent) bool {
-	i, found := slices.BinarySearchFunc(extents, e.Start, func(x quantity.Extent, start quantity.Bytes) int {
-		return int(max(-1, min(1, x.Start-start)))
-	})
-	if !found {
-		i--
-	}
-	return i >= 0 && extents[i].End() >= e.End()
 }
 
 // badClusters gives the clusters that the stream $Bad of $BadClus holds. They

@@ -3,7 +3,6 @@ package ntfs
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"clonecast/internal/filesystem"
 	"clonecast/internal/quantity"
@@ -28,10 +27,10 @@ func (v *volume) discards(used, system []quantity.Extent) ([]filesystem.Discard,
 	add := func(what string, value byte, r record, s *stream) error {
 		extents := quantity.Normalize(v.extents(s))
 		for _, e := range extents {
-			if !covers(used, e) {
+			if !quantity.Covers(used, e) {
 				return r.corrupt("$Bitmap calls bytes %d+%d of %s free", int64(e.Start), int64(e.Length), what)
 			}
-			if overlaps(taken, e) {
+			if quantity.Overlaps(taken, e) {
 				return r.corrupt("%s shares bytes %d+%d with another system file", what, int64(e.Start), int64(e.Length))
 			}
 		}
@@ -68,15 +67,4 @@ func (v *volume) discards(used, system []quantity.Extent) ([]filesystem.Discard,
 		}
 	}
 	return out, nil
-}
-
-// overlaps tells whether e shares a byte with one of the normalized extents.
-func overlaps(extents []quantity.Extent, e quantity.Extent) bool {
-	i, _ := slices.BinarySearchFunc(extents, e.Start, func(x quantity.Extent, start quantity.Bytes) int {
-		if x.End() <= start {
-			return -1
-		}
-		return 1
-	})
-	return i < len(extents) && extents[i].Start < e.End()
 }

@@ -251,7 +251,7 @@ func FuzzRead(f *testing.F) {
 		}
 		for _, discard := range got.Discarded {
 			for _, e := range discard.Extents {
-				if !covers(got.Allocated, e) {
+				if !quantity.Covers(got.Allocated, e) {
 					t.Errorf("%s discards %v, which is not allocated", discard.What, e)
 				}
 			}
