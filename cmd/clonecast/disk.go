@@ -261,7 +261,7 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 	defer session.Close()
 	result, err := clone.Capture(ctx, dev, layout, session, clone.CaptureOptions{
 		Image: name, Comment: opts.comment, Origin: path, Creator: "clonecast disk capture", Engine: engine(),
-		Force: opts.force, Level: zstd.SpeedFastest, Progress: bytesProgress(rep),
+		Force: opts.force, Level: zstd.SpeedDefault, Progress: bytesProgress(rep),
 	})
 	if err != nil {
 		return diskError(err)

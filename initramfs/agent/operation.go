@@ -123,7 +123,7 @@ func (a *Agent) capture(ctx context.Context, op *protocol.Operation, track *trac
 		a.say("note: %s", n)
 	}
 	result, err := clone.Capture(ctx, disk, layout, transfer{a.client}, clone.CaptureOptions{
-		Image: op.Image, Comment: op.Comment, Engine: a.config.Build, Force: op.Force, Level: zstd.SpeedFastest, Progress: track.progress,
+		Image: op.Image, Comment: op.Comment, Engine: a.config.Build, Force: op.Force, Level: zstd.SpeedDefault, Progress: track.progress,
 	})
 	if err != nil {
 		return report{notes: notes}, fmt.Errorf("capture of %s: %w", diskText(facts), err)

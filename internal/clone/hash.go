@@ -3,7 +3,6 @@ package clone
 import (
 	"context"
 	"io"
-	"runtime"
 	"sync"
 
 	"clonecast/internal/chunk"
@@ -12,6 +11,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
+// batchPieces is how many chunks are read with one call and then hashed.
+const batchPieces = 4
+
 // hashPieces reads the pieces that want accepts (all when nil), side by side, and
 // calls report, one call at a time, with whether the disk holds the chunk.
 func hashPieces(ctx context.Context, r io.ReaderAt, contents []*image.Content, want func(piece) bool, report func(p piece, same bool)) error {
@@ -19,7 +21,7 @@ func hashPieces(ctx context.Context, r io.ReaderAt, contents []*image.Content, w
 	work := make(chan []piece)
 	g.Go(func() error {
 		defer close(work)
-		for group := range batches(contents) {
+		for group := range batches(contents, batchPieces) {
 			if want != nil {
 				group = wanted(group, want)
 			}
@@ -36,7 +38,7 @@ func hashPieces(ctx context.Context, r io.ReaderAt, contents []*image.Content, w
 		return nil
 	})
 	var mu sync.Mutex
-	for range runtime.GOMAXPROCS(0) + 1 {
+	for range workers() + 1 {
 		g.Go(func() error {
 			buf := alignedBuffer(batchPieces * int(chunk.Size))
 			for group := range work {

@@ -45,16 +45,13 @@ func pieces(region int, c *image.Content) iter.Seq[piece] {
 	}
 }
 
-// batchPieces is how many chunks are read together and compressed into one frame.
-const batchPieces = 4
-
-// batches groups the pieces of contents: up to batchPieces neighbours of one content.
-func batches(contents []*image.Content) iter.Seq[[]piece] {
+// batches groups the pieces of contents: up to limit neighbours of one content.
+func batches(contents []*image.Content, limit int) iter.Seq[[]piece] {
 	return func(yield func([]piece) bool) {
 		for i, c := range contents {
 			var group []piece
 			for p := range pieces(i, c) {
-				if len(group) == batchPieces || len(group) > 0 && p.start != group[len(group)-1].start+chunk.Size {
+				if len(group) == limit || len(group) > 0 && p.start != group[len(group)-1].start+chunk.Size {
 					if !yield(group) {
 						return
 					}

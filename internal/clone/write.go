@@ -75,7 +75,7 @@ func (d *deploy) write(ctx context.Context) error {
 				return err
 			}
 			defer decoder.Close()
-			w := &writer{deploy: d, decoder: decoder, counter: counter, plain: alignedBuffer(batchPieces * int(chunk.Size))}
+			w := &writer{deploy: d, decoder: decoder, counter: counter, plain: alignedBuffer(framePieces * int(chunk.Size))}
 			for group := range work {
 				if err := w.group(ctx, group); err != nil {
 					return err

@@ -1,0 +1,286 @@
+package clone
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+
+	"clonecast/internal/chunk"
+	"clonecast/internal/image"
+	"clonecast/internal/quantity"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// storing is one pass of a capture over the disk. Batches go through four stages that
+// run side by side, each keeping the disk's order:
+//
+//	read     the bytes of neighbouring chunks; hash them; ask which the store lacks
+//	collect  the lacking ones into frames, the rest is dropped
+//	encode   the frames
+//	store    them
+//
+// Every stage works in the buffer that the first one filled, and there is a fixed number
+// of them: that bounds the memory.
+type storing struct {
+	disk     io.ReaderAt
+	contents []*image.Content
+	sink     Sink
+	opts     CaptureOptions
+	result   *CaptureResult
+	free     chan *batch
+}
+
+// framePieces is how many chunks are read together and compressed into one frame: the
+// more, the better they compress.
+const framePieces = chunk.MaxFrameChunks
+
+// maxWorkers bounds the memory on machines with many cores: a batch costs at most 8 MiB,
+// an encoder 7 MiB.
+const maxWorkers = 8
+
+func workers() int { return min(runtime.GOMAXPROCS(0), maxWorkers) }
+
+// batch is the buffer of up to framePieces chunks on its way through the stages.
+type batch struct {
+	group   []piece
+	buf     []byte // plain bytes of the group, then of the entries; its capacity is fixed
+	ids     []chunk.ID
+	missing []bool
+	read    int
+	entries []chunk.Entry
+	frame   []byte
+	ready   chan struct{}
+}
+
+// storeContents reads, hashes, compresses and stores all contents, and fills in their
+// chunk ids.
+func storeContents(ctx context.Context, disk io.ReaderAt, contents []*image.Content, sink Sink, opts CaptureOptions, result *CaptureResult) error {
+	s := &storing{disk: disk, contents: contents, sink: sink, opts: opts, result: result, free: make(chan *batch, 2*workers()+2)}
+	result.Allocated = 0
+	for _, c := range contents {
+		c.Chunks = make([]chunk.ID, image.ChunkCount(c.Extents))
+		result.Allocated += c.Allocated()
+	}
+	for range cap(s.free) {
+		s.free <- &batch{}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	groups, frames := make(chan *batch), make(chan *batch)
+	g.Go(func() error { return s.split(ctx, groups) })
+	read := inOrder(ctx, g, groups, func() (func(*batch) error, error) {
+		return func(b *batch) error { return b.prepare(ctx, disk, sink) }, nil
+	})
+	g.Go(func() error { return s.collect(ctx, read, frames) })
+	encoded := inOrder(ctx, g, frames, func() (func(*batch) error, error) {
+		enc, err := chunk.NewEncoder(opts.Level)
+		return func(b *batch) error {
+			b.frame = enc.AppendFrame(b.frame[:0], b.entries, b.buf)
+			return nil
+		}, err
+	})
+	g.Go(func() error { return s.store(ctx, encoded) })
+	return g.Wait()
+}
+
+// inOrder lets workers do what newWorker gives to the batches that come in, side by side,
+// and hands them on in the order in which they came.
+func inOrder(ctx context.Context, g *errgroup.Group, in <-chan *batch, newWorker func() (func(*batch) error, error)) <-chan *batch {
+	work, order, out := make(chan *batch), make(chan *batch, 2*workers()+2), make(chan *batch)
+	g.Go(func() error {
+		defer close(work)
+		defer close(order)
+		for b := range in {
+			b.ready = make(chan struct{})
+			order <- b // has room for all batches that there are
+			if err := send(ctx, work, b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for range workers() {
+		g.Go(func() error {
+			do, err := newWorker()
+			if err != nil {
+				return err
+			}
+			for b := range work {
+				if err := do(b); err != nil {
+					return err
+				}
+				close(b.ready)
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		defer close(out)
+		for b := range order {
+			select {
+			case <-b.ready:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			if err := send(ctx, out, b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return out
+}
+
+func send[T any](ctx context.Context, to chan<- T, v T) error {
+	select {
+	case to <- v:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// split cuts the contents into groups of pieces, each with a free batch.
+func (s *storing) split(ctx context.Context, groups chan<- *batch) error {
+	defer close(groups)
+	for group := range batches(s.contents, framePieces) {
+		select {
+		case b := <-s.free:
+			b.group = group
+			if err := send(ctx, groups, b); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// prepare reads and hashes the batch and asks what the store lacks of it.
+func (b *batch) prepare(ctx context.Context, disk io.ReaderAt, sink Sink) error {
+	if b.buf == nil { // only as many as the disk has work for
+		b.buf = alignedBuffer(framePieces * int(chunk.Size))
+	}
+	b.buf = b.buf[:cap(b.buf)]
+	var err error
+	if b.read, err = readBatch(disk, b.group, b.buf); err != nil {
+		return err
+	}
+	b.ids = b.ids[:0]
+	for i := range b.group {
+		b.ids = append(b.ids, chunk.Sum(plain(b.group, i, b.buf)))
+	}
+	if b.missing, err = sink.Missing(ctx, b.ids); err != nil {
+		return fmt.Errorf("ask for missing chunks: %w", err)
+	}
+	if len(b.missing) != len(b.ids) {
+		return fmt.Errorf("ask for missing chunks: %d answers for %d chunks", len(b.missing), len(b.ids))
+	}
+	return nil
+}
+
+// collect fills frames with the chunks that the store lacks. A batch that lacks all of
+// its chunks becomes a frame as it is.
+func (s *storing) collect(ctx context.Context, read <-chan *batch, frames chan<- *batch) error {
+	defer close(frames)
+	var seen seenChunks
+	var frame *batch // being filled: neither empty nor full
+	var done quantity.Bytes
+	for b := range read {
+		for i, p := range b.group {
+			s.contents[p.region].Chunks[p.number] = b.ids[i]
+			done += quantity.Total(p.extents)
+		}
+		s.result.Read += quantity.Bytes(b.read)
+		if s.opts.Progress != nil {
+			s.opts.Progress(PhaseRead, done, s.result.Allocated)
+		}
+		b.keepMissing(&seen)
+		if frame != nil {
+			frame.take(b)
+			if frame.full() {
+				if err := send(ctx, frames, frame); err != nil {
+					return err
+				}
+				frame = nil
+			}
+		}
+		switch {
+		case len(b.entries) == 0:
+			s.free <- b
+		case b.full():
+			if err := send(ctx, frames, b); err != nil {
+				return err
+			}
+		default: // no other frame is being filled, or it would have taken these chunks
+			frame = b
+		}
+	}
+	if frame != nil {
+		return send(ctx, frames, frame)
+	}
+	return nil
+}
+
+// keepMissing makes the entries of the chunks to send, and moves their bytes together at
+// the start of the buffer.
+func (b *batch) keepMissing(seen *seenChunks) {
+	b.entries = b.entries[:0]
+	at := 0
+	for i, id := range b.ids {
+		if b.missing[i] && seen.first(id) {
+			b.entries = append(b.entries, chunk.Entry{ID: id, Length: b.group[i].length})
+			at += copy(b.buf[at:], plain(b.group, i, b.buf))
+		}
+	}
+	b.buf = b.buf[:at]
+}
+
+func (b *batch) full() bool { return len(b.entries) == framePieces }
+
+// take moves as many chunks of other as there is room for to the end of b.
+func (b *batch) take(other *batch) {
+	n := min(framePieces-len(b.entries), len(other.entries))
+	length := 0
+	for _, e := range other.entries[:n] {
+		length += e.Length
+	}
+	b.entries = append(b.entries, other.entries[:n]...)
+	b.buf = append(b.buf, other.buf[:length]...)
+	other.entries = slices.Delete(other.entries, 0, n)
+	other.buf = slices.Delete(other.buf, 0, length)
+}
+
+// store puts the frames into the store.
+func (s *storing) store(ctx context.Context, frames <-chan *batch) error {
+	for b := range frames {
+		stored, err := s.sink.PutFrame(ctx, b.frame)
+		if err != nil {
+			return fmt.Errorf("store chunks: %w", err)
+		}
+		s.result.Stored += quantity.Bytes(stored)
+		s.free <- b
+	}
+	return nil
+}
+
+// seenChunks remembers the chunks that this pass already sends, so that equal ones on
+// their way together go once. It forgets everything when it grows too large: a chunk
+// sent twice costs time, never correctness.
+type seenChunks map[chunk.ID]struct{}
+
+const maxSeen = 1 << 18
+
+func (s *seenChunks) first(id chunk.ID) bool {
+	if _, ok := (*s)[id]; ok {
+		return false
+	}
+	if *s == nil || len(*s) >= maxSeen {
+		*s = make(seenChunks)
+	}
+	(*s)[id] = struct{}{}
+	return true
+}
