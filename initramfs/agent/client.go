@@ -251,6 +251,7 @@ func temporary(err error) bool {
 	var dns *net.DNSError
 	var timeout interface{ Timeout() bool }
 	return errors.As(err, &op) && !isAlert(op) || errors.As(err, &dns) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, net.ErrClosed) || // the server hung up while a body was on its way
 		errors.As(err, &timeout) && timeout.Timeout() || strings.Contains(err.Error(), "server closed idle connection") ||
 		strings.Contains(err.Error(), "connection broken")
 }
