@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"clonecast/internal/quantity"
 )
@@ -29,10 +30,21 @@ func Mount(t testing.TB, dev, command string) string {
 	return dir
 }
 
-// Unmount unmounts what Mount mounted.
+// Unmount unmounts what Mount mounted. It is patient: a command that another test starts
+// at this moment holds this process's open files until its exec.
 func Unmount(t testing.TB, dir string) {
 	t.Helper()
-	Run(t, "", "umount", dir)
+	_, err := Try("", "umount", dir)
+	for range 50 {
+		if err == nil || !strings.Contains(err.Error(), "busy") {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+		_, err = Try("", "umount", dir)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Command runs the words of a command; replace holds words that stand for others.
