@@ -60,6 +60,28 @@ type Doubt struct {
 	Refuse bool   // capture must be refused unless forced (hibernated systems)
 }
 
+// Growth is what makes a volume fill a partition that has become larger.
+type Growth struct {
+	From, To quantity.Bytes // sizes of the volume; equal when there is nothing to do
+
+	// Steps are the writes, from the partition's start. The writes of one step may reach
+	// the disk in any order; a flush must follow each step.
+	Steps [][]Write
+}
+
+// Write is a run of bytes to be written.
+type Write struct {
+	Offset quantity.Bytes
+	Data   []byte // shared between writes; not to be changed
+}
+
+// CannotGrowError says why a volume must stay as large as it is.
+type CannotGrowError struct {
+	Reason string
+}
+
+func (e *CannotGrowError) Error() string { return e.Reason }
+
 // ErrNotFound reports that the format's magic is absent.
 var ErrNotFound = errors.New("no such file system")
 

@@ -63,7 +63,8 @@ var errNoAttribute = errors.New("no such attribute")
 // attribute is one attribute, or the part of it that one record holds.
 type attribute struct {
 	attributeHeader
-	name string
+	name   string
+	offset int // in its record
 
 	value []byte // resident
 
@@ -86,6 +87,7 @@ func (r record) attributes() ([]attribute, error) {
 		if err != nil {
 			return nil, err
 		}
+		a.offset = off
 		list = append(list, a)
 		off += int(a.Length)
 	}

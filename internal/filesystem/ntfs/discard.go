@@ -13,8 +13,8 @@ import (
 // would be resumed is never read by its map (see examine).
 func memoryFiles() []string { return []string{"pagefile.sys", "swapfile.sys", "hiberfil.sys"} }
 
-// emptyLog fills a $LogFile that holds nothing.
-const emptyLog = 0xFF
+// logFill fills a $LogFile that holds nothing.
+const logFill = 0xFF
 
 // discards lists what is in use, by used, but not content. The volume is clean.
 //
@@ -44,7 +44,7 @@ func (v *volume) discards(used, system []quantity.Extent) ([]filesystem.Discard,
 	if err != nil {
 		return nil, fmt.Errorf("read $LogFile: %w", err)
 	}
-	if err := add("$LogFile", emptyLog, r, &s); err != nil {
+	if err := add("$LogFile", logFill, r, &s); err != nil {
 		return nil, err
 	}
 	for _, name := range memoryFiles() {

@@ -142,7 +142,7 @@ func parseRestart(b []byte) (r restart, pageSize int, ok bool) {
 
 func emptied(b []byte) bool {
 	for _, c := range b {
-		if c != 0xFF {
+		if c != logFill {
 			return false
 		}
 	}

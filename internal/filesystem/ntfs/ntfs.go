@@ -41,6 +41,7 @@ const format = "ntfs"
 // Numbers of the records with fixed meaning.
 const (
 	recordMFT      = 0
+	recordMirror   = 1
 	recordLogFile  = 2
 	recordVolume   = 3
 	recordRoot     = 5

@@ -36,6 +36,7 @@ type record struct {
 	recordHeader
 	number uint64
 	data   []byte // the first Used bytes
+	whole  []byte // data and the unused rest
 }
 
 func (r record) name() string { return fmt.Sprintf("MFT record %d", r.number) }
@@ -69,7 +70,7 @@ func parseRecord(b []byte, number uint64) (record, error) {
 	if uint64(r.Used) > uint64(len(b)) || uint32(r.FirstAttribute) > r.Used {
 		return record{}, corrupt(r.name(), off, "%d bytes used, attributes at %d", r.Used, r.FirstAttribute)
 	}
-	r.data = b[:r.Used]
+	r.data, r.whole = b[:r.Used], b
 	return r, nil
 }
 
@@ -89,6 +90,21 @@ func undoFixups(b []byte, offset, count int) string {
 		copy(last, b[offset+2*i:offset+2*i+2])
 	}
 	return ""
+}
+
+// redoFixups is the reverse of undoFixups: b, whose fixups were undone, gets a new
+// number, as before every write of a record.
+func redoFixups(b []byte, offset, count int) {
+	number := binary.LittleEndian.Uint16(b[offset:]) + 1
+	if number == 0 || number == 0xFFFF {
+		number = 1
+	}
+	binary.LittleEndian.PutUint16(b[offset:], number)
+	for i := 1; i < count; i++ {
+		last := b[i*stride-2 : i*stride]
+		copy(b[offset+2*i:], last)
+		binary.LittleEndian.PutUint16(last, number)
+	}
 }
 
 // decodeName decodes UTF-16LE.

@@ -256,6 +256,18 @@ func FuzzRead(f *testing.F) {
 				}
 			}
 		}
+		const room = 2 * size
+		growth, err := Grow(d, room)
+		for _, step := range growth.Steps {
+			for _, w := range step {
+				if w.Offset < 0 || w.Offset > room-quantity.Bytes(len(w.Data)) {
+					t.Errorf("Grow writes %d bytes at %d of %d", len(w.Data), w.Offset, room)
+				}
+			}
+		}
+		if err != nil && growth.Steps != nil {
+			t.Errorf("Grow gives steps and %v", err)
+		}
 	})
 }
 
