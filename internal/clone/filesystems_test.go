@@ -33,6 +33,7 @@ func recipes() map[string]recipe {
 	out := map[string]recipe{}
 	maps.Copy(out, extRecipes())
 	maps.Copy(out, windowsRecipes())
+	maps.Copy(out, xfsRecipes())
 	return out
 }
 
@@ -92,6 +93,20 @@ func windowsRecipes() map[string]recipe {
 	fat("fat32", 300*quantity.MiB, 150, "fat", "-F 32")
 	fat("fat32 small", 40*quantity.MiB, 150, "fat", "-F 32 -s 1")
 	fat("fat32 4 KiB sectors", 290*quantity.MiB, 150, "fat", "-F 32 -S 4096 -s 1")
+	return out
+}
+
+func xfsRecipes() map[string]recipe {
+	out := map[string]recipe{}
+	for name, args := range map[string]string{
+		"xfs": "-b size=4096", "xfs 1k": "-b size=1024", "xfs 4k sectors": "-s size=4096",
+		"xfs rmapbt": "-m rmapbt=1,reflink=1", "xfs log su": "-l su=256k",
+	} {
+		out[name] = recipe{
+			size: 300 * quantity.MiB, mkfs: "mkfs.xfs -q -f " + args + " DEV", mount: "mount -t xfs DEV DIR",
+			check: "xfs_repair -n DEV", files: 150, longest: 120 * quantity.KiB, partclone: "xfs",
+		}
+	}
 	return out
 }
 

@@ -15,11 +15,6 @@ const (
 func fileSystems() []kind {
 	return []kind{
 		{
-			name: "xfs", doubt: noMap("xfs"),
-			places: []place{{magic: "XFSB"}},
-			uuid:   binaryUUID(0x20), label: text(0x6c, 12),
-		},
-		{
 			name: "btrfs", doubt: noMap("btrfs"),
 			places: []place{{offset: 0x10040, magic: btrfsMagic}},
 			uuid:   binaryUUID(0x20 - 0x40), label: text(0x12b-0x40, 256),
@@ -80,6 +75,7 @@ func markers(size quantity.Bytes) []kind {
 	}
 	return []kind{
 		{name: "ext4", places: []place{{offset: 0x438, magic: "\x53\xef"}}},
+		{name: "xfs", places: []place{{magic: "XFSB"}}},
 		{name: "ntfs", places: []place{{offset: 3, magic: "NTFS    "}}},
 		{name: "vfat", places: []place{
 			{offset: 0x52, magic: "FAT32   "}, {offset: 0x52, magic: "MSWIN"}, {offset: 0x36, magic: "MSDOS"},

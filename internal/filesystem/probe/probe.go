@@ -28,6 +28,7 @@ import (
 	"clonecast/internal/filesystem/fat"
 	"clonecast/internal/filesystem/ntfs"
 	"clonecast/internal/filesystem/swap"
+	"clonecast/internal/filesystem/xfs"
 	"clonecast/internal/quantity"
 )
 
@@ -36,7 +37,7 @@ type reader func(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error)
 
 // readers lists the formats whose allocation map can be read, but for FAT.
 func readers() []reader {
-	return []reader{ext4.Read, ntfs.Read, swap.Read}
+	return []reader{ext4.Read, ntfs.Read, xfs.Read, swap.Read}
 }
 
 const checkRemedy = "check the file system with its own tools (chkdsk /f, fsck), then capture again"

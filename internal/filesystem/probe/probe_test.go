@@ -31,7 +31,7 @@ func TestMatchesBlkid(t *testing.T) {
 		"ntfs":     {64 * quantity.MiB, []string{"mkntfs", "-q", "-F", "-Q", "-L", "Windows", "IMAGE"}, true, ""},
 		"fat16":    {40 * quantity.MiB, []string{"mkfs.fat", "-F", "16", "-n", "BOOT", "IMAGE"}, true, "fat16"},
 		"fat32":    {80 * quantity.MiB, []string{"mkfs.fat", "-F", "32", "IMAGE"}, true, "fat32"},
-		"xfs":      {300 * quantity.MiB, []string{"mkfs.xfs", "-q", "-L", "data", "IMAGE"}, false, ""},
+		"xfs":      {300 * quantity.MiB, []string{"mkfs.xfs", "-q", "-L", "data", "IMAGE"}, true, ""},
 		"btrfs":    {128 * quantity.MiB, []string{"mkfs.btrfs", "-q", "-L", "pool one", "IMAGE"}, false, ""},
 		"exfat":    {64 * quantity.MiB, []string{"mkfs.exfat", "IMAGE"}, false, ""},
 		"f2fs":     {64 * quantity.MiB, []string{"mkfs.f2fs", "-q", "IMAGE"}, false, ""},
