@@ -22,9 +22,20 @@ import (
 // Mount runs a mount command, in which DEV stands for dev and DIR for a directory of
 // the test's, and returns the directory. What Unmount does not unmount the end of the
 // test does.
+//
+// The directory lies on a shared mount: a program that another test starts with mounts
+// of its own gets a copy of ours, and without sharing the file system would stay in use
+// there after Unmount.
 func Mount(t testing.TB, dev, command string) string {
 	t.Helper()
-	dir := t.TempDir()
+	shared := t.TempDir()
+	Run(t, "", "mount", "--bind", shared, shared)
+	t.Cleanup(func() { Unmount(t, shared) })
+	Run(t, "", "mount", "--make-shared", shared)
+	dir := filepath.Join(shared, "mnt")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	Command(t, command, "DEV", dev, "DIR", dir)
 	t.Cleanup(func() { Try("", "umount", dir) })
 	return dir
