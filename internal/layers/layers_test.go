@@ -30,6 +30,8 @@ var layerOf = map[string]int{
 	"internal/netboot":    1,
 	"internal/bootparam":  1,
 
+	"internal/multicast/packet": 1,
+
 	"internal/blockdev": 2,
 	"internal/vfs":      2,
 	"internal/faultfs":  2,
@@ -37,6 +39,7 @@ var layerOf = map[string]int{
 	"configs":             3,
 	"internal/clone":      3,
 	"internal/chunkstore": 3,
+	"internal/multicast":  3,
 
 	"builder":   4,
 	"server":    4,

@@ -1,0 +1,224 @@
+package sender
+
+import (
+	"math"
+	"time"
+
+	"clonecast/internal/multicast/blocks"
+	"clonecast/internal/multicast/packet"
+)
+
+// How the rate is controlled. A receiver is congested when it loses clearly more than it ever
+// did at its best: what it gets is then what its path can carry. Loss that is always there (a bad
+// cable, a poor switch) is no reason to be slow; parity repairs it. A receiver whose memory
+// is filling up is as fast as its disk.
+const (
+	tickEvery    = 100 * time.Millisecond
+	late         = 5 * time.Millisecond // that the driver may be without the rate falling
+	burst        = 44                   // packets: one batch of the kernel
+	excess       = 0.03                 // more loss than usual that counts, and noise more for few packets
+	noise        = 2.0                  // divided by the root of the packets measured
+	longMemory   = 4000                 // packets after which older ones count half
+	randomLoss   = 0.10                 // at first, loss up to here is not blamed on the rate
+	keepShare    = 0.5                  // of the median's speed; who is slower leaves
+	patience     = 2                    // ticks for which somebody must be slow
+	backlogLimit = 80                   // percent of a receiver's memory
+	minInterval  = 48                   // packets in an interval worth measuring
+	baseMemory   = 10 * time.Second
+)
+
+// pace limits the rate: a bucket of bytes, and what fills it.
+type pace struct {
+	floor, ceiling float64
+	rate           float64 // bytes per second
+	bucket         float64
+	filledAt       time.Duration
+	tickAt         time.Duration
+	lastTick       time.Duration
+
+	changedAt uint64  // counter at the last slowing down
+	spent     float64 // bytes since the last tick
+	actual    float64 // bytes per second that went out
+}
+
+func (p *pace) init(floor, ceiling float64) {
+	p.ceiling = max(ceiling, 1500)
+	p.floor = min(max(floor, 1500), p.ceiling)
+	p.rate = p.ceiling
+}
+
+func (p *pace) start(now time.Duration) {
+	p.filledAt, p.lastTick, p.spent = now, now, 0
+}
+
+const frame = packet.MaxSize + FrameOverhead
+
+// allow says how many full packets may go now, or how long to wait.
+func (p *pace) allow(now time.Duration) (int, time.Duration) {
+	p.bucket = min(p.bucket+(now-p.filledAt).Seconds()*p.rate, max(2*burst*frame, p.rate*late.Seconds()))
+	p.filledAt = now
+	// A quarter of a batch is worth a call; below that it is better to wait.
+	if least := float64(burst / 4 * frame); p.bucket < least {
+		return 0, time.Duration((least-p.bucket)/p.rate*float64(time.Second)) + time.Microsecond
+	}
+	return int(p.bucket / frame), 0
+}
+
+func (p *pace) spend(n int) {
+	p.bucket -= float64(n)
+	p.spent += float64(n)
+}
+
+// link is what the reports say of a receiver's path and disk.
+type link struct {
+	loss     float64 // lately
+	measured bool
+	sent     float64 // packets measured at the present rate, older ones halved
+	got      float64
+	base     [2]float64 // least loss lately, and in the time before
+	baseAt   time.Duration
+	capacity float64 // bytes per second on the wire; infinite when nothing limits it
+	disk     bool    // it is its disk that limits it
+	slow     int     // ticks for which it was slow
+	since    uint64  // the slowing down that sent and got began with
+
+	first, highest, received, firstReceived uint64
+	finishedAt                              time.Duration
+	finished                                uint32
+	writes                                  float64 // payload bytes per second
+}
+
+// report measures the interval between two reports.
+func (l *link) report(now, before time.Duration, last, rep packet.Report, p *pace) {
+	if rep.Highest == 0 {
+		return
+	}
+	if l.first == 0 {
+		l.first, l.firstReceived = rep.Highest, rep.Received
+		l.finishedAt, l.finished = now, rep.Finished
+		l.capacity = math.Inf(1)
+	}
+	l.highest, l.received = rep.Highest, rep.Received
+	if d := now - l.finishedAt; d >= 2*tickEvery {
+		l.writes = float64(rep.Finished-min(l.finished, rep.Finished)) * blocks.Size / d.Seconds()
+		l.finishedAt, l.finished = now, rep.Finished
+	}
+	l.disk = rep.Backlog >= backlogLimit
+	sent := rep.Highest - min(last.Highest, rep.Highest)
+	if before == 0 || last.Highest == 0 || sent < minInterval || last.Highest < p.changedAt {
+		return
+	}
+	got := rep.Received - min(last.Received, rep.Received)
+	if l.since != p.changedAt {
+		l.since, l.sent, l.got = p.changedAt, 0, 0
+	}
+	l.sent += float64(sent)
+	l.got += float64(min(got, sent))
+	l.loss = 1 - l.got/l.sent
+	if l.sent > longMemory {
+		l.sent, l.got = l.sent/2, l.got/2
+	}
+	if !l.measured {
+		l.measured = true
+		l.base, l.baseAt = [2]float64{randomLoss, randomLoss}, now
+	}
+	if now-l.baseAt > baseMemory {
+		l.base, l.baseAt = [2]float64{l.loss, l.base[0]}, now
+	}
+	if l.sent > longMemory/8 {
+		l.base[0] = min(l.base[0], l.loss)
+	}
+}
+
+// congested tells whether the receiver loses because of the rate.
+func (l *link) congested() bool {
+	base := min(l.base[0], l.base[1])
+	return l.sent >= minInterval && l.loss > base+max(excess, base/2)+noise/math.Sqrt(l.sent)
+}
+
+// hopeless tells that what the receiver lacks says nothing of the group.
+func (l *link) hopeless() bool { return l.measured && l.loss > 0.3 }
+
+// total is the share of packets lost since the first report.
+func (l *link) total() float64 {
+	sent, got := l.highest-l.first, l.received-l.firstReceived
+	if sent == 0 || got > sent {
+		return 0
+	}
+	return 1 - float64(got)/float64(sent)
+}
+
+// speed sets the receiver's capacity, given what goes out.
+func (l *link) speed(actual float64) {
+	l.capacity = math.Inf(1)
+	if l.congested() {
+		l.capacity = actual * (1 - l.loss + min(l.base[0], l.base[1]))
+	}
+	if l.disk && l.writes > 0 {
+		l.capacity = min(l.capacity, l.writes*frame/packet.SymbolSize)
+	}
+}
+
+// control sets the rate by what the receivers can take, and tells the slow ones to leave.
+func (s *Sender) control(now time.Duration) {
+	p := &s.pace
+	passed := (now - p.lastTick).Seconds()
+	if passed <= 0 {
+		return
+	}
+	p.actual = min(p.spent/passed, p.rate)
+	p.spent, p.lastTick = 0, now
+	var part []*receiver
+	for _, r := range s.order {
+		if r.takesPart() {
+			r.link.speed(p.actual)
+			part = append(part, r)
+		}
+	}
+	if len(part) == 0 {
+		return
+	}
+	bySpeed(part)
+	if s.idleFrom < 0 {
+		part = s.dropSlow(now, part)
+	}
+	slowest := part[0].link.capacity
+	switch {
+	case slowest < p.rate:
+		p.rate = min(max(0.95*slowest, p.floor), p.ceiling)
+		p.changedAt = s.cfg.Group.Sealed()
+	default:
+		p.rate = min(1.05*p.rate, p.ceiling)
+	}
+}
+
+// dropSlow tells those to leave whose speed stays far below the others', or below the floor, and
+// returns the others: they do not wait for the verdict. Where everybody is slow nobody leaves.
+// part is sorted by speed.
+func (s *Sender) dropSlow(now time.Duration, part []*receiver) []*receiver {
+	median := min(part[len(part)/2].link.capacity, s.pace.actual)
+	limit := max(keepShare*median, s.pace.floor)
+	var kept, slow []*receiver
+	for _, r := range part {
+		if r.link.capacity < limit {
+			slow = append(slow, r)
+		} else {
+			r.link.slow = 0
+			kept = append(kept, r)
+		}
+	}
+	if len(kept) == 0 {
+		return part
+	}
+	for _, r := range slow {
+		if r.link.slow++; r.link.slow < patience {
+			continue
+		}
+		if r.link.disk {
+			r.mustLeave(now, packet.ReasonDisk)
+		} else {
+			r.mustLeave(now, packet.ReasonNetwork)
+		}
+	}
+	return kept
+}

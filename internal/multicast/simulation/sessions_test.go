@@ -1,0 +1,253 @@
+package simulation
+
+import (
+	"flag"
+	"fmt"
+	"testing"
+	"time"
+
+	"clonecast/internal/multicast/blocks"
+	"clonecast/internal/multicast/packet"
+)
+
+var oneSeed = flag.Uint64("seed", 0, "run TestWorlds with this seed only")
+
+const ms = time.Millisecond
+
+// TestCost holds wire cost and time of the data phase on a line of 100 Mbit/s.
+func TestCost(t *testing.T) {
+	for _, tc := range []struct {
+		receivers int
+		path      path
+		wire      float64 // at most
+		passes    float64 // time until the last one is done, at most, in passes without loss
+	}{
+		{1, path{}, 1.065, 1.02},
+		{16, path{}, 1.065, 1.02},
+		{4, path{loss: 0.01}, 1.10, 1.07},
+		{16, path{loss: 0.01}, 1.10, 1.07},
+		{32, path{loss: 0.01}, 1.10, 1.08},
+		{16, path{loss: 0.05}, 1.20, 1.16},
+		{16, path{loss: 0.01, burst: 8}, 1.25, 1.20},
+		{16, path{loss: 0.01, burst: 64}, 1.30, 1.30},
+	} {
+		t.Run(fmt.Sprintf("%d receivers, loss %v, burst %v", tc.receivers, tc.path.loss, tc.path.burst), func(t *testing.T) {
+			w := newWorld(t, 1, config{payload: 16e6, line: 100 * mbit})
+			tc.path.delay = ms / 2
+			for range tc.receivers {
+				w.join(0, tc.path, nil)
+			}
+			w.run(100*ms, time.Minute)
+			last := time.Duration(0)
+			for _, n := range w.nodes {
+				last = max(last, n.done)
+			}
+			passes := float64(last-100*ms) / float64(w.onePass())
+			t.Logf("wire %.3f, %.3f passes, %+v", w.wire(), passes, w.sender.Counters())
+			if w.wire() > tc.wire || passes > tc.passes {
+				t.Errorf("wire %.3f, %.3f passes, want at most %.3f, %.3f", w.wire(), passes, tc.wire, tc.passes)
+			}
+			if idle := w.now - last; idle > time.Second {
+				t.Errorf("the session ends %v after the last byte", idle)
+			}
+		})
+	}
+}
+
+// TestLateJoiner joins in the middle: it is done within 1.7 passes, and the early ones are not held up.
+func TestLateJoiner(t *testing.T) {
+	for _, share := range []float64{0.1, 0.5, 0.9} {
+		w := newWorld(t, 2, config{payload: 16e6, line: 100 * mbit})
+		pass := w.onePass()
+		early := w.join(0, path{loss: 0.01, delay: ms}, nil)
+		late := w.join(100*ms+time.Duration(share*float64(pass)), path{loss: 0.01, delay: ms}, nil)
+		w.run(100*ms, time.Minute)
+		if took := float64(late.done-late.joined) / float64(pass); took > 1.2 {
+			t.Errorf("joined at %.0f %%: done after %.2f passes", 100*share, took)
+		}
+		if took := float64(early.done-100*ms) / float64(pass); took > 1.1 {
+			t.Errorf("a late joiner at %.0f %%: the early one takes %.2f passes", 100*share, took)
+		}
+		if state, reason := late.r.State(); state != packet.StateDone || reason != packet.ReasonNone {
+			t.Errorf("the late joiner is %v by %v", state, reason)
+		}
+	}
+}
+
+// TestVanished kills one receiver in the middle: it costs the others nothing.
+func TestVanished(t *testing.T) {
+	w := newWorld(t, 3, config{payload: 16e6, line: 100 * mbit})
+	for range 4 {
+		w.join(0, path{loss: 0.01, delay: ms}, nil)
+	}
+	w.kill(100*ms+w.onePass()/2, w.nodes[0])
+	w.run(100*ms, time.Minute)
+	for _, n := range w.nodes[1:] {
+		if extra := n.done - 100*ms - w.onePass(); extra > w.onePass()/10 {
+			t.Errorf("receiver %d is done %v after one pass", n.id, extra)
+		}
+	}
+	if state := w.sender.Receivers()[0].State; state != "vanished" {
+		t.Errorf("the killed receiver is %s", state)
+	}
+}
+
+// TestSlowReceiver puts one of four behind a slow port, or gives it a slow disk: it leaves and ends by unicast,
+// and the others keep their speed.
+func TestSlowReceiver(t *testing.T) {
+	for name, slow := range map[string]struct {
+		rate, disk float64
+		reason     packet.Reason
+	}{
+		"port": {10 * mbit, 0, packet.ReasonNetwork},
+		"disk": {0, 1.25e6, packet.ReasonDisk},
+	} {
+		w := newWorld(t, 4, config{payload: 16e6, line: 100 * mbit})
+		for i := range 4 {
+			n := w.join(0, path{delay: ms}, nil)
+			if i == 0 {
+				n.path.rate, n.disk, n.memory = slow.rate, slow.disk, 40
+			}
+		}
+		w.run(100*ms, 2*time.Minute)
+		for _, n := range w.nodes[1:] {
+			if passes := float64(n.done-100*ms) / float64(w.onePass()); passes > 0.945/0.88 {
+				t.Errorf("slow %s: receiver %d takes %.2f passes", name, n.id, passes)
+			}
+		}
+		if state, reason := w.nodes[0].r.State(); state != packet.StateDone || reason != slow.reason {
+			t.Errorf("slow %s: the slow receiver is %v by %q", name, state, reason)
+		}
+		if _, fetched := w.nodes[0].r.Finished(); fetched == 0 {
+			t.Errorf("slow %s: nothing was fetched", name)
+		}
+	}
+}
+
+// TestRateFollows gives everybody the same slow path: nobody leaves, the rate goes down to it.
+func TestRateFollows(t *testing.T) {
+	w := newWorld(t, 5, config{payload: 16e6, line: 100 * mbit})
+	for range 3 {
+		w.join(0, path{delay: ms, rate: 40 * mbit}, nil)
+	}
+	w.run(100*ms, time.Minute)
+	for _, n := range w.nodes {
+		if _, reason := n.r.State(); reason != packet.ReasonNone {
+			t.Errorf("receiver %d left: %v", n.id, reason)
+		}
+		if passes := float64(n.done-100*ms) / float64(w.onePass()); passes > 2.5*1.25 {
+			t.Errorf("receiver %d takes %.2f passes of the line, its port alone 2.5", n.id, passes)
+		}
+	}
+	if w.wire() > 1.35 {
+		t.Errorf("wire %.2f", w.wire())
+	}
+}
+
+// TestUnion sends only what somebody needs.
+func TestUnion(t *testing.T) {
+	w := newWorld(t, 6, config{payload: 16e6, line: 100 * mbit})
+	n := w.geo.Count()
+	a, b := blocks.NewSet(n), blocks.NewSet(n)
+	a.AddRange(0, n/4)
+	b.AddRange(n/8, n/2)
+	w.join(0, path{delay: ms}, a)
+	w.join(0, path{delay: ms}, b)
+	w.join(0, path{delay: ms}, blocks.NewSet(n)) // it has everything already
+	w.run(100*ms, time.Minute)
+	if share := w.wire() / 1.0573; share > 0.52 {
+		t.Errorf("half of the payload is needed, %.2f was sent", share)
+	}
+}
+
+// TestThousandReceivers runs a thousand receivers in one process.
+func TestThousandReceivers(t *testing.T) {
+	w := newWorld(t, 7, config{payload: 1.5e6, line: 100 * mbit})
+	for i := range 1000 {
+		n := w.join(0, path{loss: 0.01, delay: ms}, nil)
+		if i%100 == 0 {
+			w.kill(250*ms, n)
+		}
+	}
+	w.run(100*ms, time.Minute)
+	c := w.sender.Counters()
+	t.Logf("wire %.3f, %+v, %v", w.wire(), c, w.now)
+	// Each reports when it joins, to the poll and when it is done; apart from that 2000 per second are due.
+	if regular := float64(c.Reports) - 3000; regular > 2200*w.now.Seconds() {
+		t.Errorf("%d reports in %v", c.Reports, w.now)
+	}
+}
+
+// TestWorlds makes random worlds: loss, bursts, duplicates, reordering, damage, delay, partitions, late joiners, killed
+// receivers, slow ports and disks, partial needs. In every one each receiver that is not killed
+// ends with every byte, none ever writes a wrong one, and the session ends.
+func TestWorlds(t *testing.T) {
+	seeds := []uint64{*oneSeed}
+	if *oneSeed == 0 {
+		seeds = seeds[:0]
+		for seed := range uint64(40) {
+			seeds = append(seeds, 1000+seed)
+		}
+	}
+	for _, seed := range seeds {
+		w := randomWorld(t, seed)
+		w.run(200*ms, 20*time.Minute)
+		t.Logf("seed %d: %d receivers, %d bytes, %v, wire %.3f", seed, len(w.nodes), len(w.payload), w.now, w.wire())
+	}
+}
+
+func randomWorld(t *testing.T, seed uint64) *world {
+	t.Helper()
+	r := newWorld(t, seed, config{payload: 1, line: 1}).rng
+	w := newWorld(t, seed, config{payload: 1 + r.IntN(5e6), line: float64(1+r.IntN(200)) * mbit})
+	pass := w.onePass()
+	chance := func(p float64) bool { return r.Float64() < p }
+	within := func(d time.Duration) time.Duration { return time.Duration(r.Float64() * float64(d)) }
+	for i := range 1 + r.IntN(8) {
+		p := path{delay: within(20 * ms)}
+		if chance(0.7) {
+			p.loss = r.Float64() * r.Float64() * 0.3
+		}
+		if chance(0.3) {
+			p.burst = 2 + 60*r.Float64()
+		}
+		if chance(0.3) {
+			p.duplicate = r.Float64() * 0.2
+		}
+		if chance(0.3) {
+			p.corrupt = r.Float64() * 0.05
+		}
+		if chance(0.3) {
+			p.jitter = within(10 * ms)
+		}
+		if chance(0.15) {
+			p.rate = w.line * (0.02 + 0.9*r.Float64())
+		}
+		if chance(0.2) {
+			from := 200*ms + within(pass)
+			p.cuts = append(p.cuts, [2]time.Duration{from, from + within(8*time.Second)})
+		}
+		var need *blocks.Set
+		if chance(0.3) {
+			need = blocks.NewSet(w.geo.Count())
+			for b := range w.geo.Count() {
+				if chance(0.5) {
+					need.Add(b)
+				}
+			}
+		}
+		at := time.Duration(0)
+		if i > 0 && chance(0.3) {
+			at = 200*ms + within(pass*9/10)
+		}
+		n := w.join(at, p, need)
+		if chance(0.15) {
+			n.disk = w.line * (0.05 + r.Float64())
+			n.memory = 8 + r.IntN(100)
+		}
+		if i > 0 && chance(0.15) {
+			w.kill(at+within(2*pass), n)
+		}
+	}
+	return w
+}

@@ -1,0 +1,454 @@
+// Package simulation tests the two state machines of multicast on a virtual network and clock.
+//
+// A world is built from a seed: the same seed gives the same run, packet by packet. A test that
+// fails prints it, and
+//
+//	go test ./internal/multicast/simulation -run TestWorlds -seed N
+//
+// runs it again.
+package simulation
+
+import (
+	"bytes"
+	"container/heap"
+	"crypto/ed25519"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"clonecast/internal/multicast/blocks"
+	"clonecast/internal/multicast/fec"
+	"clonecast/internal/multicast/packet"
+	"clonecast/internal/multicast/receiver"
+	"clonecast/internal/multicast/sender"
+
+	"github.com/zeebo/blake3"
+)
+
+// event is something that happens at a time.
+type event struct {
+	at    time.Duration
+	order int
+	do    func()
+}
+
+type events []event
+
+func (e events) Len() int { return len(e) }
+func (e events) Less(i, j int) bool {
+	return e[i].at < e[j].at || e[i].at == e[j].at && e[i].order < e[j].order
+}
+func (e events) Swap(i, j int) { e[i], e[j] = e[j], e[i] }
+func (e *events) Push(x any)   { *e = append(*e, x.(event)) }
+func (e *events) Pop() any {
+	last := (*e)[len(*e)-1]
+	*e = (*e)[:len(*e)-1]
+	return last
+}
+
+const (
+	session = 42
+	mbit    = 1e6 / 8
+)
+
+// world is a sender, its receivers and the network between them.
+type world struct {
+	t       testing.TB
+	seed    uint64
+	rng     *rand.Rand
+	now     time.Duration
+	queue   events
+	order   int
+	payload []byte
+	geo     blocks.Geometry
+	secret  []byte
+	signer  ed25519.PrivateKey
+	line    float64 // bytes per second of the sender's link
+	freeAt  time.Duration
+	sender  *sender.Sender
+	waking  time.Duration // when the sender is woken; negative: not yet known
+	nodes   []*node
+	tap     func(packet []byte) // sees all that the sender multicasts
+	buf     []byte
+	over    bool
+}
+
+// node is a receiver with its path and its disk.
+type node struct {
+	w        *world
+	id       uint32
+	r        *receiver.Receiver
+	code     *fec.Code
+	need     *blocks.Set
+	path     path
+	disk     float64 // bytes per second; 0: at once
+	diskFree time.Duration
+	killed   bool
+	written  *blocks.Set
+	joined   time.Duration
+	done     time.Duration
+	busy     int // blocks at the disk
+	memory   int // most blocks in work
+}
+
+// path is what happens to packets between sender and receiver.
+type path struct {
+	loss      float64
+	burst     float64 // mean length of runs of lost packets; 0: independent
+	duplicate float64
+	corrupt   float64
+	delay     time.Duration
+	jitter    time.Duration      // packets overtake each other within it
+	rate      float64            // bytes per second of a slow port; 0: the line's
+	cuts      [][2]time.Duration // partitions
+	portFree  time.Duration
+	bad       bool
+}
+
+// lost draws the fate of the next packet.
+func (p *path) lost(rng *rand.Rand, now time.Duration) bool {
+	for _, cut := range p.cuts {
+		if now >= cut[0] && now < cut[1] {
+			return true
+		}
+	}
+	if p.burst == 0 {
+		return rng.Float64() < p.loss
+	}
+	if p.bad {
+		p.bad = rng.Float64() >= 1/p.burst
+	} else {
+		p.bad = rng.Float64() < p.loss/(1-p.loss)/p.burst
+	}
+	return p.bad
+}
+
+// port passes a packet through a slow switch port with a buffer of 256 KiB.
+func (p *path) port(now time.Duration, n int) (out time.Duration, ok bool) {
+	if p.rate == 0 {
+		return now, true
+	}
+	p.portFree = max(p.portFree, now)
+	if (p.portFree-now).Seconds()*p.rate > 256<<10 {
+		return 0, false
+	}
+	p.portFree += time.Duration(float64(n) / p.rate * 1e9)
+	return p.portFree, true
+}
+
+type config struct {
+	payload        int
+	line           float64 // bytes per second
+	floor, ceiling float64 // 0: a hundredth of the line, the line
+}
+
+func newWorld(t testing.TB, seed uint64, c config) *world {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(seed, 9))
+	w := &world{t: t, seed: seed, rng: rng, line: c.line, geo: blocks.Geometry{Payload: int64(c.payload)}, buf: make([]byte, 0, 44*packet.MaxSize), waking: -1}
+	w.payload = make([]byte, c.payload)
+	for i := 0; i+8 <= len(w.payload); i += 8 {
+		binary.LittleEndian.PutUint64(w.payload[i:], rng.Uint64())
+	}
+	w.secret = []byte(fmt.Sprint("secret of ", seed))
+	w.signer = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{byte(seed)}, 32))
+	if c.ceiling == 0 {
+		c.ceiling = c.line
+	}
+	if c.floor == 0 {
+		c.floor = c.line / 100
+	}
+	s, err := sender.New(sender.Config{Geometry: w.geo, Group: w.key("group", packet.PurposeGroup), Signer: w.signer, Source: w, Floor: c.floor, Ceiling: c.ceiling, Memory: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.sender = s
+	return w
+}
+
+func (w *world) fatalf(format string, args ...any) {
+	w.t.Helper()
+	w.t.Fatalf("seed %d, at %v: %s", w.seed, w.now, fmt.Sprintf(format, args...))
+}
+
+// key makes a key of the session; every holder has its own copy.
+func (w *world) key(of, purpose string) *packet.Key {
+	k, err := packet.NewKey(append(w.secret[:len(w.secret):len(w.secret)], of...), session, purpose, false)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return k
+}
+
+// Block is the sender's source.
+func (w *world) Block(b int, buf []byte) error {
+	copy(buf, w.payload[w.geo.Offset(b):])
+	return nil
+}
+
+func (w *world) at(at time.Duration, do func()) {
+	w.order++
+	heap.Push(&w.queue, event{max(at, w.now), w.order, do})
+}
+
+// join adds a receiver at a time.
+func (w *world) join(at time.Duration, p path, need *blocks.Set) *node {
+	n := &node{w: w, id: uint32(len(w.nodes) + 1), path: p, need: need, written: blocks.NewSet(w.geo.Count()), joined: at, done: -1, memory: 350}
+	if need == nil {
+		n.need = blocks.FullSet(w.geo.Count())
+	}
+	w.nodes = append(w.nodes, n)
+	w.at(at, n.begin)
+	return n
+}
+
+func (n *node) begin() {
+	w := n.w
+	name := fmt.Sprint("receiver ", n.id)
+	if n.killed {
+		return
+	}
+	if err := w.sender.Add(w.now, n.id, w.key(name, packet.PurposeUp), w.key(name, packet.PurposeDown), n.need.Clone()); err != nil {
+		w.fatalf("receiver %d joins: %v", n.id, err)
+	}
+	code, err := fec.New(packet.SymbolSize)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	n.code = code
+	n.r = receiver.New(w.now, receiver.Config{
+		ID: n.id, Session: session, Geometry: w.geo, Group: w.key("group", packet.PurposeGroup), Sender: w.signer.Public().(ed25519.PublicKey),
+		Up: w.key(name, packet.PurposeUp), Down: w.key(name, packet.PurposeDown), Need: n.need, Memory: n.memory, Seed: w.seed,
+	})
+	if n.need.Len() == 0 {
+		n.done = w.now
+	}
+	n.tick()
+}
+
+// tick lets the receiver report, and comes again when it asks for it.
+func (n *node) tick() {
+	w := n.w
+	if n.killed || n.r.Over() {
+		return
+	}
+	report, wait, err := n.r.Next(w.now)
+	if err != nil {
+		w.fatalf("report: %v", err)
+	}
+	if report != nil && !n.path.lost(w.rng, w.now) {
+		w.at(w.now+n.path.delay, func() { w.report(n, report) })
+	}
+	n.work()
+	w.at(w.now+max(min(wait, 10*time.Millisecond), time.Microsecond), n.tick)
+}
+
+// report brings a report to the sender, and the sender's answer back.
+func (w *world) report(n *node, p []byte) {
+	reply := w.sender.Handle(w.now, p)
+	if reply != nil && !n.path.lost(w.rng, w.now) {
+		w.at(w.now+n.path.delay, func() { n.receive([][]byte{reply}) })
+	}
+	w.wake(w.now)
+}
+
+// wake runs the sender at a time, unless it is run before.
+func (w *world) wake(at time.Duration) {
+	if w.waking >= 0 && w.waking <= at {
+		return
+	}
+	w.waking = max(at, w.now)
+	w.at(w.waking, func() {
+		if w.waking == w.now {
+			w.waking = -1
+			w.send()
+		}
+	})
+}
+
+// send puts batches on the wire as long as the queue of the sender's network card takes them.
+func (w *world) send() {
+	const queue = 64 << 10
+	for {
+		if backlog := (w.freeAt - w.now).Seconds() * w.line; backlog > queue {
+			w.wake(w.freeAt - time.Duration(queue/w.line*0.9*1e9))
+			return
+		}
+		batch, size, wait, err := w.sender.Next(w.now, w.buf)
+		if err != nil {
+			w.fatalf("Next: %v", err)
+		}
+		if w.sender.Finished() {
+			w.over = true
+			return
+		}
+		if len(batch) == 0 {
+			w.wake(w.now + max(wait, time.Microsecond))
+			return
+		}
+		w.multicast(batch, size)
+	}
+}
+
+// multicast carries a batch to every receiver.
+func (w *world) multicast(batch []byte, size int) {
+	var packets [][]byte
+	for at := 0; at < len(batch); at += size {
+		packets = append(packets, slices.Clone(batch[at:min(at+size, len(batch))]))
+	}
+	w.freeAt = max(w.freeAt, w.now) + time.Duration(float64(len(batch)+len(packets)*sender.FrameOverhead)/w.line*1e9)
+	if w.tap != nil {
+		for _, p := range packets {
+			w.tap(p)
+		}
+	}
+	for _, n := range w.nodes {
+		w.carry(n, packets, w.freeAt)
+	}
+}
+
+// carry draws the fate of packets on the way to one receiver.
+func (w *world) carry(n *node, packets [][]byte, at time.Duration) {
+	if n.killed || n.r == nil || n.r.Over() {
+		return
+	}
+	late := map[time.Duration][][]byte{}
+	for _, p := range packets {
+		if n.path.lost(w.rng, w.now) {
+			continue
+		}
+		out, ok := n.path.port(at, len(p)+sender.FrameOverhead)
+		if !ok {
+			continue
+		}
+		if w.rng.Float64() < n.path.corrupt {
+			p = slices.Clone(p)
+			p[w.rng.IntN(len(p))] ^= 1 << w.rng.IntN(8)
+		}
+		out += n.path.delay
+		if n.path.jitter > 0 {
+			out += time.Duration(w.rng.Int64N(int64(n.path.jitter)))
+		}
+		if n.path.jitter == 0 && n.path.rate == 0 {
+			out = at + n.path.delay
+		}
+		late[out] = append(late[out], p)
+		if w.rng.Float64() < n.path.duplicate {
+			late[out+time.Millisecond] = append(late[out+time.Millisecond], p)
+		}
+	}
+	times := make([]time.Duration, 0, len(late))
+	for out := range late {
+		times = append(times, out)
+	}
+	slices.Sort(times)
+	for _, out := range times {
+		some := late[out]
+		w.at(out, func() { n.receive(some) })
+	}
+}
+
+func (n *node) receive(packets [][]byte) {
+	if n.killed || n.r == nil || n.r.Over() {
+		return
+	}
+	for _, p := range packets {
+		n.r.Handle(n.w.now, p)
+	}
+	n.work()
+}
+
+// work does what a receiver's driver does: rebuild, verify, write, fetch.
+func (n *node) work() {
+	w := n.w
+	for b := n.r.Take(); b != nil; b = n.r.Take() {
+		plain := b.Data[:w.geo.Length(b.Number)]
+		err := n.code.Rebuild(b.Data, b.Have, b.Parity)
+		ok := err == nil && blake3.Sum256(plain) == b.Digest
+		n.write(b.Number, plain, ok, func() { n.r.Finish(w.now, b, ok) })
+	}
+	for b, ok := n.r.Fetch(); ok; b, ok = n.r.Fetch() {
+		plain := w.payload[w.geo.Offset(b):][:w.geo.Length(b)]
+		w.at(w.now+2*n.path.delay+time.Millisecond, func() {
+			if !n.killed {
+				n.write(b, plain, true, func() { n.r.Fetched(w.now, b, true) })
+			}
+		})
+	}
+}
+
+// write is the disk: it checks that no wrong byte and no unwanted block is ever written.
+func (n *node) write(b int, plain []byte, ok bool, then func()) {
+	w := n.w
+	if ok {
+		if !bytes.Equal(plain, w.payload[w.geo.Offset(b):][:len(plain)]) {
+			w.fatalf("receiver %d writes wrong bytes for block %d", n.id, b)
+		}
+		if !n.need.Has(b) || n.written.Has(b) {
+			w.fatalf("receiver %d writes block %d, needed %v, written %v", n.id, b, n.need.Has(b), n.written.Has(b))
+		}
+		n.written.Add(b)
+	}
+	finish := func() {
+		if n.killed {
+			return
+		}
+		then()
+		if state, _ := n.r.State(); state == packet.StateDone && n.done < 0 {
+			n.done = w.now
+		}
+	}
+	if n.disk == 0 {
+		finish()
+		return
+	}
+	n.diskFree = max(n.diskFree, w.now) + time.Duration(float64(len(plain))/n.disk*1e9)
+	w.at(n.diskFree, finish)
+}
+
+// kill takes a receiver off the network.
+func (w *world) kill(at time.Duration, n *node) { w.at(at, func() { n.killed = true }) }
+
+// run lets the world go until the session ends, and checks what must always hold.
+func (w *world) run(start, limit time.Duration) {
+	w.t.Helper()
+	w.at(start, func() { w.sender.Start(w.now); w.wake(w.now) })
+	w.wake(0)
+	for !w.over || !w.everyDone() {
+		if len(w.queue) == 0 {
+			w.fatalf("nothing happens any more")
+		}
+		e := heap.Pop(&w.queue).(event)
+		if w.now = e.at; w.now > limit {
+			w.fatalf("the session does not end: %+v, %+v", w.sender.Receivers(), w.sender.Counters())
+		}
+		e.do()
+	}
+	for _, n := range w.nodes {
+		if n.r == nil || n.killed {
+			continue
+		}
+		state, reason := n.r.State()
+		if state != packet.StateDone || n.written.Len() != n.need.Len() {
+			w.fatalf("receiver %d is %v (%v) with %d of %d blocks", n.id, state, reason, n.written.Len(), n.need.Len())
+		}
+	}
+}
+
+// everyDone tells whether the receivers that are left have come to an end. One that was cut off is
+// served by unicast after the session.
+func (w *world) everyDone() bool {
+	return !slices.ContainsFunc(w.nodes, func(n *node) bool { return !n.killed && (n.r == nil || n.done < 0) })
+}
+
+// onePass is how long the payload takes on the line, headers included.
+func (w *world) onePass() time.Duration {
+	packets := float64(len(w.payload)) / packet.SymbolSize
+	return time.Duration(packets * (packet.MaxSize + sender.FrameOverhead) / w.line * 1e9)
+}
+
+// wire is bytes on the wire over payload.
+func (w *world) wire() float64 { return float64(w.sender.Counters().Wire) / float64(len(w.payload)) }
