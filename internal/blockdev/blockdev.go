@@ -117,7 +117,30 @@ func (d *Device) pick(b []byte, off int64) *os.File {
 }
 
 // ReadAt reads len(b) bytes at off.
-func (d *Device) ReadAt(b []byte, off int64) (int, error) { return d.pick(b, off).ReadAt(b, off) }
+func (d *Device) ReadAt(b []byte, off int64) (int, error) {
+	if d.inHole(off, int64(len(b))) {
+		clear(b)
+		return len(b), nil
+	}
+	return d.pick(b, off).ReadAt(b, off)
+}
+
+// sparseRead is from which length on a look for a hole is worth a system call.
+const sparseRead = 64 << 10
+
+// inHole tells whether bytes of a file lie in a hole. Reading one fills the page cache with
+// zeroes, at a tenth of the speed of clearing memory. Where holes cannot be told, there are none.
+func (d *Device) inHole(off, length int64) bool {
+	if d.Block || length < sparseRead || off < 0 || off+length > int64(d.Size) {
+		return false
+	}
+	data, err := unix.Seek(int(d.file.Fd()), off, unix.SEEK_DATA)
+	if err == unix.ENXIO { // no data from here to the end, wherever that is by now
+		info, err := d.file.Stat()
+		return err == nil && info.Size() >= off+length
+	}
+	return err == nil && data >= off+length
+}
 
 // WriteAt writes b at off. It never makes a file longer.
 func (d *Device) WriteAt(b []byte, off int64) (int, error) {

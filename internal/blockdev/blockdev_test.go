@@ -68,6 +68,43 @@ func TestFile(t *testing.T) {
 	}
 }
 
+// Holes of a file read as zeroes, data beside them as it is, and a file that was cut
+// meanwhile is an error.
+func TestHoles(t *testing.T) {
+	path := image(t, 8<<20)
+	d, err := OpenExclusive(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	want := make([]byte, 8<<20)
+	data := bytes.Repeat([]byte("data"), 4<<10)
+	copy(want[3<<20:], data)
+	if _, err := d.WriteAt(data, 3<<20); err != nil {
+		t.Fatal(err)
+	}
+	for _, length := range []int{1000, sparseRead, 1 << 20, 4 << 20} {
+		for off := 0; off+length <= len(want); off += length / 2 {
+			got := bytes.Repeat([]byte{1}, length)
+			if n, err := d.ReadAt(got, int64(off)); n != length || err != nil {
+				t.Fatalf("ReadAt(%d bytes at %d) = %d, %v", length, off, n, err)
+			}
+			if !bytes.Equal(got, want[off:off+length]) {
+				t.Fatalf("%d bytes at %d are not what was written", length, off)
+			}
+			if length == 1000 && off > 1<<16 {
+				break
+			}
+		}
+	}
+	if err := os.Truncate(path, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := d.ReadAt(make([]byte, 1<<20), 6<<20); err == nil {
+		t.Errorf("%d bytes read behind the end of a file that was cut", n)
+	}
+}
+
 func TestOpenRefuses(t *testing.T) {
 	for name, path := range map[string]string{"directory": t.TempDir(), "character device": "/dev/null", "absent": "/nonexistent"} {
 		if d, err := Open(path); err == nil {

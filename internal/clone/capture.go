@@ -18,6 +18,7 @@ type CaptureOptions struct {
 	Image, Comment, Origin, Creator, Engine string
 
 	Force    bool // capture a hibernated system all the same
+	Verify   bool // decode every frame again before it is stored; a store on a server always does
 	Level    zstd.EncoderLevel
 	Progress Progress
 }

@@ -40,9 +40,23 @@ type Sink interface {
 	Publish(ctx context.Context, m *image.Manifest) (envelope []byte, version image.Version, err error)
 }
 
+// OwnSink is a Sink in this process that need not verify what the engine has just made.
+type OwnSink interface {
+	Sink
+	// PutOwn is PutFrame without decoding the frame again.
+	PutOwn(ctx context.Context, frame []byte) (int64, error)
+}
+
 // Source hands out chunks. See chunkstore.Reader for the promises.
 type Source interface {
 	Frames(ctx context.Context, ids []chunk.ID, yield func(frame []byte) error) error
+}
+
+// PlainSource is a Source in this process whose chunks need not be verified again.
+type PlainSource interface {
+	Source
+	// Plain is Frames with the plain bytes of each frame's chunks, verified.
+	Plain(ctx context.Context, ids []chunk.ID, yield func(h chunk.FrameHeader, plain []byte) error) error
 }
 
 // Target is a disk that a deploy writes.

@@ -256,8 +256,12 @@ func (b *batch) take(other *batch) {
 
 // store puts the frames into the store.
 func (s *storing) store(ctx context.Context, frames <-chan *batch) error {
+	put := s.sink.PutFrame
+	if own, ok := s.sink.(OwnSink); ok && !s.opts.Verify {
+		put = own.PutOwn
+	}
 	for b := range frames {
-		stored, err := s.sink.PutFrame(ctx, b.frame)
+		stored, err := put(ctx, b.frame)
 		if err != nil {
 			return fmt.Errorf("store chunks: %w", err)
 		}

@@ -15,7 +15,7 @@ import (
 
 // fetchPieces is how many chunks one call to the source asks for. Frames that lie across
 // the border of two calls come twice: the more chunks a call, the fewer.
-const fetchPieces = 128
+const fetchPieces = 512
 
 // writers is how many calls run side by side, so that fetching, decoding and writing
 // overlap also when each of them waits.
@@ -117,8 +117,7 @@ func (w *writer) group(ctx context.Context, group []piece) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	err := w.source.Frames(ctx, ids, func(frame []byte) error { return w.frame(frame) })
-	if err != nil {
+	if err := w.fetch(ctx, ids); err != nil {
 		return err
 	}
 	for _, id := range ids {
@@ -129,14 +128,24 @@ func (w *writer) group(ctx context.Context, group []piece) error {
 	return nil
 }
 
-// frame verifies a frame and writes those of its chunks that the group waits for.
-func (w *writer) frame(frame []byte) error {
-	h, plain, err := w.decoder.Decode(frame, w.plain)
-	if err != nil {
-		return err
+// fetch gets verified chunks and writes them.
+func (w *writer) fetch(ctx context.Context, ids []chunk.ID) error {
+	if s, ok := w.source.(PlainSource); ok {
+		return s.Plain(ctx, ids, w.chunks)
 	}
-	w.plain = plain
-	w.counter.fetched(len(frame))
+	return w.source.Frames(ctx, ids, func(frame []byte) error {
+		h, plain, err := w.decoder.Decode(frame, w.plain)
+		if err != nil {
+			return err
+		}
+		w.plain = plain
+		return w.chunks(h, plain)
+	})
+}
+
+// chunks writes those chunks of a frame that the group waits for.
+func (w *writer) chunks(h chunk.FrameHeader, plain []byte) error {
+	w.counter.fetched(h.Size())
 	at := 0
 	for _, e := range h.Entries {
 		for _, p := range w.at[e.ID] {
