@@ -209,8 +209,8 @@ func printable(s string) string {
 }
 
 type diskCaptureOptions struct {
-	store, comment string
-	force, json    bool
+	store, comment      string
+	force, verify, json bool
 }
 
 func newDiskCaptureCmd() *cobra.Command {
@@ -230,6 +230,7 @@ The store is made when DIR does not exist or is empty.`,
 	f.StringVar(&opts.store, "store", "", "directory of the store")
 	f.StringVar(&opts.comment, "comment", "", "why this version is made")
 	f.BoolVar(&opts.force, "force", false, "capture a hibernated system all the same")
+	f.BoolVar(&opts.verify, "verify", false, "decode all that was compressed again before it is stored")
 	f.BoolVar(&opts.json, "json", false, "print NDJSON; the last line is the summary")
 	cobra.CheckErr(cmd.MarkFlagRequired("store"))
 	return cmd
@@ -261,7 +262,7 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 	defer session.Close()
 	result, err := clone.Capture(ctx, dev, layout, session, clone.CaptureOptions{
 		Image: name, Comment: opts.comment, Origin: path, Creator: "clonecast disk capture", Engine: engine(),
-		Force: opts.force, Level: zstd.SpeedDefault, Progress: bytesProgress(rep),
+		Force: opts.force, Verify: opts.verify, Level: zstd.SpeedDefault, Progress: bytesProgress(rep),
 	})
 	if err != nil {
 		return diskError(err)
