@@ -13,8 +13,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
-	"time"
 
 	"clonecast/internal/quantity"
 )
@@ -41,21 +41,20 @@ func Mount(t testing.TB, dev, command string) string {
 	return dir
 }
 
-// Unmount unmounts what Mount mounted. It is patient: a command that another test starts
-// at this moment holds this process's open files until its exec.
+// Unmount unmounts what Mount mounted. The file system is made read-only first: should a
+// process have a mount namespace of its own, where it stays mounted, it is whole all the same.
 func Unmount(t testing.TB, dir string) {
 	t.Helper()
-	_, err := Try("", "umount", dir)
-	for range 50 {
-		if err == nil || !strings.Contains(err.Error(), "busy") {
-			break
-		}
-		time.Sleep(100 * time.Millisecond)
-		_, err = Try("", "umount", dir)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, _ = Try("", "mount", "-o", "remount,ro", dir) // not known to FUSE
+	Run(t, "", "umount", dir)
+}
+
+// unforked runs f while this process starts no other one: a child holds all open files
+// until its exec, and a file system whose files are open cannot be unmounted.
+func unforked(f func() error) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return f()
 }
 
 // Command runs the words of a command; replace holds words that stand for others.
@@ -80,7 +79,7 @@ func Fill(t testing.TB, dir string, n int, longest quantity.Bytes) {
 		if err := os.MkdirAll(filepath.Dir(name(i)), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(name(i), b, 0o644); err != nil {
+		if err := unforked(func() error { return os.WriteFile(name(i), b, 0o644) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -99,7 +98,11 @@ func Hashes(t testing.TB, dir string) map[string]string {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
-		b, err := os.ReadFile(path)
+		var b []byte
+		err = unforked(func() (err error) {
+			b, err = os.ReadFile(path)
+			return err
+		})
 		if err != nil {
 			return err
 		}
