@@ -82,6 +82,14 @@ type CannotGrowError struct {
 
 func (e *CannotGrowError) Error() string { return e.Reason }
 
+// Blank is what a volume's bytes become when it is made anew: an empty file system with
+// the same geometry, UUID and label.
+type Blank struct {
+	Extents []quantity.Extent // all that must be written; normalized
+	Zero    []quantity.Extent // bytes of Extents that become zero
+	Writes  []Write           // bytes of Extents that are given here; they win over Zero
+}
+
 // ErrNotFound reports that the format's magic is absent.
 var ErrNotFound = errors.New("no such file system")
 

@@ -30,7 +30,7 @@ const (
 	maxPhysicalSector = 1 << 20
 )
 
-var modeCodes = []Mode{ModeClone, ModeRaw, ModeSwap, ModeSkip}
+var modeCodes = []Mode{ModeClone, ModeRaw, ModeSwap, ModeSkip, ModeFormat}
 
 // MarshalBinary gives m's canonical binary form, or why m is not a valid manifest.
 func (m *Manifest) MarshalBinary() ([]byte, error) {

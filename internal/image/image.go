@@ -73,10 +73,11 @@ type TableArea struct {
 type Mode string
 
 const (
-	ModeClone Mode = "clone" // allocated blocks only
-	ModeRaw   Mode = "raw"   // every block
-	ModeSwap  Mode = "swap"  // UUID and label; the header is made anew
-	ModeSkip  Mode = "skip"  // nothing; a deploy leaves the partition's bytes alone
+	ModeClone  Mode = "clone"  // allocated blocks only
+	ModeRaw    Mode = "raw"    // every block
+	ModeSwap   Mode = "swap"   // UUID and label; the header is made anew
+	ModeSkip   Mode = "skip"   // nothing; a deploy leaves the partition's bytes alone
+	ModeFormat Mode = "format" // the structures of an empty file system of the same identity
 )
 
 // Partition is one partition of a captured disk.
@@ -88,7 +89,7 @@ type Partition struct {
 	Mode       Mode
 	Reason     string // why it is not cloned, empty for ModeClone
 	Filesystem Filesystem
-	Content    Content // Start and Length always; Extents and Chunks for clone and raw
+	Content    Content // Start and Length always; Extents and Chunks for clone, raw and format
 }
 
 // Filesystem is the identity of what a partition holds.

@@ -25,43 +25,49 @@ const maxRootClusters = 65536 * rootEntrySize / 512
 
 // label gives the name in the root directory, or else the boot sector's.
 func (v *volume) label() (string, error) {
+	raw, err := v.rootLabel()
+	if err != nil {
+		return "", err
+	}
+	if raw == nil {
+		raw = v.bootLabel[:]
+	}
+	return decodeLabel(raw), nil
+}
+
+// rootLabel gives the 11 bytes of the label in the root directory, nil if it has none.
+func (v *volume) rootLabel() ([]byte, error) {
 	if v.width == 32 {
-		return v.label32()
+		return v.rootLabel32()
 	}
 	b := make([]byte, v.rootEntries*rootEntrySize)
 	if err := readFull(v.r, b, v.rootDir); err != nil {
-		return "", err
+		return nil, err
 	}
-	if name, found, _ := findLabel(b); found {
-		return name, nil
-	}
-	return decodeLabel(v.bootLabel[:]), nil
+	raw, _ := findLabel(b)
+	return raw, nil
 }
 
-// label32 follows the chain of FAT32's root directory.
-func (v *volume) label32() (string, error) {
+// rootLabel32 follows the chain of FAT32's root directory.
+func (v *volume) rootLabel32() ([]byte, error) {
 	b := make([]byte, v.clusterSize)
 	cluster := v.rootCluster
 	for range maxRootClusters {
 		if cluster < 2 || cluster >= v.clusters+2 {
-			return "", &filesystem.CorruptError{
+			return nil, &filesystem.CorruptError{
 				Format: v.format(), Structure: "root directory", Offset: v.fat,
 				Problem: fmt.Sprintf("chain leads to cluster %d of %d", cluster, v.clusters),
 			}
 		}
 		if err := readFull(v.r, b, v.clusterOffset(cluster)); err != nil {
-			return "", err
+			return nil, err
 		}
-		name, found, last := findLabel(b)
-		if found {
-			return name, nil
-		}
-		if last {
-			break
+		if raw, last := findLabel(b); raw != nil || last {
+			return raw, nil
 		}
 		var entry [4]byte
 		if err := readFull(v.r, entry[:], v.fat+quantity.Bytes(cluster)*4); err != nil {
-			return "", err
+			return nil, err
 		}
 		next := int64(v.entry(entry[:], 0))
 		if next > int64(v.bad()) {
@@ -69,27 +75,27 @@ func (v *volume) label32() (string, error) {
 		}
 		cluster = next
 	}
-	return decodeLabel(v.bootLabel[:]), nil
+	return nil, nil
 }
 
 // findLabel looks for the volume label among directory entries; last tells that
 // no entries follow.
-func findLabel(b []byte) (name string, found, last bool) {
+func findLabel(b []byte) (raw []byte, last bool) {
 	for ; len(b) >= rootEntrySize; b = b[rootEntrySize:] {
 		attributes := b[attributeOffset]
 		switch {
 		case b[0] == 0:
-			return "", false, true
+			return nil, true
 		case b[0] == deleted, attributes&attributeLong == attributeLong:
 		case attributes&(attributeLabel|attributeDir) == attributeLabel:
 			raw := append([]byte(nil), b[:11]...)
 			if raw[0] == 0x05 {
 				raw[0] = deleted // how a name that begins with that byte is written
 			}
-			return decodeLabel(raw), true, false
+			return raw, false
 		}
 	}
-	return "", false, false
+	return nil, false
 }
 
 // decodeLabel decodes a label. Its code page is not recorded: bytes that are not
