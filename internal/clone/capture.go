@@ -49,7 +49,7 @@ func Capture(ctx context.Context, disk io.ReaderAt, layout *Layout, sink Sink, o
 	}
 	m := &image.Manifest{Image: opts.Image, Comment: opts.Comment, Origin: opts.Origin, Creator: opts.Creator,
 		Engine: opts.Engine, Disks: []image.Disk{d}}
-	reader := newDiscardReader(disk, layout)
+	reader := newDiscardReader(newBlankReader(disk, layout), layout)
 	var result CaptureResult
 	for pass := 1; ; pass++ {
 		if err := storeContents(ctx, reader, contentsOf(&m.Disks[0]), sink, opts, &result); err != nil {

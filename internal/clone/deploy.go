@@ -8,13 +8,21 @@ import (
 	"sync"
 
 	"clonecast/internal/image"
+	"clonecast/internal/partition"
+	"clonecast/internal/partition/saved"
 	"clonecast/internal/quantity"
 )
 
 // DeployOptions say how a deploy goes.
 type DeployOptions struct {
-	DryRun   bool // compare and plan, write nothing
-	Verify   bool // read back what was written
+	DryRun bool // compare and plan, write nothing
+	Verify bool // read back what was written
+
+	// SaveTable takes the target's old table before the first write, if the table changes
+	// or a partition is kept. An error ends the deploy. It is not called for a disk
+	// without a table.
+	SaveTable func(context.Context, saved.Copy) error
+
 	Progress Progress
 }
 
@@ -39,6 +47,7 @@ func Deploy(ctx context.Context, d *image.Disk, t Target, g Geometry, source Sou
 		do   func(context.Context) error
 	}{
 		{"compare", dep.compare},
+		{"save the old table", dep.saveTable},
 		{"invalidate the old table", dep.invalidate},
 		{"write", dep.write},
 		{"flush", dep.flush},
@@ -65,11 +74,13 @@ type deploy struct {
 	opts     DeployOptions
 
 	contents []*image.Content
-	isHead   []bool   // by content: its first bytes are written last
-	differ   [][]bool // by content and chunk: must be written
-	delta    []bool   // by content: most of it was kept, write only blocks that differ
-	finals   []final  // swap headers and table, in the order of writing
-	wipes    []final  // stale signatures to zero
+	isHead   []bool          // by content: its first bytes are written last
+	differ   [][]bool        // by content and chunk: must be written
+	delta    []bool          // by content: most of it was kept, write only blocks that differ
+	finals   []final         // swap headers and table, in the order of writing
+	table    []final         // those of the table
+	old      partition.Table // the target's, if a partition is kept
+	wipes    []final         // stale signatures to zero
 
 	heads headStore
 
@@ -87,16 +98,21 @@ func newDeploy(d *image.Disk, t Target, g Geometry, source Source, opts DeployOp
 	if err := fits(d, g); err != nil {
 		return nil, err
 	}
-	dep := &deploy{disk: d, target: t, source: source, geometry: g, opts: opts, contents: contentsOf(d)}
+	old, err := keepable(d, t, g)
+	if err != nil {
+		return nil, err
+	}
+	dep := &deploy{old: old, disk: d, target: t, source: source, geometry: g, opts: opts, contents: contentsOf(d)}
 	for i, c := range dep.contents {
 		dep.isHead = append(dep.isHead, i >= len(d.Boot))
 		dep.differ = append(dep.differ, make([]bool, len(c.Chunks)))
 	}
 	dep.delta = make([]bool, len(dep.contents))
-	var err error
-	if dep.finals, err = finals(d, g); err != nil {
+	swaps, table, err := finals(d, g)
+	if err != nil {
 		return nil, err
 	}
+	dep.finals, dep.table = append(swaps, table...), table
 	return dep, nil
 }
 
@@ -177,19 +193,27 @@ func (d *deploy) holds(f final) (bool, error) {
 }
 
 // invalidate makes the disk unbootable before its first change: the table's first
-// sector and GPT headers become zero, and the first bytes of each partition that
-// will be written. The latter are remembered where they need not be fetched.
+// sector and GPT headers become zero (where a partition is kept, the boot code only), and
+// the first bytes of each partition that will be written. The latter are remembered where
+// they need not be fetched.
 func (d *deploy) invalidate(ctx context.Context) error {
-	for _, f := range d.finals {
-		if err := d.invalidateTable(f); err != nil {
-			return err
-		}
+	leave, err := d.leavesTable()
+	if err != nil {
+		return err
+	}
+	if leave {
+		err = d.invalidateBootCode()
+	} else {
+		err = d.invalidateTables()
+	}
+	if err != nil {
+		return err
 	}
 	if err := d.target.Sync(); err != nil {
 		return err
 	}
 	for i, c := range d.contents {
-		if !d.isHead[i] || !touched(d.differ[i]) {
+		if !d.isHead[i] || !touched(d.differ[i]) && !d.bootsFirmware(i) {
 			continue
 		}
 		if err := d.invalidateHead(i, c); err != nil {
@@ -209,6 +233,15 @@ func touched(differ []bool) bool {
 }
 
 const gptMagic = "EFI PART"
+
+func (d *deploy) invalidateTables() error {
+	for _, f := range append(d.oldHeaders(), d.finals...) {
+		if err := d.invalidateTable(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func (d *deploy) invalidateTable(f final) error {
 	sector := int(d.geometry.LogicalSector)
@@ -309,15 +342,20 @@ func (d *deploy) flush(context.Context) error {
 
 // finish writes what makes the disk whole, LBA 0 last, and reads it back.
 func (d *deploy) finish(context.Context) error {
-	for _, h := range d.heads.all() {
-		for _, e := range h.piece.extents {
-			if err := d.writeDiffering(h.data[e.Start:e.End()], h.piece.start+e.Start); err != nil {
-				return err
+	for _, last := range []bool{false, true} {
+		for _, h := range d.heads.all() {
+			if d.bootsFirmware(h.piece.region) != last {
+				continue
+			}
+			for _, e := range h.piece.extents {
+				if err := d.writeDiffering(h.data[e.Start:e.End()], h.piece.start+e.Start); err != nil {
+					return err
+				}
 			}
 		}
-	}
-	if err := d.target.Sync(); err != nil {
-		return err
+		if err := d.target.Sync(); err != nil {
+			return err
+		}
 	}
 	for _, f := range d.finals {
 		if err := d.writeDiffering(f.data, f.start); err != nil {

@@ -10,23 +10,21 @@ import (
 
 // finals lists what is written after all content, in the order of writing: swap
 // headers, then the table from the disk's end to its start, LBA 0 last and alone.
-func finals(d *image.Disk, g Geometry) ([]final, error) {
-	var out []final
+func finals(d *image.Disk, g Geometry) (swaps, table []final, err error) {
 	for _, p := range d.Partitions {
 		if p.Mode != image.ModeSwap {
 			continue
 		}
 		header, err := swapHeader(p)
 		if err != nil {
-			return nil, fmt.Errorf("partition %d: %w", p.Number, err)
+			return nil, nil, fmt.Errorf("partition %d: %w", p.Number, err)
 		}
-		out = append(out, final{p.Content.Start, header})
+		swaps = append(swaps, final{p.Content.Start, header})
 	}
-	table, err := tableFor(d, g)
-	if err != nil {
-		return nil, err
+	if table, err = tableFor(d, g); err != nil {
+		return nil, nil, err
 	}
-	return append(out, table...), nil
+	return swaps, table, nil
 }
 
 // keptTable gives the table sectors as they were captured, LBA 0 last and alone.

@@ -31,6 +31,8 @@ type PartitionLayout struct {
 
 	// Extents are the bytes that a capture stores, from the partition's start.
 	Extents []quantity.Extent
+
+	blank filesystem.Blank // mode format: what they become
 }
 
 // Allocated is how many bytes a capture stores of the partition.

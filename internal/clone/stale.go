@@ -24,7 +24,7 @@ func (d *deploy) staleSignatures() ([]final, error) {
 		return err
 	}
 	for _, p := range d.disk.Partitions {
-		if p.Mode != image.ModeClone && p.Mode != image.ModeSwap {
+		if p.Mode != image.ModeClone && p.Mode != image.ModeSwap && p.Mode != image.ModeFormat {
 			continue
 		}
 		for _, s := range probe.Signatures(p.Content.Length) {
