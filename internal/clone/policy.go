@@ -102,8 +102,8 @@ func (r blankReader) ReadAt(b []byte, off int64) (int, error) {
 		for _, z := range r.blanks[i].Zero {
 			clear(b[clamp(z.Start-from, n):clamp(z.End()-from, n)])
 		}
-		for _, p := range r.blanks[i].Patches {
-			if skip := from - p.Start; skip < quantity.Bytes(len(p.Data)) {
+		for _, p := range r.blanks[i].Writes {
+			if skip := from - p.Offset; skip < quantity.Bytes(len(p.Data)) {
 				copy(b[clamp(-skip, n):n], p.Data[max(skip, 0):])
 			}
 		}
