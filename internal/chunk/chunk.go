@@ -10,6 +10,7 @@ package chunk
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 
 	"clonecast/internal/quantity"
@@ -49,6 +50,18 @@ func (e *MissingError) Error() string { return fmt.Sprintf("chunk %v is missing"
 type InvalidError struct {
 	ID      ID
 	Problem string
+}
+
+// Damaged says that a chunk cannot be had because its frame is not sound, and why.
+func Damaged(id ID, frame error) *InvalidError {
+	var invalid *InvalidError
+	switch {
+	case !errors.As(frame, &invalid):
+		return &InvalidError{ID: id, Problem: frame.Error()}
+	case invalid.ID == id:
+		return invalid
+	}
+	return &InvalidError{ID: id, Problem: fmt.Sprintf("chunk %v of the same frame: %s", invalid.ID, invalid.Problem)}
 }
 
 func (e *InvalidError) Error() string { return fmt.Sprintf("chunk %v is damaged: %s", e.ID, e.Problem) }

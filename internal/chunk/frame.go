@@ -25,7 +25,7 @@ import (
 // The CRC finds where a torn pack ends without decoding; the chunk ids are what
 // proves the content.
 const (
-	frameMagic       = "CCF1"
+	FrameMagic       = "CCF1" // every frame begins with it
 	frameHeaderSize  = 16
 	frameEntrySize   = 36
 	codecStored      = 0
@@ -77,7 +77,7 @@ func (h FrameHeader) PlainSize() int {
 // and chunk table are, so that a stream reader knows how much to read before it can
 // parse the header.
 func FrameHeaderLength(b []byte) (int, error) {
-	if len(b) < frameHeaderSize || string(b[:4]) != frameMagic {
+	if len(b) < frameHeaderSize || string(b[:4]) != FrameMagic {
 		return 0, fmt.Errorf("%w: no magic", ErrFrame)
 	}
 	n := int(b[5])
@@ -135,7 +135,7 @@ func NewEncoder(level zstd.EncoderLevel) (*Encoder, error) {
 // one after the other.
 func (e *Encoder) AppendFrame(dst []byte, entries []Entry, plain []byte) []byte {
 	start := len(dst)
-	dst = append(dst, frameMagic...)
+	dst = append(dst, FrameMagic...)
 	dst = append(dst, codecZstd, byte(len(entries)), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 	for _, entry := range entries {
 		dst = append(dst, entry.ID[:]...)

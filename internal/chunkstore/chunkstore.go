@@ -18,6 +18,9 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"fmt"
+	"io"
+	"time"
 
 	"clonecast/internal/chunk"
 	"clonecast/internal/image"
@@ -28,6 +31,9 @@ var ErrNotFound = errors.New("no such image or version")
 
 // ErrFull reports that there is no room for more. What was stored before is sound.
 var ErrFull = errors.New("the store is full")
+
+// ErrBusy reports that somebody else does this already.
+var ErrBusy = errors.New("it is running already")
 
 // ErrNotStore reports a place that holds no store.
 var ErrNotStore = errors.New("not a clonecast store")
@@ -51,6 +57,10 @@ type Reader interface {
 	// Manifest gives the signed envelope of a version: the newest when sequence is 0.
 	Manifest(ctx context.Context, name string, sequence uint64) ([]byte, error)
 
+	// Pin keeps everything that the store has now until the result is closed: a deploy
+	// that lasts longer than one call to Frames holds one.
+	Pin(ctx context.Context) (io.Closer, error)
+
 	// TrustedKeys are the public keys that sign this store's manifests.
 	TrustedKeys() []ed25519.PublicKey
 }
@@ -66,7 +76,8 @@ type Session interface {
 
 	// Publish makes everything durable, then stores m as the next version of
 	// m.Image: it sets Sequence, Parent and Created, signs, and returns the envelope.
-	// When chunks are missing it returns a *IncompleteError and stores nothing.
+	// When chunks are missing it returns a *IncompleteError, when one has another length
+	// than the manifest says a *LengthError, and stores nothing.
 	Publish(ctx context.Context, m *image.Manifest) (envelope []byte, version image.Version, err error)
 
 	// Close ends the session. Chunks of a session that did not publish stay in the
@@ -81,14 +92,58 @@ func (e *IncompleteError) Error() string {
 	return (&chunk.MissingError{ID: e.Missing[0]}).Error() + ": the capture is not complete"
 }
 
+// LengthError reports a manifest for which a chunk has another length than it has: the
+// manifest does not describe what was captured.
+type LengthError struct {
+	ID         chunk.ID
+	Have, Want int // plain bytes
+}
+
+func (e *LengthError) Error() string {
+	return fmt.Sprintf("chunk %v has %d bytes, the manifest has room for %d", e.ID, e.Have, e.Want)
+}
+
 // Store is a place for chunks and manifests.
 type Store interface {
 	Reader
 	// Begin starts a capture.
 	Begin(ctx context.Context) (Session, error)
+	// Delete removes a version: ErrNotFound when there is none. Its number is not used
+	// again, and its chunks stay until a collection.
+	Delete(ctx context.Context, name string, sequence uint64) error
+	// Collect removes chunks that no version needs: ErrBusy while another one runs.
+	Collect(ctx context.Context, opts CollectOptions) (CollectReport, error)
 	// Check verifies the store: structure, and with ReadData every byte.
 	Check(ctx context.Context, opts CheckOptions) (CheckReport, error)
 	Close() error
+}
+
+// CollectOptions say what a collection may do.
+//
+// A chunk is removed by the second of two collections that found it without a version. Between
+// them lies MinAge, and everybody who captured or held a pin at the first one has ended.
+// A collection with MinAge 0 is both at once, if nobody holds it up.
+type CollectOptions struct {
+	MinAge   time.Duration
+	DryRun   bool                    // say what there is to do, change nothing
+	Progress func(done, total int64) // bytes, may be nil
+}
+
+// CollectReport tells what a collection did, and what is left to the next one.
+type CollectReport struct {
+	Versions int   // that need chunks
+	Bytes    int64 // of the store's chunks before
+	Live     int64 // of them what a version needs
+
+	Removed   int   // packs
+	Freed     int64 // bytes of them, less Rewritten
+	Rewritten int64 // bytes of live chunks that moved to new packs
+
+	Condemned int       // packs that a later collection removes
+	Waiting   int64     // bytes of them
+	Due       time.Time // when it may; zero when nothing is condemned
+	Pinned    bool      // captures or readers hold it up
+	Kept      []string  // condemned packs that stay after all, and why
 }
 
 // CheckOptions say how thorough a check is.

@@ -177,6 +177,13 @@ func (f *FS) Lock(name string) (io.Closer, error) {
 	return f.FS.Lock(name)
 }
 
+func (f *FS) LockShared(name string) (io.Closer, error) {
+	if err := f.inject(OpLock, name); err != nil {
+		return nil, err
+	}
+	return f.FS.LockShared(name)
+}
+
 func (f *FS) Free() (int64, error) {
 	if err := f.inject(OpFree, "."); err != nil {
 		return 0, err

@@ -92,33 +92,52 @@ func (d *dir) Lock(name string) (io.Closer, error) {
 		if err != nil {
 			return nil, err
 		}
-		err = flock(f)
-		if err != nil {
-			_ = f.Close()
-			if errors.Is(err, syscall.EWOULDBLOCK) {
-				err = ErrLocked
-			}
-			return nil, &fs.PathError{Op: "lock", Path: name, Err: err}
+		lock, err := d.flock(f, name, syscall.LOCK_EX)
+		if lock != nil || err != nil {
+			return lock, err
 		}
-		locked, err := f.Stat()
-		if err != nil {
-			_ = f.Close()
-			return nil, err
-		}
-		if named, err := d.root.Stat(name); err == nil && os.SameFile(locked, named) {
-			return f, nil
-		}
-		_ = f.Close()
 	}
 }
 
-func flock(f *os.File) error {
+// LockShared is Lock without the right to be alone. A file that its holder removed is gone.
+func (d *dir) LockShared(name string) (io.Closer, error) {
 	for {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err != syscall.EINTR {
-			return err
+		f, err := d.root.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		lock, err := d.flock(f, name, syscall.LOCK_SH)
+		if lock != nil || err != nil {
+			return lock, err
 		}
 	}
+}
+
+// flock locks f, which was opened by that name. It gives neither lock nor error when the name
+// is no longer that file's. On anything but success it closes f.
+func (d *dir) flock(f *os.File, name string, how int) (io.Closer, error) {
+	err := syscall.EINTR
+	for err == syscall.EINTR {
+		err, _ = syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB).(syscall.Errno)
+	}
+	if err != 0 {
+		_ = f.Close()
+		var cause error = err
+		if err == syscall.EWOULDBLOCK {
+			cause = ErrLocked
+		}
+		return nil, &fs.PathError{Op: "lock", Path: name, Err: cause}
+	}
+	locked, statErr := f.Stat()
+	if statErr != nil {
+		_ = f.Close()
+		return nil, statErr
+	}
+	if named, err := d.root.Stat(name); err == nil && os.SameFile(locked, named) {
+		return f, nil
+	}
+	_ = f.Close()
+	return nil, nil
 }
 
 func (d *dir) Free() (int64, error) {

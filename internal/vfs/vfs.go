@@ -1,4 +1,4 @@
-// Package vfs is what the chunk store needs of a file system: twelve operations, so
+// Package vfs is what the chunk store needs of a file system: thirteen operations, so
 // that a test can stop, fail or lose each of them.
 //
 // Dir is the real one, confined to a directory by os.Root. Child package memfs keeps
@@ -47,6 +47,9 @@ type FS interface {
 	// without waiting: ErrLocked when another process, or another Lock of this one, has
 	// it. Close of the result, or the death of the process, gives it back; the file stays.
 	Lock(name string) (io.Closer, error)
+	// LockShared takes a lock of an existing file that any number may have, but nobody
+	// beside one that Lock gave: ErrLocked. It needs no right to write.
+	LockShared(name string) (io.Closer, error)
 	// Free tells how many bytes can still be stored.
 	Free() (int64, error)
 	// Close gives back what the file system itself holds.

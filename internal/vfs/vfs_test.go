@@ -268,3 +268,41 @@ func TestNth(t *testing.T) {
 		}
 	}
 }
+
+func TestLockShared(t *testing.T) {
+	each(t, func(t *testing.T, f vfs.FS) {
+		if _, err := f.LockShared("l"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("LockShared of an absent file = %v, want ErrNotExist", err)
+		}
+		_ = create(t, f, "l", "").Close()
+		var shared []io.Closer
+		for range 2 {
+			lock, err := f.LockShared("l")
+			if err != nil {
+				t.Fatalf("LockShared = %v", err)
+			}
+			shared = append(shared, lock)
+		}
+		for _, lock := range shared {
+			if _, err := f.Lock("l"); !errors.Is(err, vfs.ErrLocked) {
+				t.Errorf("Lock beside a shared one = %v, want ErrLocked", err)
+			}
+			if err := lock.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lock, err := f.Lock("l")
+		if err != nil {
+			t.Fatalf("Lock after the shared ones ended = %v", err)
+		}
+		if _, err := f.LockShared("l"); !errors.Is(err, vfs.ErrLocked) {
+			t.Errorf("LockShared beside Lock = %v, want ErrLocked", err)
+		}
+		if err := errors.Join(f.Remove("l"), lock.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.LockShared("l"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("LockShared of a removed file = %v, want ErrNotExist", err)
+		}
+	})
+}

@@ -8,7 +8,9 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
+	"time"
 
 	"clonecast/internal/chunk"
 	"clonecast/internal/chunkstore"
@@ -202,6 +204,42 @@ func (a *API) frame(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, map[string]int64{"stored": stored})
 }
 
+// publishedBefore finds the version that a capture published before the server died without
+// telling the database: one that is m but for what the store sets, and not older than the
+// operation.
+func (a *API) publishedBefore(ctx context.Context, m *image.Manifest, started time.Time) (image.Version, bool, error) {
+	list, err := a.Store.Versions(ctx, m.Image)
+	if errors.Is(err, chunkstore.ErrNotFound) {
+		return image.Version{}, false, nil
+	}
+	if err != nil {
+		return image.Version{}, false, fmt.Errorf("versions of %s: %w", m.Image, err)
+	}
+	for _, v := range slices.Backward(list) {
+		if v.Created < started.Unix() {
+			break
+		}
+		envelope, err := a.Store.Manifest(ctx, v.Image, v.Sequence)
+		if err != nil {
+			return image.Version{}, false, fmt.Errorf("manifest of %s@%d: %w", v.Image, v.Sequence, err)
+		}
+		old, id, err := image.Open(envelope, a.Store.TrustedKeys())
+		if err != nil {
+			return image.Version{}, false, fmt.Errorf("manifest of %s@%d: %w", v.Image, v.Sequence, err)
+		}
+		same := *m
+		same.Sequence, same.Parent, same.Created = old.Sequence, old.Parent, old.Created
+		raw, err := same.MarshalBinary()
+		if err != nil {
+			return image.Version{}, false, err
+		}
+		if image.Identify(raw) == id {
+			return v, true, nil
+		}
+	}
+	return image.Version{}, false, nil
+}
+
 // publish makes a version. The machine says what is on its disks; by whom, when, why and
 // under which name it is kept is what the admin ordered.
 func (a *API) publish(w http.ResponseWriter, r *http.Request) error {
@@ -236,11 +274,16 @@ func (a *API) publish(w http.ResponseWriter, r *http.Request) error {
 	if done := op.Published(); done != "" {
 		return writeJSON(w, json.RawMessage(done))
 	}
-	var v image.Version
-	err = c.use(func(s chunkstore.Session) (err error) {
-		_, v, err = s.Publish(context.WithoutCancel(r.Context()), m)
+	v, done, err := a.publishedBefore(r.Context(), m, op.Started)
+	if err != nil {
 		return err
-	})
+	}
+	if !done {
+		err = c.use(func(s chunkstore.Session) (err error) {
+			_, v, err = s.Publish(context.WithoutCancel(r.Context()), m)
+			return err
+		})
+	}
 	if err != nil {
 		return fmt.Errorf("publish %s: %w", op.Image, err)
 	}

@@ -13,6 +13,8 @@ import (
 	"clonecast/internal/chunkstore"
 	"clonecast/internal/image"
 	"clonecast/internal/protocol"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // versions keeps what the server needs of the versions that are being deployed.
@@ -72,10 +74,8 @@ func compareIDs(a, b chunk.ID) int { return bytes.Compare(a[:], b[:]) }
 
 func chunkIDs(m *image.Manifest) []chunk.ID {
 	var ids []chunk.ID
-	for i := range m.Disks {
-		for _, c := range m.Disks[i].Contents() {
-			ids = append(ids, c.Chunks...)
-		}
+	for id := range m.Chunks() {
+		ids = append(ids, id)
 	}
 	slices.SortFunc(ids, compareIDs)
 	return slices.Clip(slices.Compact(ids))
@@ -112,6 +112,37 @@ func (a *API) manifest(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// filter takes out of frames what a version does not name: a frame that was stored with one
+// version may hold chunks of another one.
+type filter struct {
+	version *version
+	sieve   *chunk.Sieve // made when it is needed
+}
+
+// frame gives a frame that holds wanted chunks and no others. Its bytes are valid until the
+// next call.
+func (f *filter) frame(frame []byte) ([]byte, error) {
+	if f.sieve == nil {
+		h, err := chunk.ParseFrameHeader(frame)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(h.Entries, func(e chunk.Entry) bool { return !f.version.has(e.ID) }) {
+			return frame, nil
+		}
+		if f.sieve, err = chunk.NewSieve(zstd.SpeedFastest); err != nil {
+			return nil, err
+		}
+	}
+	return f.sieve.Keep(frame, f.version.has)
+}
+
+func (f *filter) close() {
+	if f.sieve != nil {
+		f.sieve.Close()
+	}
+}
+
 // frameTimeout is how long a machine may take to accept one frame (4 MiB at most): a
 // stalled one is let go, it asks again for what it lacks.
 const frameTimeout = time.Minute
@@ -134,12 +165,18 @@ func (a *API) chunks(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	control := http.NewResponseController(w)
 	begun := false
+	only := filter{version: v}
+	defer only.close()
 	err = a.Store.Frames(r.Context(), ids, func(frame []byte) error {
+		frame, err := only.frame(frame)
+		if err != nil {
+			return err
+		}
 		begun = true
 		if err := control.SetWriteDeadline(time.Now().Add(frameTimeout)); err != nil {
 			return err
 		}
-		_, err := w.Write(frame)
+		_, err = w.Write(frame)
 		return err
 	})
 	if err != nil && begun {

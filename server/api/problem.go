@@ -42,6 +42,7 @@ func (a *API) problemOf(r *http.Request, err error) *protocol.Problem {
 	var invalid *chunk.InvalidError
 	var missing *chunk.MissingError
 	var incomplete *chunkstore.IncompleteError
+	var length *chunkstore.LengthError
 	switch {
 	case errors.As(err, &p):
 		return p
@@ -53,6 +54,8 @@ func (a *API) problemOf(r *http.Request, err error) *protocol.Problem {
 			p.Missing = append(p.Missing, id.String())
 		}
 		return p
+	case errors.As(err, &length):
+		return &protocol.Problem{Code: protocol.CodeInvalid, Title: length.Error()}
 	case errors.Is(err, chunkstore.ErrNotFound):
 		return &protocol.Problem{Code: protocol.CodeNotFound, Title: err.Error(), Hint: "'clonecast image list' shows what there is"}
 	case errors.Is(err, chunkstore.ErrFull), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):

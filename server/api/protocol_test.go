@@ -377,6 +377,71 @@ func TestRestartInTheMiddle(t *testing.T) {
 	}
 }
 
+// The server dies after a version was published and before the database knows: the machine
+// that publishes again gets the same version.
+func TestPublishOnce(t *testing.T) {
+	s := newSite(t)
+	a := s.pc("a", 1)
+	d := newDisk(t, "win", 1, 3)
+	for n := range uint64(2) {
+		s.order(Order{Kind: "capture", Machines: []string{"a"}, Image: "win"})
+		op := s.next(a, protocol.OpCapture)
+		published := s.capture(a, d)
+		if _, err := s.api.DB.Exec("UPDATE operations SET published = ''"); err != nil {
+			t.Fatal(err)
+		}
+		s.restart()
+		if again := s.capture(a, d); again != published || again.Sequence != n+1 {
+			t.Errorf("published again: %+v, want %+v as number %d", again, published, n+1)
+		}
+		s.report(a, op, protocol.StateDone)
+		// The clock of versions has seconds: what is ordered in the same one is not told apart.
+		time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
+	}
+	if list, err := s.store.Versions(t.Context(), "win"); err != nil || len(list) != 2 {
+		t.Errorf("%d versions, %v; want one for each order", len(list), err)
+	}
+}
+
+// A frame that was stored with one image holds chunks of another one, too. A machine that
+// deploys the other one gets its chunks and nothing else.
+func TestChunksOfOtherVersions(t *testing.T) {
+	s := newSite(t)
+	a := s.pc("a", 1)
+	secret, public := newDisk(t, "secret", 1, 4), newDisk(t, "public", 2, 3)
+	// Both have chunks 1 and 3 of the first in common; it was stored in one frame.
+	public.manifest.Disks[0].Partitions[0].Content.Chunks = []chunk.ID{secret.ids[1], public.ids[1], secret.ids[3]}
+	public.ids = public.manifest.Disks[0].Partitions[0].Content.Chunks
+	enc, err := chunk.NewEncoder(zstd.SpeedFastest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var plain []byte
+	var entries []chunk.Entry
+	for _, id := range secret.ids {
+		plain, entries = append(plain, secret.plain[id]...), append(entries, chunk.Entry{ID: id, Length: len(secret.plain[id])})
+	}
+	secret.frames = [][]byte{enc.AppendFrame(nil, entries, plain)}
+	for _, d := range []disk{secret, public} {
+		s.order(Order{Kind: "capture", Machines: []string{"a"}, Image: d.manifest.Image})
+		op := s.next(a, protocol.OpCapture)
+		if d.manifest.Image == "secret" {
+			s.must(s.tls, a, "POST", protocol.PathFrame, d.frames[0], &struct{}{})
+		}
+		s.capture(a, d)
+		s.report(a, op, protocol.StateDone)
+	}
+	s.order(Order{Kind: "deploy", Machines: []string{"a"}, Image: "public"})
+	s.next(a, protocol.OpDeploy)
+	want := map[chunk.ID][]byte{}
+	for i, from := range []disk{secret, public, secret} {
+		want[public.ids[i]] = from.plain[public.ids[i]]
+	}
+	if got := s.fetch(a, public.ids...); !cmp.Equal(got, want) {
+		t.Errorf("the machine gets %d chunks, want the %d of its version and no other", len(got), len(want))
+	}
+}
+
 func TestPermissions(t *testing.T) {
 	s := newSite(t)
 	a, b := s.pc("a", 1), s.pc("b", 2)

@@ -44,7 +44,12 @@ func (s *Store) Check(ctx context.Context, opts chunkstore.CheckOptions) (chunks
 	return c.report, nil
 }
 
-func (c *checker) run(ctx context.Context) error {
+func (c *checker) run(ctx context.Context) (err error) {
+	pin, err := c.store.Pin(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, pin.Close()) }()
 	if err := c.keys(); err != nil {
 		return err
 	}
@@ -119,6 +124,10 @@ func (c *checker) versions(ctx context.Context) ([]versionName, error) {
 			c.report.Versions++
 			v := versionName{name, n}
 			_, _, _, err := c.store.manifest(name, n)
+			if errors.Is(err, fs.ErrNotExist) { // deleted since it was listed
+				c.report.Versions--
+				continue
+			}
 			if isDamage(err) {
 				i := c.problem(manifestPath(name, n), "%v", err)
 				c.report.Problems[i].Affects = []string{v.String()}
@@ -134,41 +143,54 @@ func (c *checker) versions(ctx context.Context) ([]versionName, error) {
 }
 
 // allPacks checks packs and indexes; an index without a pack tells of a lost one.
+// It looks twice: what a collection moved out of a pack meanwhile is in a new one.
 func (c *checker) allPacks(ctx context.Context) error {
-	names := map[string]int64{}
-	for dir, suffix := range map[string]string{packsDir: packSuffix, indexDir: idxSuffix} {
-		entries, err := c.store.fs.ReadDir(dir)
+	seen := map[string]bool{}
+	for range 2 {
+		names, err := c.newPacks(seen)
 		if err != nil {
 			return err
 		}
-		for _, e := range entries {
-			name, ok := strings.CutSuffix(e.Name(), suffix)
-			if !ok {
-				continue
+		for _, name := range names {
+			if err := ctx.Err(); err != nil {
+				return err
 			}
-			size := int64(0)
-			if dir == packsDir {
-				info, err := e.Info()
-				if err != nil {
-					return err
-				}
-				size = info.Size()
-				c.report.Packs++
-				c.report.Bytes += size
-				c.total += size
+			if err := c.pack(ctx, name); err != nil {
+				return err
 			}
-			names[name] = max(names[name], size)
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := c.pack(ctx, name); err != nil {
-			return err
 		}
 	}
 	return nil
+}
+
+// newPacks lists the names of packs and indexes that were not seen yet, and counts the packs.
+func (c *checker) newPacks(seen map[string]bool) ([]string, error) {
+	names := map[string]bool{}
+	for dir, suffix := range map[string]string{packsDir: packSuffix, indexDir: idxSuffix} {
+		entries, err := c.store.fs.ReadDir(dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			name, ok := strings.CutSuffix(e.Name(), suffix)
+			if !ok || seen[name] {
+				continue
+			}
+			names[name] = true
+			info, err := e.Info()
+			if errors.Is(err, fs.ErrNotExist) || dir != packsDir {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			c.report.Packs++
+			c.report.Bytes += info.Size()
+			c.total += info.Size()
+		}
+	}
+	maps.Copy(seen, names)
+	return slices.Sorted(maps.Keys(names)), nil
 }
 
 // pack compares a pack with its index, or lists it by its own headers when the index
@@ -185,7 +207,8 @@ func (c *checker) pack(ctx context.Context, name string) error {
 	}
 	f, err := c.store.fs.Open(packPath(name))
 	if errors.Is(err, fs.ErrNotExist) {
-		if idxErr == nil {
+		// A collection removes the index first, then the pack.
+		if _, err := c.store.fs.Stat(idxPath(name)); idxErr == nil && !errors.Is(err, fs.ErrNotExist) {
 			c.lost(frames, c.problem(packPath(name), "is missing: %d bytes", length))
 		}
 		return nil
@@ -200,20 +223,27 @@ func (c *checker) pack(ctx context.Context, name string) error {
 	}
 	size := info.Size()
 	if idxErr != nil {
-		if frames, length, err = scanPack(f, size, nil); err != nil {
+		if frames, err = c.survey(name, f, size); err != nil {
 			return err
-		}
-		if length != size {
-			c.problem(packPath(name), "no whole frame at byte %d; %d bytes from there are lost", length, size-length)
 		}
 	} else if length != size {
 		// As a reader does: the pack's own headers say what is still there.
 		c.lost(frames, c.problem(packPath(name), "has %d bytes, its index says %d", size, length))
-		if frames, _, err = scanPack(f, size, nil); err != nil {
+		if frames, _, err = c.store.surveyPack(f, size); err != nil {
 			return err
 		}
 	}
 	return c.frames(ctx, name, f, size, frames)
+}
+
+// survey lists the frames of a pack that has no index to go by. What was in its gaps nobody
+// knows: a version that needs it lacks chunks.
+func (c *checker) survey(name string, f vfs.File, size int64) ([]packFrame, error) {
+	frames, gaps, err := c.store.surveyPack(f, size)
+	for _, g := range gaps {
+		c.problem(packPath(name), "no whole frame at byte %d; %d bytes from there are lost", g.from, g.to-g.from)
+	}
+	return frames, err
 }
 
 // lost counts frames that are not where their index says to a problem. A chunk that is
@@ -227,8 +257,8 @@ func (c *checker) lost(frames []packFrame, problem int) {
 }
 
 func (c *checker) add(f packFrame, number uint32) {
-	for _, id := range f.ids {
-		c.index.add(id, location{c.packs, number})
+	for _, e := range f.chunks {
+		c.index.add(e, location{c.packs, number})
 	}
 }
 
@@ -250,7 +280,7 @@ func (c *checker) frames(ctx context.Context, name string, f vfs.File, size int6
 		at += int64(frame.size)
 		number := location{c.packs, uint32(i)}
 		c.add(frame, number.frame)
-		c.report.Chunks += len(frame.ids)
+		c.report.Chunks += len(frame.chunks)
 		found, err := c.frame(f, frame)
 		if err != nil {
 			return fmt.Errorf("read %s: %w", packPath(name), err)
@@ -289,7 +319,7 @@ func (c *checker) frame(f vfs.File, want packFrame) (problem string, err error) 
 	switch {
 	case err != nil:
 		return err.Error(), nil
-	case h.Size() != int(want.size) || !slices.Equal(headerIDs(h), want.ids):
+	case h.Size() != int(want.size) || !slices.Equal(h.Entries, want.chunks):
 		return "it is not the frame that the index names", nil
 	}
 	return "", nil
@@ -302,6 +332,9 @@ func (c *checker) contents(ctx context.Context, versions []versionName) error {
 			return err
 		}
 		_, m, _, err := c.store.manifest(v.image, v.sequence)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil { // sound a moment ago
 			return err
 		}
@@ -330,8 +363,8 @@ func (c *checker) contents(ctx context.Context, versions []versionName) error {
 // is to blame: -1 when there is no copy at all.
 func (c *checker) lookup(id chunk.ID) (problem int, ok bool) {
 	problem = -1
-	for at := range c.index.find(id) {
-		p, bad := c.bad[at]
+	for e := range c.index.find(id) {
+		p, bad := c.bad[c.index.at[e]]
 		if !bad {
 			return 0, true
 		}

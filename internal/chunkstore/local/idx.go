@@ -11,19 +11,21 @@ import (
 // without reading its packs. All integers are little-endian.
 //
 //	offset  size  field
-//	0       8     magic "CCIDX1\n\0"
+//	0       8     magic "CCIDX2\n\0"
 //	8       8     length of the pack in bytes
 //	16      4     number of frames
-//	20      ...   the frames, each: length in bytes (4), number of chunks (1), chunk ids (32 each)
+//	20      ...   the frames, each: length in bytes (4), number of chunks (1), and for each chunk
+//	              its id (32) and plain length (4)
 //	end-32  32    BLAKE3-256 of everything before
 //
 // The first frame stands behind the pack's magic, each other one behind the one before;
 // the last one ends where the pack does.
 const (
-	idxMagic      = "CCIDX1\n\x00"
+	idxMagic      = "CCIDX2\n\x00"
 	idxHeaderSize = 20
 	idxSumSize    = 32
 	idxFrameSize  = 5
+	idxChunkSize  = 36
 	maxIdxSize    = 256 << 20
 )
 
@@ -32,7 +34,7 @@ var errIdx = errors.New("index file is damaged")
 // packFrame is one frame of a pack.
 type packFrame struct {
 	offset, size uint32
-	ids          []chunk.ID
+	chunks       []chunk.Entry
 }
 
 // marshalIdx encodes the index of a pack of the given length.
@@ -42,9 +44,10 @@ func marshalIdx(length int64, frames []packFrame) []byte {
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(frames)))
 	for _, f := range frames {
 		b = binary.LittleEndian.AppendUint32(b, f.size)
-		b = append(b, byte(len(f.ids)))
-		for _, id := range f.ids {
-			b = append(b, id[:]...)
+		b = append(b, byte(len(f.chunks)))
+		for _, c := range f.chunks {
+			b = append(b, c.ID[:]...)
+			b = binary.LittleEndian.AppendUint32(b, uint32(c.Length))
 		}
 	}
 	sum := chunk.Sum(b)
@@ -72,12 +75,16 @@ func parseIdx(b []byte) (length int64, frames []packFrame, err error) {
 		f := packFrame{offset: uint32(offset), size: binary.LittleEndian.Uint32(b)}
 		n := int(b[4])
 		b = b[idxFrameSize:]
-		if n < 1 || n > chunk.MaxFrameChunks || len(b) < n*len(chunk.ID{}) || f.size > uint32(chunk.MaxFrameSize) {
+		if n < 1 || n > chunk.MaxFrameChunks || len(b) < n*idxChunkSize || f.size > uint32(chunk.MaxFrameSize) {
 			return 0, nil, errIdx
 		}
-		f.ids = make([]chunk.ID, n)
-		for i := range f.ids {
-			f.ids[i], b = chunk.ID(b[:32]), b[32:]
+		f.chunks = make([]chunk.Entry, n)
+		for i := range f.chunks {
+			c := chunk.Entry{ID: chunk.ID(b[:32]), Length: int(binary.LittleEndian.Uint32(b[32:]))}
+			if c.Length < 1 || c.Length > int(chunk.Size) {
+				return 0, nil, errIdx
+			}
+			f.chunks[i], b = c, b[idxChunkSize:]
 		}
 		if offset += uint64(f.size); offset > claimed {
 			return 0, nil, errIdx

@@ -14,18 +14,18 @@ import (
 
 func exampleFrames() (length int64, frames []packFrame) {
 	a, b, c := chunk.Sum([]byte("a")), chunk.Sum([]byte("b")), chunk.Sum([]byte("c"))
-	return 8 + 100 + 0x10203, []packFrame{{8, 100, []chunk.ID{a, b}}, {108, 0x10203, []chunk.ID{c}}}
+	return 8 + 100 + 0x10203, []packFrame{{8, 100, []chunk.Entry{{ID: a, Length: 1}, {ID: b, Length: 0x40000}}}, {108, 0x10203, []chunk.Entry{{ID: c, Length: 3}}}}
 }
 
 func TestIdxGolden(t *testing.T) {
-	const want = "4343494458310a00" + // magic
+	const want = "4343494458320a00" + // magic
 		"6f02010000000000" + // pack length
 		"02000000" + // frames
 		"64000000" + "02" +
-		"17762fddd969a453925d65717ac3eea21320b66b54342fde15128d6caf21215f" +
-		"10e5cf3d3c8a4f9f3468c8cc58eea84892a22fdadbc1acb22410190044c1d553" +
+		"17762fddd969a453925d65717ac3eea21320b66b54342fde15128d6caf21215f" + "01000000" +
+		"10e5cf3d3c8a4f9f3468c8cc58eea84892a22fdadbc1acb22410190044c1d553" + "00000400" +
 		"03020100" + "01" +
-		"ea7aa1fc9efdbe106dbb70369a75e9671fa29d52bd55536711bf197477b8f021"
+		"ea7aa1fc9efdbe106dbb70369a75e9671fa29d52bd55536711bf197477b8f021" + "03000000"
 	got := marshalIdx(exampleFrames())
 	body := got[:len(got)-idxSumSize]
 	if hex.EncodeToString(body) != want {
@@ -41,7 +41,7 @@ func TestIdxRoundTrip(t *testing.T) {
 	whole := marshalIdx(length, frames)
 	gotLength, got, err := parseIdx(whole)
 	if err != nil || gotLength != length || !slices.EqualFunc(got, frames, func(a, b packFrame) bool {
-		return a.offset == b.offset && a.size == b.size && slices.Equal(a.ids, b.ids)
+		return a.offset == b.offset && a.size == b.size && slices.Equal(a.chunks, b.chunks)
 	}) {
 		t.Errorf("parseIdx = %d, %v, %v", gotLength, got, err)
 	}
@@ -129,9 +129,9 @@ func TestIndexFindsAllCopies(t *testing.T) {
 	const n = 20000
 	id := func(i int) chunk.ID { return chunk.Sum([]byte{byte(i), byte(i >> 8)}) }
 	for i := range uint32(n) {
-		x.add(id(int(i)), location{1, i})
+		x.add(chunk.Entry{ID: id(int(i)), Length: int(i) + 1}, location{1, i})
 		if i%10 == 0 {
-			x.add(id(int(i)), location{2, i})
+			x.add(chunk.Entry{ID: id(int(i)), Length: int(i) + 1}, location{2, i})
 		}
 	}
 	for i := range uint32(n) {
@@ -139,7 +139,14 @@ func TestIndexFindsAllCopies(t *testing.T) {
 		if i%10 == 0 {
 			want = append(want, location{2, i})
 		}
-		if got := slices.Collect(x.find(id(int(i)))); !slices.Equal(got, want) {
+		var got []location
+		for e := range x.find(id(int(i))) {
+			got = append(got, x.at[e])
+			if x.lengths[e] != i+1 {
+				t.Fatalf("chunk %d has %d bytes", i, x.lengths[e])
+			}
+		}
+		if !slices.Equal(got, want) {
 			t.Fatalf("chunk %d is found at %v, want %v", i, got, want)
 		}
 	}

@@ -6,7 +6,11 @@
 //	index/NAME.idx                   which chunks are where in a pack (idx.go)
 //	images/IMAGE/SEQUENCE.manifest   a version: a signed manifest
 //	staging/                         packs and files being written
-//	publish.lock                     taken while a version gets its number
+//	images/IMAGE/SEQUENCE.deleted    keeps the number of a version that was deleted
+//	pins/EPOCH                       locked by captures and readers (pins.go)
+//	condemned                        packs that the next collection removes (marks.go)
+//	publish.lock                     taken while a version gets its number or is deleted
+//	collect.lock                     taken while packs are collected
 //
 // A pack is written in staging under the lock of its writer, and moved to packs when
 // it is full or its session ends. Files outside staging never change; an index can
@@ -48,20 +52,24 @@ const (
 	formatFile  = "format"
 	formatText  = "clonecast store 1\n"
 	publishLock = "publish.lock"
+	collectLock = "collect.lock"
+	marksFile   = "condemned"
 
 	keysDir    = "keys"
 	packsDir   = "packs"
 	indexDir   = "index"
 	imagesDir  = "images"
 	stagingDir = "staging"
+	pinsDir    = "pins"
 
 	packSuffix     = ".pack"
 	idxSuffix      = ".idx"
 	lockSuffix     = ".lock"
 	manifestSuffix = ".manifest"
+	deletedSuffix  = ".deleted"
 )
 
-var dirs = []string{keysDir, packsDir, indexDir, imagesDir, stagingDir}
+var dirs = []string{keysDir, packsDir, indexDir, imagesDir, stagingDir, pinsDir}
 
 // Options tune a store. The zero value is good.
 type Options struct {
@@ -207,6 +215,9 @@ func OpenFS(fsys vfs.FS, opts Options) (*Store, error) {
 		return nil, err
 	}
 	if !opts.ReadOnly {
+		if err := s.beginEpoch(1); err != nil {
+			return nil, err
+		}
 		if err := s.salvage(); err != nil {
 			return nil, err
 		}

@@ -20,7 +20,11 @@ import (
 const maxEnvelope = image.MaxManifest + 1<<20
 
 func manifestPath(name string, sequence uint64) string {
-	return imagesDir + "/" + name + "/" + strconv.FormatUint(sequence, 10) + manifestSuffix
+	return versionPath(name, sequence, manifestSuffix)
+}
+
+func versionPath(name string, sequence uint64, suffix string) string {
+	return imagesDir + "/" + name + "/" + strconv.FormatUint(sequence, 10) + suffix
 }
 
 // Images implements chunkstore.Reader.
@@ -49,7 +53,10 @@ func (s *Store) Images(ctx context.Context) ([]string, error) {
 }
 
 // sequences lists the numbers of an image's manifests in order, none for an unknown image.
-func (s *Store) sequences(name string) ([]uint64, error) {
+func (s *Store) sequences(name string) ([]uint64, error) { return s.numbers(name, manifestSuffix) }
+
+// numbers lists the numbers of an image's files with a suffix in order.
+func (s *Store) numbers(name, suffix string) ([]uint64, error) {
 	if image.CheckName(name) != nil {
 		return nil, nil
 	}
@@ -62,7 +69,7 @@ func (s *Store) sequences(name string) ([]uint64, error) {
 	}
 	var sequences []uint64
 	for _, e := range entries {
-		digits, ok := strings.CutSuffix(e.Name(), manifestSuffix)
+		digits, ok := strings.CutSuffix(e.Name(), suffix)
 		n, err := strconv.ParseUint(digits, 10, 64)
 		if ok && err == nil && n > 0 && strconv.FormatUint(n, 10) == digits {
 			sequences = append(sequences, n)
@@ -94,7 +101,10 @@ func (s *Store) Versions(ctx context.Context, name string) ([]image.Version, err
 			return nil, err
 		}
 		v, err := s.version(name, n)
-		if isDamage(err) || errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // deleted since it was listed
+		}
+		if isDamage(err) {
 			s.log.Error("a version is left out of the list", "version", manifestPath(name, n), "cause", err)
 			continue
 		}
@@ -170,24 +180,84 @@ func (s *Store) manifest(name string, sequence uint64) ([]byte, *image.Manifest,
 }
 
 // publish stores m as the next version of its image. All packs of the session are sealed.
-func (s *Store) publish(ctx context.Context, m *image.Manifest) ([]byte, image.Version, error) {
-	if err := image.CheckName(m.Image); err != nil {
+func (s *Store) publish(ctx context.Context, m *image.Manifest, condemned map[string]bool) ([]byte, image.Version, error) {
+	if err := m.Validate(); err != nil {
 		return nil, image.Version{}, err
 	}
-	if err := s.checkComplete(ctx, m); err != nil {
+	if err := s.checkComplete(ctx, m, condemned); err != nil {
 		return nil, image.Version{}, err
 	}
+	var envelope []byte
+	var version image.Version
+	err := s.alone(ctx, func() (err error) {
+		envelope, version, err = s.publishLocked(m)
+		return err
+	})
+	if err != nil {
+		return nil, image.Version{}, err
+	}
+	return envelope, version, nil
+}
+
+// alone runs f while nobody else publishes or deletes.
+func (s *Store) alone(ctx context.Context, f func() error) error {
 	s.publishing.Lock()
 	defer s.publishing.Unlock()
 	lock, err := s.waitForLock(ctx, publishLock)
 	if err != nil {
-		return nil, image.Version{}, err
+		return err
 	}
-	envelope, version, err := s.publishLocked(m)
-	if err = errors.Join(err, lock.Close()); err != nil {
-		return nil, image.Version{}, err
+	return errors.Join(f(), lock.Close())
+}
+
+// Delete implements chunkstore.Store. The file that keeps the number comes first, so that a
+// crash does not give it to another version; it goes when a later number needs none.
+func (s *Store) Delete(ctx context.Context, name string, sequence uint64) error {
+	if s.opts.ReadOnly {
+		return errors.New("delete version: the store was opened for reading only")
 	}
-	return envelope, version, nil
+	err := s.alone(ctx, func() error { return s.deleteLocked(name, sequence) })
+	if err != nil {
+		return fmt.Errorf("delete %s@%d: %w", name, sequence, err)
+	}
+	return nil
+}
+
+func (s *Store) deleteLocked(name string, sequence uint64) error {
+	sequences, err := s.sequences(name)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(sequences, sequence) {
+		return chunkstore.ErrNotFound
+	}
+	if sequence == sequences[len(sequences)-1] {
+		kept := versionPath(name, sequence, deletedSuffix)
+		if err := writeFile(s.fs, stagingDir+"/publish"+deletedSuffix, kept, 0o600, nil); err != nil {
+			return err
+		}
+	}
+	if err := s.fs.Remove(manifestPath(name, sequence)); err != nil {
+		return err
+	}
+	if err := s.fs.SyncDir(imagesDir + "/" + name); err != nil {
+		return err
+	}
+	return s.forgetNumbers(name)
+}
+
+// forgetNumbers removes the kept numbers of an image but the highest.
+func (s *Store) forgetNumbers(name string) error {
+	kept, err := s.numbers(name, deletedSuffix)
+	if err != nil {
+		return err
+	}
+	for _, n := range kept[:max(0, len(kept)-1)] {
+		if err := s.fs.Remove(versionPath(name, n, deletedSuffix)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Store) publishLocked(m *image.Manifest) ([]byte, image.Version, error) {
@@ -225,10 +295,14 @@ func (s *Store) publishLocked(m *image.Manifest) ([]byte, image.Version, error) 
 // version: damage to one version must not stop the next capture.
 func (s *Store) newest(name string) (uint64, image.VersionID, error) {
 	sequences, err := s.sequences(name)
-	if err != nil || len(sequences) == 0 {
+	if err != nil {
 		return 0, image.VersionID{}, err
 	}
-	last := sequences[len(sequences)-1]
+	deleted, err := s.numbers(name, deletedSuffix)
+	if err != nil || len(sequences)+len(deleted) == 0 {
+		return 0, image.VersionID{}, err
+	}
+	last := slices.Max(slices.Concat(sequences, deleted))
 	for _, n := range slices.Backward(sequences) {
 		v, err := s.version(name, n)
 		if err == nil {
@@ -242,35 +316,28 @@ func (s *Store) newest(name string) (uint64, image.VersionID, error) {
 	return last, image.VersionID{}, nil
 }
 
-// checkComplete reports the chunks of m that the store lacks.
-func (s *Store) checkComplete(ctx context.Context, m *image.Manifest) error {
-	missing := s.lacks(m)
-	if len(missing) == 0 {
-		return ctx.Err()
-	}
+// checkComplete reports the chunks of m that the store lacks or that have another length.
+// It looks at the packs that there are now, whatever the store remembers.
+func (s *Store) checkComplete(ctx context.Context, m *image.Manifest, condemned map[string]bool) error {
 	if err := s.refresh(); err != nil {
 		return err
 	}
-	if missing = s.lacks(m); len(missing) > 0 {
+	var missing []chunk.ID
+	seen := map[chunk.ID]bool{}
+	for id, want := range m.Chunks() {
+		have, ok := s.has(id, condemned)
+		if ok && have != want {
+			return &chunkstore.LengthError{ID: id, Have: have, Want: want}
+		}
+		if !ok && !seen[id] {
+			seen[id] = true
+			missing = append(missing, id)
+		}
+	}
+	if len(missing) > 0 {
 		return &chunkstore.IncompleteError{Missing: missing}
 	}
 	return ctx.Err()
-}
-
-func (s *Store) lacks(m *image.Manifest) []chunk.ID {
-	var missing []chunk.ID
-	seen := map[chunk.ID]bool{}
-	for i := range m.Disks {
-		for _, c := range m.Disks[i].Contents() {
-			for _, id := range c.Chunks {
-				if !s.has(id) && !seen[id] {
-					seen[id] = true
-					missing = append(missing, id)
-				}
-			}
-		}
-	}
-	return missing
 }
 
 // waitForLock waits for another process to finish.

@@ -1,11 +1,13 @@
 package local
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"strings"
 
 	"clonecast/internal/chunk"
@@ -20,6 +22,7 @@ const packMagic = "CCPACK1\n"
 type pack struct {
 	name   string // without directory and suffix
 	frames []frame
+	gone   bool // it was removed; its number is not given again
 }
 
 // frame says where a frame of a pack lies. The ids of its chunks are in the index only.
@@ -40,38 +43,118 @@ func newPackName() string {
 	return hex.EncodeToString(b[:])
 }
 
-// scanPack walks over the frames of a pack by their headers and returns those before
-// the first one that is not whole, and where that one begins: size when all are whole.
-// With accept, a frame must also pass that. An error is one of the medium.
+// scanPack walks over the frames of a pack and returns those before the first one that
+// is not whole or that accept refuses, and where that one begins: size when there is
+// none. An error is one of the medium.
 func scanPack(f vfs.File, size int64, accept func(frame []byte) bool) (frames []packFrame, end int64, err error) {
-	header := make([]byte, chunk.MaxFrameHeader)
-	if size < int64(len(packMagic)) {
-		return nil, 0, nil
+	if whole, err := hasMagic(f, size); err != nil || !whole {
+		return nil, 0, err
 	}
-	if err := readAt(f, header[:len(packMagic)], 0); err != nil || string(header[:len(packMagic)]) != packMagic {
-		return nil, 0, ignoreDamage(err)
+	return scanFrames(f, int64(len(packMagic)), scanLimit(size), accept)
+}
+
+func hasMagic(f vfs.File, size int64) (bool, error) {
+	magic := make([]byte, len(packMagic))
+	if size < int64(len(magic)) {
+		return false, nil
 	}
-	end = int64(len(packMagic))
-	limit := min(size, int64(maxPackSize)+int64(chunk.MaxFrameSize))
-	for end < limit {
-		b := header[:min(int64(len(header)), limit-end)]
-		if err := readAt(f, b, end); err != nil {
-			return frames, end, ignoreDamage(err)
+	err := readAt(f, magic, 0)
+	return err == nil && string(magic) == packMagic, ignoreDamage(err)
+}
+
+// scanLimit is where a scan stops: offsets in a pack fit 32 bits.
+func scanLimit(size int64) int64 { return min(size, int64(maxPackSize)+int64(chunk.MaxFrameSize)) }
+
+// scanFrames lists the whole frames from byte at on by their headers, and where they end.
+func scanFrames(f vfs.File, at, limit int64, accept func(frame []byte) bool) (frames []packFrame, end int64, err error) {
+	for end = at; end < limit; {
+		h, err := frameAt(f, end, limit, accept)
+		if err != nil || h.Entries == nil {
+			return frames, end, err
 		}
-		h, err := chunk.ParseFrameHeader(b)
-		if err != nil || int64(h.Size()) > limit-end {
-			return frames, end, nil
-		}
-		if accept != nil {
-			whole := make([]byte, h.Size())
-			if err := readAt(f, whole, end); err != nil || !accept(whole) {
-				return frames, end, ignoreDamage(err)
-			}
-		}
-		frames = append(frames, packFrame{uint32(end), uint32(h.Size()), headerIDs(h)})
+		frames = append(frames, packFrame{uint32(end), uint32(h.Size()), h.Entries})
 		end += int64(h.Size())
 	}
 	return frames, end, nil
+}
+
+// frameAt reads the header of the frame at a byte. It has no entries when there is no whole
+// frame or accept refuses it; nil accepts all.
+func frameAt(f vfs.File, at, limit int64, accept func(frame []byte) bool) (chunk.FrameHeader, error) {
+	b := make([]byte, min(int64(chunk.MaxFrameHeader), limit-at))
+	if err := readAt(f, b, at); err != nil {
+		return chunk.FrameHeader{}, ignoreDamage(err)
+	}
+	h, err := chunk.ParseFrameHeader(b)
+	if err != nil || int64(h.Size()) > limit-at {
+		return chunk.FrameHeader{}, nil
+	}
+	if accept != nil {
+		whole := make([]byte, h.Size())
+		if err := readAt(f, whole, at); err != nil || !accept(whole) {
+			return chunk.FrameHeader{}, ignoreDamage(err)
+		}
+	}
+	return h, nil
+}
+
+// gap is a range of a pack that belongs to no frame.
+type gap struct{ from, to int64 }
+
+// surveyPack lists the frames of a pack without its index. Where a frame is damaged it goes
+// on at the next one whose content proves it: a header alone may be part of another
+// frame's payload, as when the disk of a server was captured. An error is one of the medium.
+func (s *Store) surveyPack(f vfs.File, size int64) (frames []packFrame, gaps []gap, err error) {
+	at, limit := int64(0), scanLimit(size)
+	whole, err := hasMagic(f, size)
+	if whole {
+		at = int64(len(packMagic))
+	}
+	for err == nil && at < limit {
+		end := at
+		if at > 0 { // else the magic is damaged
+			var more []packFrame
+			more, end, err = scanFrames(f, at, limit, nil)
+			frames = append(frames, more...)
+		}
+		if err != nil || end == limit {
+			break
+		}
+		if at, err = s.nextFrame(f, end, limit); err == nil {
+			gaps = append(gaps, gap{end, at})
+		}
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if limit < size {
+		gaps = append(gaps, gap{limit, size})
+	}
+	return frames, gaps, nil
+}
+
+// nextFrame finds the first frame behind byte from that decodes; limit when there is none.
+func (s *Store) nextFrame(f vfs.File, from, limit int64) (int64, error) {
+	const window = 1 << 20
+	proven := func(frame []byte) bool { _, err := s.verify(frame); return err == nil }
+	b := make([]byte, window)
+	for at := from + 1; at < limit; {
+		b = b[:min(window, limit-at)]
+		if err := readAt(f, b, at); err != nil {
+			return limit, ignoreDamage(err)
+		}
+		i := bytes.Index(b, []byte(chunk.FrameMagic))
+		if i < 0 {
+			at += max(1, int64(len(b)-len(chunk.FrameMagic)+1))
+			continue
+		}
+		h, err := frameAt(f, at+int64(i), limit, proven)
+		if err != nil || h.Entries != nil {
+			return at + int64(i), err
+		}
+		at += int64(i) + 1
+	}
+	return limit, nil
 }
 
 func ignoreDamage(err error) error {
@@ -81,25 +164,25 @@ func ignoreDamage(err error) error {
 	return err
 }
 
-func headerIDs(h chunk.FrameHeader) []chunk.ID {
-	ids := make([]chunk.ID, len(h.Entries))
-	for i, e := range h.Entries {
-		ids[i] = e.ID
-	}
-	return ids
-}
-
-// refresh takes up packs that appeared since the last look.
+// refresh takes up packs that appeared since the last look and lets go those that a
+// collection of another process removed.
 func (s *Store) refresh() error {
 	s.refreshing.Lock()
 	defer s.refreshing.Unlock()
+	s.mu.RLock()
+	vanished := maps.Clone(s.names) // before the listing: a pack that is sealed meanwhile is not among them
+	s.mu.RUnlock()
 	entries, err := s.fs.ReadDir(packsDir)
 	if err != nil {
 		return fmt.Errorf("list packs: %w", err)
 	}
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), packSuffix)
-		if !ok || s.knows(name) {
+		if !ok {
+			continue
+		}
+		delete(vanished, name)
+		if s.knows(name) {
 			continue
 		}
 		frames, err := s.loadPack(name)
@@ -108,7 +191,30 @@ func (s *Store) refresh() error {
 		}
 		s.addPack(name, frames)
 	}
+	s.dropPacks(vanished)
 	return nil
+}
+
+// dropPacks forgets packs that were removed.
+func (s *Store) dropPacks(names map[string]bool) {
+	if len(names) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.packs {
+		if names[p.name] {
+			p.gone = true
+			delete(s.names, p.name)
+		}
+	}
+	left := newIndex()
+	for e, at := range s.index.at {
+		if !s.packs[at.pack].gone {
+			left.add(chunk.Entry{ID: s.index.ids[e], Length: int(s.index.lengths[e])}, at)
+		}
+	}
+	s.index = left
 }
 
 func (s *Store) knows(name string) bool {
@@ -128,8 +234,8 @@ func (s *Store) addPack(name string, frames []packFrame) {
 	p := &pack{name: name, frames: make([]frame, len(frames))}
 	for i, f := range frames {
 		p.frames[i] = frame{offset: f.offset, size: f.size}
-		for _, id := range f.ids {
-			s.index.add(id, location{uint32(len(s.packs)), uint32(i)})
+		for _, c := range f.chunks {
+			s.index.add(c, location{uint32(len(s.packs)), uint32(i)})
 		}
 	}
 	s.packs = append(s.packs, p)
@@ -158,20 +264,20 @@ func (s *Store) loadPack(name string) ([]packFrame, error) {
 	if err == nil && idxErr == nil && length == info.Size() {
 		return frames, nil
 	}
-	scanned, end, err := scanPack(f, info.Size(), nil)
+	frames, gaps, err := s.surveyPack(f, info.Size())
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", packPath(name), err)
 	}
-	if end != info.Size() {
-		s.log.Warn("pack is damaged, run clonecast store check", "pack", packPath(name), "sound bytes", end, "bytes", info.Size())
-		return scanned, nil
+	if len(gaps) > 0 {
+		s.log.Warn("pack is damaged, run clonecast store check", "pack", packPath(name), "at byte", gaps[0].from, "frames", len(frames))
+		return frames, nil
 	}
 	if !s.opts.ReadOnly && idxErr != nil {
-		if err := s.repairIdx(name, end, scanned); err != nil && !errors.Is(err, vfs.ErrLocked) {
+		if err := s.repairIdx(name, info.Size(), frames); err != nil && !errors.Is(err, vfs.ErrLocked) {
 			s.log.Warn("index of pack is not repaired", "index", idxPath(name), "cause", err)
 		}
 	}
-	return scanned, nil
+	return frames, nil
 }
 
 // repairIdx writes the index of a pack that has none or a damaged one. Its writer's lock

@@ -79,6 +79,9 @@ func (s *Store) each(ctx context.Context, r *packReader, ids []chunk.ID, yield f
 			continue
 		}
 		b, at, err := r.chunk(id, copies)
+		if errors.Is(err, errGone) {
+			b, at, err = r.afresh(id)
+		}
 		if err != nil {
 			return err
 		}
@@ -125,7 +128,8 @@ func (s *Store) copies(id chunk.ID) []copyOf {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var sound, bad []copyOf
-	for at := range s.index.find(id) {
+	for e := range s.index.find(id) {
+		at := s.index.at[e]
 		p := s.packs[at.pack]
 		c := copyOf{at, p.name, p.frames[at.frame]}
 		if c.bad {
@@ -137,16 +141,18 @@ func (s *Store) copies(id chunk.ID) []copyOf {
 	return append(sound, bad...)
 }
 
-// has tells whether the store has a copy of a chunk that no read found damaged.
-func (s *Store) has(id chunk.ID) bool {
+// has tells whether the store has a copy of a chunk that no read found damaged and that is
+// in none of the packs to avoid, and how long the chunk is.
+func (s *Store) has(id chunk.ID, avoid map[string]bool) (length int, ok bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	for at := range s.index.find(id) {
-		if !s.packs[at.pack].frames[at.frame].bad {
-			return true
+	for e := range s.index.find(id) {
+		at := s.index.at[e]
+		if p := s.packs[at.pack]; !p.frames[at.frame].bad && !avoid[p.name] {
+			return int(s.index.lengths[e]), true
 		}
 	}
-	return false
+	return 0, false
 }
 
 func (s *Store) markBad(at location) {
@@ -172,6 +178,25 @@ func (r *packReader) close() {
 	}
 }
 
+// errGone reports that all copies of a chunk were in packs that are no longer there.
+var errGone = errors.New("its pack is gone")
+
+// afresh looks for a chunk whose packs are gone: a collection may have moved it.
+func (r *packReader) afresh(id chunk.ID) ([]byte, location, error) {
+	if err := r.store.refresh(); err != nil {
+		return nil, location{}, err
+	}
+	copies := r.store.copies(id)
+	if len(copies) == 0 {
+		return nil, location{}, &chunk.MissingError{ID: id}
+	}
+	b, at, err := r.chunk(id, copies)
+	if errors.Is(err, errGone) {
+		err = chunk.Damaged(id, err)
+	}
+	return b, at, err
+}
+
 // chunk gives the verified frame of the first sound copy of a chunk. A damaged copy is
 // remembered, so that the next capture of the chunk heals the store.
 func (r *packReader) chunk(id chunk.ID, copies []copyOf) ([]byte, location, error) {
@@ -186,6 +211,9 @@ func (r *packReader) chunk(id chunk.ID, copies []copyOf) ([]byte, location, erro
 			s.cache.put(c.location, b)
 			return b, c.location, nil
 		}
+		if errors.Is(err, errGone) {
+			continue
+		}
 		var invalid *chunk.InvalidError
 		if errors.As(err, &invalid) {
 			s.markBad(c.location)
@@ -194,6 +222,9 @@ func (r *packReader) chunk(id chunk.ID, copies []copyOf) ([]byte, location, erro
 		if first == nil {
 			first = fmt.Errorf("read %s at byte %d: %w", packPath(c.pack), c.offset, err)
 		}
+	}
+	if first == nil {
+		first = errGone
 	}
 	return nil, location{}, first
 }
@@ -213,7 +244,7 @@ func (r *packReader) frame(id chunk.ID, c copyOf) ([]byte, error) {
 		r.close()
 		f, err := r.store.fs.Open(packPath(c.pack))
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, &chunk.InvalidError{ID: id, Problem: "its pack is gone"}
+			return nil, errGone
 		}
 		if err != nil {
 			return nil, err
@@ -229,7 +260,7 @@ func (r *packReader) frame(id chunk.ID, c copyOf) ([]byte, error) {
 	}
 	h, err := r.verify(b)
 	if err != nil {
-		return nil, &chunk.InvalidError{ID: id, Problem: err.Error()}
+		return nil, chunk.Damaged(id, err)
 	}
 	for _, e := range h.Entries {
 		if e.ID == id {

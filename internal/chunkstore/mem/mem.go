@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"sync"
@@ -25,9 +26,23 @@ type Store struct {
 
 	mu       sync.Mutex
 	decoder  *chunk.Decoder
-	frames   map[chunk.ID]*[]byte // chunks of one frame share the pointer
+	frames   map[chunk.ID]*frame // chunks of one frame share it
 	bytes    int64
 	versions map[string][]version // by sequence
+	last     map[string]uint64    // the highest number that each image has used
+	sessions map[*session]bool
+	readers  int
+	marked   map[chunk.ID]time.Time // by a collection, for the next one
+}
+
+type frame struct {
+	bytes   []byte
+	entries []chunk.Entry
+}
+
+func (f *frame) length(id chunk.ID) int {
+	i := slices.IndexFunc(f.entries, func(e chunk.Entry) bool { return e.ID == id })
+	return f.entries[i].Length
 }
 
 type version struct {
@@ -48,7 +63,8 @@ func New() (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{key: key, decoder: d, frames: map[chunk.ID]*[]byte{}, versions: map[string][]version{}}, nil
+	return &Store{key: key, decoder: d, frames: map[chunk.ID]*frame{}, versions: map[string][]version{},
+		last: map[string]uint64{}, sessions: map[*session]bool{}, marked: map[chunk.ID]time.Time{}}, nil
 }
 
 // Close frees the store.
@@ -66,37 +82,37 @@ func (s *Store) TrustedKeys() []ed25519.PublicKey {
 
 // Frames implements chunkstore.Reader.
 func (s *Store) Frames(ctx context.Context, ids []chunk.ID, yield func(frame []byte) error) error {
-	given := map[*[]byte]bool{}
+	given := map[*frame]bool{}
 	for _, id := range ids {
-		frame, err := s.frame(ctx, id)
+		f, err := s.frame(ctx, id)
 		if err != nil {
 			return err
 		}
-		if given[frame] {
+		if given[f] {
 			continue
 		}
-		given[frame] = true
-		if err := yield(*frame); err != nil {
+		given[f] = true
+		if err := yield(f.bytes); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *Store) frame(ctx context.Context, id chunk.ID) (*[]byte, error) {
+func (s *Store) frame(ctx context.Context, id chunk.ID) (*frame, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	frame := s.frames[id]
-	if frame == nil {
+	f := s.frames[id]
+	if f == nil {
 		return nil, &chunk.MissingError{ID: id}
 	}
-	if _, _, err := s.decoder.Decode(*frame, nil); err != nil {
-		return nil, &chunk.InvalidError{ID: id, Problem: err.Error()}
+	if _, _, err := s.decoder.Decode(f.bytes, nil); err != nil {
+		return nil, chunk.Damaged(id, err)
 	}
-	return frame, nil
+	return f, nil
 }
 
 // Images implements chunkstore.Reader.
@@ -124,19 +140,152 @@ func (s *Store) Versions(ctx context.Context, name string) ([]image.Version, err
 func (s *Store) Manifest(ctx context.Context, name string, sequence uint64) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	versions := s.versions[name]
+	i := s.find(name, sequence)
 	if sequence == 0 {
-		sequence = uint64(len(versions))
+		i = len(s.versions[name]) - 1
 	}
-	if sequence == 0 || sequence > uint64(len(versions)) {
+	if i < 0 {
 		return nil, fmt.Errorf("%w: %s@%d", chunkstore.ErrNotFound, name, sequence)
 	}
-	return slices.Clone(versions[sequence-1].envelope), ctx.Err()
+	return slices.Clone(s.versions[name][i].envelope), ctx.Err()
+}
+
+// find gives the place of a version, or -1.
+func (s *Store) find(name string, sequence uint64) int {
+	return slices.IndexFunc(s.versions[name], func(v version) bool { return v.summary.Sequence == sequence })
+}
+
+// Delete implements chunkstore.Store.
+func (s *Store) Delete(ctx context.Context, name string, sequence uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	i := s.find(name, sequence)
+	if i < 0 {
+		return fmt.Errorf("delete %s@%d: %w", name, sequence, chunkstore.ErrNotFound)
+	}
+	if s.versions[name] = slices.Delete(s.versions[name], i, i+1); len(s.versions[name]) == 0 {
+		delete(s.versions, name)
+	}
+	return nil
+}
+
+// Pin implements chunkstore.Reader.
+func (s *Store) Pin(ctx context.Context) (io.Closer, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.readers++
+	return &pin{store: s}, nil
+}
+
+type pin struct {
+	store *Store
+	once  sync.Once
+}
+
+func (p *pin) Close() error {
+	p.once.Do(func() {
+		p.store.mu.Lock()
+		defer p.store.mu.Unlock()
+		p.store.readers--
+	})
+	return nil
+}
+
+// Collect implements chunkstore.Store. A frame is one pack to it: it goes with its last chunk.
+func (s *Store) Collect(ctx context.Context, opts chunkstore.CollectOptions) (chunkstore.CollectReport, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return chunkstore.CollectReport{}, err
+	}
+	now, needed := time.Now(), s.needed()
+	r := chunkstore.CollectReport{Bytes: s.bytes, Pinned: s.readers > 0}
+	for _, versions := range s.versions {
+		r.Versions += len(versions)
+	}
+	waiting, freed := map[*frame]bool{}, map[*frame]bool{}
+	for id, f := range s.frames {
+		if needed[id] {
+			delete(s.marked, id)
+			continue
+		}
+		since, marked := s.marked[id]
+		if !marked {
+			since = now
+		}
+		old := (marked || opts.MinAge <= 0) && now.Sub(since) >= opts.MinAge
+		switch {
+		case opts.DryRun || !old || s.readers > 0:
+			waiting[f] = true
+			r.Due = since.Add(opts.MinAge)
+			if !opts.DryRun {
+				s.marked[id] = since
+			}
+		default:
+			delete(s.frames, id)
+			delete(s.marked, id)
+			freed[f] = true
+		}
+	}
+	return s.afterCollect(r, waiting, freed), nil
+}
+
+// afterCollect adds up which frames are gone and which wait.
+func (s *Store) afterCollect(r chunkstore.CollectReport, waiting, freed map[*frame]bool) chunkstore.CollectReport {
+	left := map[*frame]bool{}
+	for _, f := range s.frames {
+		left[f] = true
+	}
+	s.bytes = 0
+	for f := range left {
+		s.bytes += int64(len(f.bytes))
+	}
+	for f := range waiting {
+		r.Condemned++
+		r.Waiting += int64(len(f.bytes))
+	}
+	for f := range freed {
+		if !left[f] {
+			r.Removed++
+		}
+	}
+	r.Freed = r.Bytes - s.bytes
+	r.Live = s.bytes - r.Waiting
+	return r
+}
+
+// needed are the chunks of versions and those that a session stored or asked for.
+func (s *Store) needed() map[chunk.ID]bool {
+	needed := map[chunk.ID]bool{}
+	for _, versions := range s.versions {
+		for _, v := range versions {
+			for _, id := range v.chunks {
+				needed[id] = true
+			}
+		}
+	}
+	for n := range s.sessions {
+		maps.Copy(needed, n.pinned)
+	}
+	return needed
 }
 
 // Begin implements chunkstore.Store.
 func (s *Store) Begin(ctx context.Context) (chunkstore.Session, error) {
-	return &session{store: s}, ctx.Err()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := &session{store: s, pinned: map[chunk.ID]bool{}}
+	s.sessions[n] = true
+	return n, nil
 }
 
 // Check implements chunkstore.Store.
@@ -147,8 +296,8 @@ func (s *Store) Check(ctx context.Context, opts chunkstore.CheckOptions) (chunks
 	bad := map[chunk.ID]string{}
 	if opts.ReadData {
 		r.BytesRead = s.bytes
-		for id, frame := range s.frames {
-			if _, _, err := s.decoder.Decode(*frame, nil); err != nil {
+		for id, f := range s.frames {
+			if _, _, err := s.decoder.Decode(f.bytes, nil); err != nil {
 				bad[id] = err.Error()
 			}
 		}
@@ -174,16 +323,14 @@ func (s *Store) Check(ctx context.Context, opts chunkstore.CheckOptions) (chunks
 	return r, ctx.Err()
 }
 
+// session is one capture; the store's mutex guards it.
 type session struct {
-	store *Store
-
-	mu     sync.Mutex
+	store  *Store
+	pinned map[chunk.ID]bool
 	closed bool
 }
 
 func (n *session) use(ctx context.Context) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	if n.closed {
 		return errors.New("the capture session is closed")
 	}
@@ -192,36 +339,38 @@ func (n *session) use(ctx context.Context) error {
 
 // Missing implements chunkstore.Session.
 func (n *session) Missing(ctx context.Context, ids []chunk.ID) ([]bool, error) {
+	n.store.mu.Lock()
+	defer n.store.mu.Unlock()
 	if err := n.use(ctx); err != nil {
 		return nil, err
 	}
-	n.store.mu.Lock()
-	defer n.store.mu.Unlock()
 	missing := make([]bool, len(ids))
 	for i, id := range ids {
 		missing[i] = n.store.frames[id] == nil
+		n.pinned[id] = true
 	}
 	return missing, nil
 }
 
 // PutFrame implements chunkstore.Session.
-func (n *session) PutFrame(ctx context.Context, frame []byte) (int64, error) {
-	if err := n.use(ctx); err != nil {
-		return 0, err
-	}
+func (n *session) PutFrame(ctx context.Context, b []byte) (int64, error) {
 	s := n.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	h, _, err := s.decoder.Decode(frame, nil)
+	if err := n.use(ctx); err != nil {
+		return 0, err
+	}
+	h, _, err := s.decoder.Decode(b, nil)
 	if err != nil {
 		return 0, fmt.Errorf("store frame: %w", err)
 	}
 	stored := int64(0)
-	frame = slices.Clone(frame)
+	f := &frame{slices.Clone(b), h.Entries}
 	for _, e := range h.Entries {
+		n.pinned[e.ID] = true
 		if s.frames[e.ID] == nil {
-			s.frames[e.ID] = &frame
-			stored = int64(len(frame))
+			s.frames[e.ID] = f
+			stored = int64(len(b))
 		}
 	}
 	s.bytes += stored
@@ -230,45 +379,61 @@ func (n *session) PutFrame(ctx context.Context, frame []byte) (int64, error) {
 
 // Publish implements chunkstore.Session.
 func (n *session) Publish(ctx context.Context, m *image.Manifest) ([]byte, image.Version, error) {
-	if err := n.use(ctx); err != nil {
-		return nil, image.Version{}, err
-	}
 	s := n.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	next := version{}
-	var missing []chunk.ID
-	for i := range m.Disks {
-		for _, c := range m.Disks[i].Contents() {
-			next.chunks = append(next.chunks, c.Chunks...)
-		}
+	if err := n.use(ctx); err != nil {
+		return nil, image.Version{}, err
 	}
-	for _, id := range next.chunks {
-		if s.frames[id] == nil {
-			missing = append(missing, id)
-		}
+	next, err := s.next(m)
+	if err != nil {
+		return nil, image.Version{}, fmt.Errorf("publish %s: %w", m.Image, err)
 	}
-	if len(missing) > 0 {
-		return nil, image.Version{}, &chunkstore.IncompleteError{Missing: missing}
+	s.versions[m.Image] = append(s.versions[m.Image], next)
+	s.last[m.Image] = next.summary.Sequence
+	return slices.Clone(next.envelope), next.summary, nil
+}
+
+// next makes the next version of an image.
+func (s *Store) next(m *image.Manifest) (version, error) {
+	if err := m.Validate(); err != nil {
+		return version{}, err
+	}
+	chunks, err := s.complete(m)
+	if err != nil {
+		return version{}, err
 	}
 	stamped := *m
-	stamped.Sequence, stamped.Parent, stamped.Created = uint64(len(s.versions[m.Image]))+1, image.VersionID{}, time.Now().Unix()
+	stamped.Sequence, stamped.Parent, stamped.Created = s.last[m.Image]+1, image.VersionID{}, time.Now().Unix()
 	if last := len(s.versions[m.Image]); last > 0 {
 		stamped.Parent = s.versions[m.Image][last-1].summary.ID
 	}
 	envelope, id, err := image.Seal(&stamped, s.key)
-	if err != nil {
-		return nil, image.Version{}, fmt.Errorf("publish %s: %w", m.Image, err)
+	return version{envelope, stamped.Summary(id), chunks}, err
+}
+
+// complete lists the chunks of m, or tells which are missing or have another length.
+func (s *Store) complete(m *image.Manifest) (chunks []chunk.ID, err error) {
+	var missing []chunk.ID
+	for id, length := range m.Chunks() {
+		chunks = append(chunks, id)
+		if f := s.frames[id]; f == nil {
+			missing = append(missing, id)
+		} else if have := f.length(id); have != length {
+			return nil, &chunkstore.LengthError{ID: id, Have: have, Want: length}
+		}
 	}
-	next.envelope, next.summary = envelope, stamped.Summary(id)
-	s.versions[m.Image] = append(s.versions[m.Image], next)
-	return slices.Clone(envelope), next.summary, nil
+	if len(missing) > 0 {
+		return nil, &chunkstore.IncompleteError{Missing: missing}
+	}
+	return chunks, nil
 }
 
 // Close implements chunkstore.Session.
 func (n *session) Close() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.store.mu.Lock()
+	defer n.store.mu.Unlock()
 	n.closed = true
+	delete(n.store.sessions, n)
 	return nil
 }

@@ -36,6 +36,13 @@ func Run(t *testing.T, open func(t *testing.T) chunkstore.Store) {
 		{"cancelled", testCancelled},
 		{"concurrent", testConcurrent},
 		{"check", testCheck},
+		{"lengths", testLengths},
+		{"delete", testDelete},
+		{"collect", testCollect},
+		{"collect old only", testCollectAge},
+		{"pins of readers", testPin},
+		{"pins of captures", testSessionPins},
+		{"concurrent collections", testConcurrentCollect},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := open(t)

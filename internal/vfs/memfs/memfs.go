@@ -32,9 +32,9 @@ const blockSize = 512
 type FS struct {
 	mu       sync.Mutex
 	root     *node
-	locks    map[*node]bool
-	capacity int64 // bytes of all files; 0 means no limit
-	clock    int64 // counts changes and serves as modification time
+	locks    map[*node]int // number of shared holders, or alone
+	capacity int64         // bytes of all files; 0 means no limit
+	clock    int64         // counts changes and serves as modification time
 }
 
 // node is a file or a directory.
@@ -49,7 +49,7 @@ type node struct {
 
 // New makes an empty file system.
 func New() *FS {
-	return &FS{root: newDir(0o755), locks: map[*node]bool{}}
+	return &FS{root: newDir(0o755), locks: map[*node]int{}}
 }
 
 // SetCapacity limits the sum of all file lengths; a write past it is cut short and
@@ -246,22 +246,46 @@ func (f *FS) Lock(name string) (io.Closer, error) {
 			return nil, err
 		}
 	}
-	if f.locks[n] {
+	if f.locks[n] != 0 {
 		return nil, &fs.PathError{Op: "lock", Path: name, Err: vfs.ErrLocked}
 	}
-	f.locks[n] = true
-	return &lock{f, n}, nil
+	f.locks[n] = alone
+	return &lock{fs: f, node: n}, nil
 }
 
+func (f *FS) LockShared(name string) (io.Closer, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n, err := f.get("lock", name)
+	if err != nil {
+		return nil, err
+	}
+	if f.locks[n] == alone {
+		return nil, &fs.PathError{Op: "lock", Path: name, Err: vfs.ErrLocked}
+	}
+	f.locks[n]++
+	return &lock{fs: f, node: n}, nil
+}
+
+// alone stands in FS.locks for the one holder of a lock that is not shared.
+const alone = -1
+
 type lock struct {
-	fs   *FS
-	node *node
+	fs     *FS
+	node   *node
+	closed bool
 }
 
 func (l *lock) Close() error {
 	l.fs.mu.Lock()
 	defer l.fs.mu.Unlock()
-	delete(l.fs.locks, l.node)
+	if l.closed {
+		return fs.ErrClosed
+	}
+	l.closed = true
+	if l.fs.locks[l.node]--; l.fs.locks[l.node] <= 0 {
+		delete(l.fs.locks, l.node)
+	}
 	return nil
 }
 
