@@ -34,6 +34,7 @@ func recipes() map[string]recipe {
 	maps.Copy(out, extRecipes())
 	maps.Copy(out, windowsRecipes())
 	maps.Copy(out, xfsRecipes())
+	maps.Copy(out, btrfsRecipes())
 	return out
 }
 
@@ -70,6 +71,22 @@ func extRecipes() map[string]recipe {
 	odd := out["ext4 1k"]
 	odd.size += 5*quantity.MiB + 3*quantity.KiB
 	out["ext4 short last group"] = odd
+	return out
+}
+
+// btrfsRecipes have no judge in partclone, which copies free blocks and leaves out second
+// copies; the reader's own tests compare its map with what btrfs-progs print.
+func btrfsRecipes() map[string]recipe {
+	out := map[string]recipe{}
+	for name, args := range map[string]string{
+		"btrfs": "", "btrfs single": "-m single", "btrfs mixed": "--mixed", "btrfs 64 KiB nodes": "-n 65536",
+		"btrfs xxhash": "--csum xxhash", "btrfs blake2": "--csum blake2",
+	} {
+		out[name] = recipe{
+			size: 128 * quantity.MiB, mkfs: "mkfs.btrfs -q -f " + args + " DEV", mount: "mount -t btrfs DEV DIR",
+			check: "btrfs check --readonly --check-data-csum DEV", files: 150, longest: 120 * quantity.KiB,
+		}
+	}
 	return out
 }
 

@@ -15,11 +15,6 @@ const (
 func fileSystems() []kind {
 	return []kind{
 		{
-			name: "btrfs", doubt: noMap("btrfs"),
-			places: []place{{offset: 0x10040, magic: btrfsMagic}},
-			uuid:   binaryUUID(0x20 - 0x40), label: text(0x12b-0x40, 256),
-		},
-		{
 			name: "exfat", doubt: noMap("exfat"),
 			places: []place{{offset: 3, magic: "EXFAT   "}},
 			uuid:   exfatSerial,
@@ -83,6 +78,7 @@ func markers(size quantity.Bytes) []kind {
 		}},
 		{name: "swap", places: append(swap, place{magic: "\xed\xc3\x02\xe9\x98\x56\xe5\x0c"})},
 		{name: "btrfs", places: []place{
+			{offset: 0x10040, magic: btrfsMagic},
 			{offset: 64*quantity.MiB + 0x40, magic: btrfsMagic}, {offset: 256*quantity.GiB + 0x40, magic: btrfsMagic},
 		}},
 		{name: "f2fs", places: []place{{offset: 0x1400, magic: f2fsMagic}}},

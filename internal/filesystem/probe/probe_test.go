@@ -32,7 +32,7 @@ func TestMatchesBlkid(t *testing.T) {
 		"fat16":    {40 * quantity.MiB, []string{"mkfs.fat", "-F", "16", "-n", "BOOT", "IMAGE"}, true, "fat16"},
 		"fat32":    {80 * quantity.MiB, []string{"mkfs.fat", "-F", "32", "IMAGE"}, true, "fat32"},
 		"xfs":      {300 * quantity.MiB, []string{"mkfs.xfs", "-q", "-L", "data", "IMAGE"}, true, ""},
-		"btrfs":    {128 * quantity.MiB, []string{"mkfs.btrfs", "-q", "-L", "pool one", "IMAGE"}, false, ""},
+		"btrfs":    {128 * quantity.MiB, []string{"mkfs.btrfs", "-q", "-L", "pool one", "IMAGE"}, true, ""},
 		"exfat":    {64 * quantity.MiB, []string{"mkfs.exfat", "IMAGE"}, false, ""},
 		"f2fs":     {64 * quantity.MiB, []string{"mkfs.f2fs", "-q", "IMAGE"}, false, ""},
 		"luks1":    {32 * quantity.MiB, []string{"sh", "-c", "echo secret | cryptsetup -q luksFormat --type luks1 --pbkdf-force-iterations 1000 IMAGE"}, false, ""},
@@ -152,7 +152,7 @@ func TestAmbiguous(t *testing.T) {
 	image := makeImage(t, 64*quantity.MiB, []string{"mkntfs", "-q", "-F", "-Q", "IMAGE"})
 	patch(t, image, 0x10040, btrfsMagic)
 	v := readImage(t, image)
-	if v.Doubt == nil || !strings.Contains(v.Doubt.Reason, "ambiguous: the partition looks like btrfs and ntfs") || v.Allocated != nil {
+	if v.Doubt == nil || !strings.Contains(v.Doubt.Reason, "ambiguous: the partition looks like ntfs and btrfs") || v.Allocated != nil {
 		t.Errorf("Read = %q, Doubt %+v", v.Type, v.Doubt)
 	}
 }
