@@ -324,7 +324,7 @@ func TestRelocateSameSize(t *testing.T) {
 	}
 	for _, c := range moved {
 		want := make([]byte, len(c.Data))
-		if _, err := contents(saved).ReadAt(want, int64(c.Start)); err != nil {
+		if _, err := partition.Contents(saved).ReadAt(want, int64(c.Start)); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(want, c.Data); diff != "" {
@@ -397,7 +397,7 @@ func FuzzRead(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := Read(contents(moved), 2*size+64*quantity.KiB, 512)
+		again, err := Read(partition.Contents(moved), 2*size+64*quantity.KiB, 512)
 		if err != nil {
 			var corrupt *partition.CorruptError
 			if !errors.As(err, &corrupt) || !strings.Contains(corrupt.Problem, "overlaps") {

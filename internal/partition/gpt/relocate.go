@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
-	"io"
 
 	"clonecast/internal/partition"
 	"clonecast/internal/partition/mbr"
@@ -29,7 +28,7 @@ type Disk struct {
 //
 // The partitions must fit: newSize may be smaller than before only if they do.
 func Relocate(saved []partition.Content, old Disk, newSize quantity.Bytes) ([]partition.Content, error) {
-	d, err := open(contents(saved), old.Size, old.Sector)
+	d, err := open(partition.Contents(saved), old.Size, old.Sector)
 	if err != nil {
 		return nil, fmt.Errorf("read saved GPT: %w", err)
 	}
@@ -107,23 +106,4 @@ func (d *disk) protect(last uint64) []byte {
 		binary.LittleEndian.PutUint32(out[at+12:], size)
 	}
 	return out
-}
-
-// contents reads saved table sectors as if they were the disk; what was not saved
-// is zero.
-type contents []partition.Content
-
-func (c contents) ReadAt(p []byte, off int64) (int, error) {
-	if off < 0 {
-		return 0, io.ErrUnexpectedEOF
-	}
-	clear(p)
-	for _, s := range c {
-		if rel := off - int64(s.Start); rel >= 0 && rel < int64(len(s.Data)) {
-			copy(p, s.Data[rel:])
-		} else if rel < 0 && -rel < int64(len(p)) {
-			copy(p[-rel:], s.Data)
-		}
-	}
-	return len(p), nil
 }

@@ -49,6 +49,7 @@ func (s *scan) chain(container quantity.Extent) error {
 		if next.Start > container.End()-quantity.Bytes(s.sector) {
 			return corrupt("EBR", at, "its link leads out of the extended partition")
 		}
+		s.links = append(s.links, link{place{at, i}, next.Start})
 		at, window = next.Start, next.Length
 	}
 }
@@ -70,7 +71,7 @@ func (s *scan) logicals(rec Record, at quantity.Bytes, container quantity.Extent
 		if !inside || e.Start == 0 {
 			return corrupt("EBR", at, "its partition does not lie inside the extended partition")
 		}
-		s.add(max(firstLogical, s.lastNumber()+1), e, where)
+		s.add(max(firstLogical, s.lastNumber()+1), e, where, place{at, i})
 		if found.logical < 0 {
 			found.logical = where.Start
 		}

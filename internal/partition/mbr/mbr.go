@@ -69,8 +69,23 @@ type scan struct {
 	sector quantity.SectorSize
 
 	partitions []partition.Partition
+	places     []place // of the partitions' entries
 	containers []quantity.Extent
+	slots      []int    // of the containers' entries in the MBR
 	records    []record // every EBR, in chain order
+	links      []link   // from EBR to EBR
+}
+
+// place is where an entry stands.
+type place struct {
+	record quantity.Bytes
+	slot   int
+}
+
+// link is an entry that leads to an EBR.
+type link struct {
+	place
+	to quantity.Bytes
 }
 
 // record is the place of an EBR and of its first data entry (-1: it has none).
@@ -85,7 +100,7 @@ func (s *scan) primaries(mbr Record) error {
 			return fmt.Errorf("partition %d has type 0x42: %w: Windows dynamic disk", i+1, partition.ErrUnsupported)
 		}
 		if e.data() {
-			s.add(i+1, e, e.extent(0, s.sector))
+			s.add(i+1, e, e.extent(0, s.sector), place{0, i})
 		}
 	}
 	for i, e := range mbr.Entries {
@@ -97,6 +112,7 @@ func (s *scan) primaries(mbr Record) error {
 			return err
 		}
 		s.containers = append(s.containers, container)
+		s.slots = append(s.slots, i)
 		if err := s.chain(container); err != nil {
 			return err
 		}
@@ -104,7 +120,8 @@ func (s *scan) primaries(mbr Record) error {
 	return nil
 }
 
-func (s *scan) add(number int, e Entry, where quantity.Extent) {
+func (s *scan) add(number int, e Entry, where quantity.Extent, at place) {
+	s.places = append(s.places, at)
 	s.partitions = append(s.partitions, partition.Partition{
 		Number: number,
 		Start:  where.Start,
