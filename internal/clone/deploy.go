@@ -23,6 +23,11 @@ type DeployOptions struct {
 	// without a table.
 	SaveTable func(context.Context, saved.Copy) error
 
+	// Grow names partitions that take the free room behind them, Grower makes those of
+	// their file systems larger that Deploy cannot; without one they stay.
+	Grow   Grow
+	Grower Grower
+
 	Progress Progress
 }
 
@@ -34,6 +39,7 @@ type DeployResult struct {
 	Written  quantity.Bytes // bytes written
 	Fetched  quantity.Bytes // bytes of frames from the source
 	Verified quantity.Bytes // bytes read back
+	Grown    []Grown        // the partitions that were to grow
 }
 
 // Deploy makes the target hold the disk d. See the package comment for the order.
@@ -62,7 +68,10 @@ func Deploy(ctx context.Context, d *image.Disk, t Target, g Geometry, source Sou
 			break
 		}
 	}
-	return dep.result, nil
+	if !opts.DryRun {
+		err = dep.grow(ctx)
+	}
+	return dep.result, err
 }
 
 // deploy is one running deploy.
@@ -81,6 +90,8 @@ type deploy struct {
 	table    []final         // those of the table
 	old      partition.Table // the target's, if a partition is kept
 	wipes    []final         // stale signatures to zero
+
+	lengths map[int]quantity.Bytes // of partitions that grow, by number
 
 	heads headStore
 
@@ -108,7 +119,11 @@ func newDeploy(d *image.Disk, t Target, g Geometry, source Source, opts DeployOp
 		dep.differ = append(dep.differ, make([]bool, len(c.Chunks)))
 	}
 	dep.delta = make([]bool, len(dep.contents))
-	swaps, table, err := finals(d, g)
+	if dep.result.Grown, err = planGrowth(d, g, opts.Grow); err != nil {
+		return nil, err
+	}
+	dep.lengths = lengthsOf(dep.result.Grown)
+	swaps, table, err := finals(d, g, dep.lengths)
 	if err != nil {
 		return nil, err
 	}

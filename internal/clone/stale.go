@@ -27,7 +27,7 @@ func (d *deploy) staleSignatures() ([]final, error) {
 		if p.Mode != image.ModeClone && p.Mode != image.ModeSwap && p.Mode != image.ModeFormat {
 			continue
 		}
-		for _, s := range probe.Signatures(p.Content.Length) {
+		for _, s := range probe.Signatures(lengthOf(p, d.lengths)) {
 			if err := look(p.Content.Start+s.Offset, s.Magic, s.Length()); err != nil {
 				return nil, err
 			}
