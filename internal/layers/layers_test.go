@@ -35,6 +35,7 @@ var layerOf = map[string]int{
 	"internal/blockdev": 2,
 	"internal/vfs":      2,
 	"internal/faultfs":  2,
+	"internal/kernelfs": 2,
 
 	"configs":             3,
 	"internal/clone":      3,

@@ -1,0 +1,123 @@
+// Package kernelfs makes file systems larger with the kernel's own code.
+//
+// The kernel of the appliance knows ext4, XFS and btrfs better than we ever could, and
+// grows them while they are mounted. So:
+//
+//	a loop device on the partition's range of the disk (no partition nodes are needed,
+//	and a disk image in a file works the same)
+//	mount, on a directory of its own
+//	the file system's ioctl
+//	unmount, flush
+//
+// A journal protects every step: a cut leaves a file system that the next mount repairs.
+package kernelfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"clonecast/internal/filesystem"
+	"clonecast/internal/quantity"
+
+	"golang.org/x/sys/unix"
+)
+
+// Disk is a disk whose file systems are to grow.
+type Disk struct {
+	Path   string // block device or file
+	Sector quantity.SectorSize
+
+	// Load makes sure that the kernel has a module; nil where the kernel loads modules
+	// by itself.
+	Load func(ctx context.Context, module string) error
+}
+
+// kind is how a file system is mounted and made larger.
+type kind struct {
+	module  string // also the type to mount
+	options string
+	grow    func(root *os.File, size quantity.Bytes) error
+	size    func(loop *os.File, root *os.File) (quantity.Bytes, error)
+	forget  func(device string) error // what the kernel remembers after unmounting
+}
+
+func kinds() map[string]kind {
+	// The inode tables of new groups are made by the system that uses the file system.
+	ext := kind{module: "ext4", options: "noinit_itable", grow: growExt, size: sizeExt}
+	return map[string]kind{
+		"ext2": ext, "ext3": ext, "ext4": ext,
+		// A machine may have another disk with a clone of the same file system.
+		"xfs":   {module: "xfs", options: "nouuid", grow: growXFS, size: sizeXFS},
+		"btrfs": {module: "btrfs", grow: growBtrfs, size: sizeBtrfs, forget: forgetBtrfs},
+	}
+}
+
+// Modules are what Load may be asked for.
+func Modules() []string { return []string{"loop", "ext4", "xfs", "btrfs"} }
+
+// Grow makes the file system in a range of the disk fill that range, and returns its new
+// size. It does nothing to one that does already. A *filesystem.CannotGrowError says that
+// it stays as it was; after other errors the disk may be bad.
+func (d Disk) Grow(ctx context.Context, fsType string, where quantity.Extent) (quantity.Bytes, error) {
+	k, ok := kinds()[fsType]
+	if !ok {
+		return 0, &filesystem.CannotGrowError{Reason: fmt.Sprintf("the kernel cannot grow %s", fsType)}
+	}
+	if d.Load != nil {
+		for _, module := range []string{"loop", k.module} {
+			if err := d.Load(ctx, module); err != nil {
+				return 0, &filesystem.CannotGrowError{Reason: err.Error()}
+			}
+		}
+	}
+	l, err := attach(d.Path, d.Sector, where)
+	if err != nil {
+		return 0, err
+	}
+	size, err := k.growMounted(l.device, where.Length)
+	if err := l.close(); err != nil {
+		return 0, fmt.Errorf("write %s: %w", d.Path, err)
+	}
+	return size, err
+}
+
+func (k kind) growMounted(device *os.File, length quantity.Bytes) (size quantity.Bytes, err error) {
+	dir, err := os.MkdirTemp("", "clonecast-grow-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.Remove(dir)
+	const flags = unix.MS_NOATIME | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOSUID
+	if err := unix.Mount(device.Name(), dir, k.module, flags, k.options); err != nil {
+		return 0, &filesystem.CannotGrowError{Reason: fmt.Sprintf("mount it as %s: %v", k.module, err)}
+	}
+	size, err = k.growAt(device, dir, length)
+	if err := unix.Unmount(dir, 0); err != nil {
+		return 0, fmt.Errorf("unmount %s: %w", dir, err)
+	}
+	if k.forget != nil {
+		err = errors.Join(err, k.forget(device.Name()))
+	}
+	return size, err
+}
+
+func (k kind) growAt(device *os.File, dir string, length quantity.Bytes) (quantity.Bytes, error) {
+	root, err := os.Open(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	err = k.grow(root, length)
+	if errors.Is(err, unix.EIO) || errors.Is(err, unix.ENOMEM) {
+		return 0, err
+	}
+	if err != nil {
+		return 0, &filesystem.CannotGrowError{Reason: err.Error()}
+	}
+	if err := unix.Syncfs(int(root.Fd())); err != nil {
+		return 0, err
+	}
+	return k.size(device, root)
+}
