@@ -14,8 +14,9 @@
 //	write      fetch and verify the chunks that differ, write their allocated bytes; flush
 //	verify     read back what was written
 //	finish     first bytes of partitions, swap headers; flush; table, LBA 0 last; flush
+//	grow       make file systems as large as the partitions that became longer
 //
-// A disk that is cut anywhere in between does not boot, and the same call finishes it.
+// A disk that is cut anywhere before the last step does not boot, and the same call finishes it.
 // If nothing differs nothing is written. Bytes outside the allocated extents are not
 // touched, but for the signatures of file systems that would otherwise come alive.
 package clone
