@@ -90,13 +90,19 @@ func btrfsRecipes() map[string]recipe {
 	return out
 }
 
-// windowsRecipes are NTFS and FAT.
+// windowsRecipes are NTFS, FAT and exFAT.
 func windowsRecipes() map[string]recipe {
 	out := map[string]recipe{}
 	for _, cluster := range []int{512, 4096, 65536} {
 		out[fmt.Sprintf("ntfs %d", cluster)] = recipe{
 			size: 64 * quantity.MiB, mkfs: fmt.Sprintf("mkntfs -q -F -Q -c %d DEV", cluster), mount: "ntfs-3g DEV DIR",
 			check: "ntfsresize -i -f DEV", files: 150, longest: 120 * quantity.KiB, partclone: "ntfs",
+		}
+	}
+	for _, cluster := range []string{"4K", "32K", "128K"} {
+		out["exfat "+cluster] = recipe{
+			size: 64 * quantity.MiB, mkfs: "mkfs.exfat -c " + cluster + " DEV", mount: "mount.exfat-fuse DEV DIR",
+			check: "fsck.exfat -n DEV", files: 150, longest: 120 * quantity.KiB, partclone: "exfat",
 		}
 	}
 	fat := func(name string, size quantity.Bytes, files int, partclone, args string) {

@@ -2,7 +2,6 @@ package probe
 
 import (
 	"encoding/binary"
-	"fmt"
 
 	"clonecast/internal/quantity"
 )
@@ -14,11 +13,6 @@ const (
 
 func fileSystems() []kind {
 	return []kind{
-		{
-			name: "exfat", doubt: noMap("exfat"),
-			places: []place{{offset: 3, magic: "EXFAT   "}},
-			uuid:   exfatSerial,
-		},
 		{
 			name: "f2fs", doubt: noMap("f2fs"),
 			places: []place{{offset: 0x400, magic: f2fsMagic}},
@@ -45,12 +39,6 @@ func fileSystems() []kind {
 	}
 }
 
-// exfatSerial is the volume serial number as blkid prints it.
-func exfatSerial(w *window, at quantity.Bytes) string {
-	serial := binary.LittleEndian.Uint32(w.bytes(0x64, 4))
-	return fmt.Sprintf("%04X-%04X", serial>>16, serial&0xFFFF)
-}
-
 // hfs tells whether the allocation block size is one that HFS has: its mark of
 // two letters alone is too common.
 func hfs(at func(off, n quantity.Bytes) []byte) bool {
@@ -72,6 +60,7 @@ func markers(size quantity.Bytes) []kind {
 		{name: "ext4", places: []place{{offset: 0x438, magic: "\x53\xef"}}},
 		{name: "xfs", places: []place{{magic: "XFSB"}}},
 		{name: "ntfs", places: []place{{offset: 3, magic: "NTFS    "}}},
+		{name: "exfat", places: []place{{offset: 3, magic: "EXFAT   "}}},
 		{name: "vfat", places: []place{
 			{offset: 0x52, magic: "FAT32   "}, {offset: 0x52, magic: "MSWIN"}, {offset: 0x36, magic: "MSDOS"},
 			{offset: 0x36, magic: "FAT16   "}, {offset: 0x36, magic: "FAT12   "}, {offset: 0x36, magic: "FAT     "},

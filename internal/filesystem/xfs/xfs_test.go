@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"clonecast/internal/disktest"
 	"clonecast/internal/filesystem"
 	"clonecast/internal/layouttest"
@@ -24,79 +22,20 @@ func TestLayouts(t *testing.T) {
 	layouttest.Check[recordHeader](t, 0x144)
 }
 
-// sparse is a small file system of which only what is not zero is kept, so that many
-// damaged ones can be made of it.
-type sparse struct {
-	size   quantity.Bytes
-	pages  map[int64][]byte // by offset
-	damage map[int64][]byte
-}
-
 const page = 4096
 
-// load keeps the pages of an image that are not zero.
-func load(t testing.TB, path string) *sparse {
-	t.Helper()
-	f := disktest.Open(t, path)
-	info, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &sparse{size: quantity.Bytes(info.Size()), pages: map[int64][]byte{}, damage: map[int64][]byte{}}
-	for at := int64(0); at < info.Size(); at += page {
-		b := make([]byte, page)
-		if _, err := f.ReadAt(b, at); err != nil && !errors.Is(err, io.EOF) {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(b, make([]byte, page)) {
-			s.pages[at] = b
-		}
-	}
-	return s
-}
-
-func (s *sparse) ReadAt(b []byte, off int64) (int, error) {
-	if off < 0 || off+int64(len(b)) > int64(s.size) {
-		return 0, errors.New("read outside the partition")
-	}
-	clear(b)
-	s.copyTo(b, off, s.pages)
-	s.copyTo(b, off, s.damage)
-	return len(b), nil
-}
-
-// copyTo copies what pages hold of the bytes from off.
-func (s *sparse) copyTo(b []byte, off int64, pages map[int64][]byte) {
-	for at := off &^ (page - 1); at < off+int64(len(b)); at += page {
-		if p := pages[at]; p != nil {
-			from := max(at, off)
-			copy(b[from-off:], p[from-at:])
-		}
-	}
-}
-
-// edit gives n bytes at off to change; they must not leave their page.
-func (s *sparse) edit(off int64, n int) []byte {
-	at := off &^ (page - 1)
-	if s.damage[at] == nil {
-		s.damage[at] = make([]byte, page)
-		copy(s.damage[at], s.pages[at])
-	}
-	return s.damage[at][off-at:][:n]
-}
-
 // sum makes the checksum of the n bytes at off fit.
-func (s *sparse) sum(off int64, n, crcOffset int) {
-	b := s.edit(off, n)
+func sum(s *disktest.Sparse, off int64, n, crcOffset int) {
+	b := s.Edit(off, n)
 	binary.LittleEndian.PutUint32(b[crcOffset:], checksum(b, crcOffset))
 }
 
 // small makes and loads a file system with blocks of 4 KiB and two groups.
-func small(t testing.TB, args string) *sparse {
+func small(t testing.TB, args string) *disktest.Sparse {
 	t.Helper()
 	path := disktest.Image(t, 64*quantity.MiB)
 	disktest.Command(t, "mkfs.xfs -q -f --unsupported -d agcount=2 -L small "+args+" DEV", "DEV", path)
-	return load(t, path)
+	return disktest.Load(t, path)
 }
 
 const smallV4 = "-m crc=0,finobt=0"
@@ -106,67 +45,66 @@ func TestReadRefuses(t *testing.T) {
 	put32 := binary.BigEndian.PutUint32
 	const agf0, tree0 = 512, 4096 // mkfs.xfs puts the root of the tree into block 1
 	tests := map[string]struct {
-		base *sparse
-		edit func(s *sparse)
+		base *disktest.Sparse
+		edit func(s *disktest.Sparse)
 		want string
 	}{
-		"superblock checksum":  {v5, func(s *sparse) { s.edit(0x6c, 1)[0]++ }, "superblock at byte 0: checksum"},
-		"sector size":          {v5, func(s *sparse) { s.edit(0x79, 1)[0]++ }, "sectors of 512"},
-		"block size":           {v5, func(s *sparse) { put32(s.edit(4, 4), 3000) }, "blocks of 3000"},
-		"larger than the disk": {v4, func(s *sparse) { put32(s.edit(8, 4), 1) }, "do not fit a partition"},
-		"no blocks per group":  {v4, func(s *sparse) { put32(s.edit(0x54, 4), 0) }, "0 blocks per group"},
-		"tiny groups":          {v4, func(s *sparse) { put32(s.edit(0x54, 4), 64); s.edit(0x7c, 1)[0] = 6 }, "64 blocks per group"},
-		"wrong group bits":     {v4, func(s *sparse) { s.edit(0x7c, 1)[0]++ }, "blocks per group"},
-		"too many groups":      {v4, func(s *sparse) { put32(s.edit(0x58, 4), 1<<31) }, "2147483648 groups"},
-		"short last group": {v4, func(s *sparse) {
-			put32(s.edit(12, 4), binary.BigEndian.Uint32(s.edit(0x54, 4))+1)
+		"superblock checksum":  {v5, func(s *disktest.Sparse) { s.Edit(0x6c, 1)[0]++ }, "superblock at byte 0: checksum"},
+		"sector size":          {v5, func(s *disktest.Sparse) { s.Edit(0x79, 1)[0]++ }, "sectors of 512"},
+		"block size":           {v5, func(s *disktest.Sparse) { put32(s.Edit(4, 4), 3000) }, "blocks of 3000"},
+		"larger than the disk": {v4, func(s *disktest.Sparse) { put32(s.Edit(8, 4), 1) }, "do not fit a partition"},
+		"no blocks per group":  {v4, func(s *disktest.Sparse) { put32(s.Edit(0x54, 4), 0) }, "0 blocks per group"},
+		"tiny groups":          {v4, func(s *disktest.Sparse) { put32(s.Edit(0x54, 4), 64); s.Edit(0x7c, 1)[0] = 6 }, "64 blocks per group"},
+		"wrong group bits":     {v4, func(s *disktest.Sparse) { s.Edit(0x7c, 1)[0]++ }, "blocks per group"},
+		"too many groups":      {v4, func(s *disktest.Sparse) { put32(s.Edit(0x58, 4), 1<<31) }, "2147483648 groups"},
+		"short last group": {v4, func(s *disktest.Sparse) {
+			put32(s.Edit(12, 4), binary.BigEndian.Uint32(s.Edit(0x54, 4))+1)
 		}, "the last of 2 groups"},
-		"log outside":    {v4, func(s *sparse) { put32(s.edit(0x30, 4), 1) }, "log of"},
-		"log too long":   {v4, func(s *sparse) { put32(s.edit(0x60, 4), 1<<30) }, "log of 1073741824 blocks"},
-		"log of nothing": {v4, func(s *sparse) { put32(s.edit(0x60, 4), 0) }, "log of 0 blocks"},
+		"log outside":    {v4, func(s *disktest.Sparse) { put32(s.Edit(0x30, 4), 1) }, "log of"},
+		"log too long":   {v4, func(s *disktest.Sparse) { put32(s.Edit(0x60, 4), 1<<30) }, "log of 1073741824 blocks"},
+		"log of nothing": {v4, func(s *disktest.Sparse) { put32(s.Edit(0x60, 4), 0) }, "log of 0 blocks"},
 
-		"AGF magic":    {v4, func(s *sparse) { s.edit(agf0, 1)[0]++ }, "free space header of group 0 at byte 512: wrong magic"},
-		"AGF checksum": {v5, func(s *sparse) { s.edit(agf0+0x20, 1)[0]++ }, "free space header of group 0 at byte 512: checksum"},
-		"AGF of another file system": {v5, func(s *sparse) {
-			s.edit(agf0+0x40, 1)[0]++
-			s.sum(agf0, 512, agfCRC)
+		"AGF magic":    {v4, func(s *disktest.Sparse) { s.Edit(agf0, 1)[0]++ }, "free space header of group 0 at byte 512: wrong magic"},
+		"AGF checksum": {v5, func(s *disktest.Sparse) { s.Edit(agf0+0x20, 1)[0]++ }, "free space header of group 0 at byte 512: checksum"},
+		"AGF of another file system": {v5, func(s *disktest.Sparse) {
+			s.Edit(agf0+0x40, 1)[0]++
+			sum(s, agf0, 512, agfCRC)
 		}, "belongs to"},
-		"AGF of another group": {v4, func(s *sparse) { put32(s.edit(agf0+8, 4), 1) }, "is that of group 1"},
-		"AGF length":           {v4, func(s *sparse) { put32(s.edit(agf0+12, 4), 99) }, "with 99 blocks"},
-		"no levels":            {v4, func(s *sparse) { put32(s.edit(agf0+0x1c, 4), 0) }, "tree of 0 levels"},
-		"many levels":          {v4, func(s *sparse) { put32(s.edit(agf0+0x1c, 4), 1<<31) }, "tree of 2147483648 levels"},
-		"free blocks":          {v4, func(s *sparse) { put32(s.edit(agf0+0x34, 4), 7) }, "7 blocks are free"},
-		"longest":              {v4, func(s *sparse) { put32(s.edit(agf0+0x38, 4), 7) }, "7 of them in a row"},
-		"tree outside":         {v4, func(s *sparse) { put32(s.edit(agf0+0x10, 4), 1<<30) }, "leads to block 1073741824"},
-		"tree in the header":   {v4, func(s *sparse) { put32(s.edit(agf0+0x10, 4), 0) }, "leads to block 0"},
+		"AGF of another group": {v4, func(s *disktest.Sparse) { put32(s.Edit(agf0+8, 4), 1) }, "is that of group 1"},
+		"AGF length":           {v4, func(s *disktest.Sparse) { put32(s.Edit(agf0+12, 4), 99) }, "with 99 blocks"},
+		"no levels":            {v4, func(s *disktest.Sparse) { put32(s.Edit(agf0+0x1c, 4), 0) }, "tree of 0 levels"},
+		"many levels":          {v4, func(s *disktest.Sparse) { put32(s.Edit(agf0+0x1c, 4), 1<<31) }, "tree of 2147483648 levels"},
+		"free blocks":          {v4, func(s *disktest.Sparse) { put32(s.Edit(agf0+0x34, 4), 7) }, "7 blocks are free"},
+		"longest":              {v4, func(s *disktest.Sparse) { put32(s.Edit(agf0+0x38, 4), 7) }, "7 of them in a row"},
+		"tree outside":         {v4, func(s *disktest.Sparse) { put32(s.Edit(agf0+0x10, 4), 1<<30) }, "leads to block 1073741824"},
+		"tree in the header":   {v4, func(s *disktest.Sparse) { put32(s.Edit(agf0+0x10, 4), 0) }, "leads to block 0"},
 
-		"tree magic":    {v4, func(s *sparse) { s.edit(tree0, 1)[0]++ }, "block 1 at byte 4096: wrong magic"},
-		"tree checksum": {v5, func(s *sparse) { s.edit(tree0+0x3f, 1)[0]++ }, "block 1 at byte 4096: checksum"},
-		"tree of another group": {v5, func(s *sparse) {
-			put32(s.edit(tree0+0x30, 4), 1)
-			s.sum(tree0, 4096, treeCRC)
+		"tree magic":    {v4, func(s *disktest.Sparse) { s.Edit(tree0, 1)[0]++ }, "block 1 at byte 4096: wrong magic"},
+		"tree checksum": {v5, func(s *disktest.Sparse) { s.Edit(tree0+0x3f, 1)[0]++ }, "block 1 at byte 4096: checksum"},
+		"tree of another group": {v5, func(s *disktest.Sparse) {
+			put32(s.Edit(tree0+0x30, 4), 1)
+			sum(s, tree0, 4096, treeCRC)
 		}, "of group 1"},
-		"tree elsewhere": {v5, func(s *sparse) {
-			put32(s.edit(tree0+0x14, 4), 77)
-			s.sum(tree0, 4096, treeCRC)
+		"tree elsewhere": {v5, func(s *disktest.Sparse) {
+			put32(s.Edit(tree0+0x14, 4), 77)
+			sum(s, tree0, 4096, treeCRC)
 		}, "is sector 77"},
-		"tree level":       {v4, func(s *sparse) { s.edit(tree0+5, 1)[0] = 3 }, "level 3, want 0"},
-		"tree records":     {v4, func(s *sparse) { s.edit(tree0+6, 1)[0] = 0xff }, "records, room for 510"},
-		"free extent long": {v4, func(s *sparse) { put32(s.edit(tree0+20, 4), 1<<31) }, "free extent of 2147483648 blocks"},
-		"free headers":     {v4, func(s *sparse) { put32(s.edit(tree0+16, 4), 0) }, "holds metadata"},
-		"itself free":      {v4, func(s *sparse) { put32(s.edit(tree0+16, 4), 1) }, "holds metadata"},
-		"free extents fall": {v4, func(s *sparse) {
-			s.edit(tree0+7, 1)[0] = 2
-			put32(s.edit(tree0+24, 4), 50)
-			put32(s.edit(tree0+28, 4), 1)
+		"tree level":       {v4, func(s *disktest.Sparse) { s.Edit(tree0+5, 1)[0] = 3 }, "level 3, want 0"},
+		"tree records":     {v4, func(s *disktest.Sparse) { s.Edit(tree0+6, 1)[0] = 0xff }, "records, room for 510"},
+		"free extent long": {v4, func(s *disktest.Sparse) { put32(s.Edit(tree0+20, 4), 1<<31) }, "free extent of 2147483648 blocks"},
+		"free headers":     {v4, func(s *disktest.Sparse) { put32(s.Edit(tree0+16, 4), 0) }, "holds metadata"},
+		"itself free":      {v4, func(s *disktest.Sparse) { put32(s.Edit(tree0+16, 4), 1) }, "holds metadata"},
+		"free extents fall": {v4, func(s *disktest.Sparse) {
+			s.Edit(tree0+7, 1)[0] = 2
+			put32(s.Edit(tree0+24, 4), 50)
+			put32(s.Edit(tree0+28, 4), 1)
 		}, "free extent of 1 blocks at block 50, after block"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			s := *tt.base
-			s.damage = map[int64][]byte{}
-			tt.edit(&s)
-			v, err := Read(&s, s.size)
+			s := tt.base.Clone()
+			tt.edit(s)
+			v, err := Read(s, s.Size)
 			var corrupt *filesystem.CorruptError
 			if !errors.As(err, &corrupt) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("Read = %+v, doubt %+v, %v, want a *CorruptError with %q", v, v.Doubt, err, tt.want)
@@ -178,8 +116,8 @@ func TestReadRefuses(t *testing.T) {
 			t.Errorf("%d zeros: %v, want ErrNotFound", int64(size), err)
 		}
 	}
-	short := io.NewSectionReader(v5, 0, int64(v5.size/2))
-	if _, err := Read(short, v5.size); !errors.Is(err, io.ErrUnexpectedEOF) {
+	short := io.NewSectionReader(v5, 0, int64(v5.Size/2))
+	if _, err := Read(short, v5.Size); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("partition that ends early: %v, want %v", err, io.ErrUnexpectedEOF)
 	}
 }
@@ -188,54 +126,53 @@ func TestDoubts(t *testing.T) {
 	v5, v4 := small(t, ""), small(t, smallV4)
 	put32 := binary.BigEndian.PutUint32
 	rd := reader{r: v5}
-	sb, err := readSuperblock(v5, v5.size)
+	sb, err := readSuperblock(v5, v5.Size)
 	if err != nil {
 		t.Fatal(err)
 	}
-	rd.geometry, _ = newGeometry(sb, v5.size)
+	rd.geometry, _ = newGeometry(sb, v5.Size)
 	log := int64(rd.offset(rd.logGroup, rd.log.start))
 	tests := map[string]struct {
-		base   *sparse
-		edit   func(s *sparse)
+		base   *disktest.Sparse
+		edit   func(s *disktest.Sparse)
 		want   string
 		remedy string
 	}{
-		"in progress":           {v5, func(s *sparse) { s.edit(0x7e, 1)[0] = 1 }, "did not finish", remedyRepair},
-		"realtime":              {v5, func(s *sparse) { put32(s.edit(0x1c, 4), 9) }, "realtime", ""},
-		"external log":          {v5, func(s *sparse) { clear(s.edit(0x30, 8)) }, "another device", ""},
-		"unknown incompatible":  {v5, func(s *sparse) { s.edit(0xd8, 1)[0] = 0x80 }, "unknown incompatible features 0x80000000", ""},
-		"metadata directory":    {v5, func(s *sparse) { s.edit(0xda, 1)[0] = 1 }, "unknown incompatible features 0x100", ""},
-		"unknown ro compatible": {v5, func(s *sparse) { s.edit(0xd4, 1)[0] = 0x40 }, "unknown read-only compatible features 0x40000000", ""},
-		"needs repair":          {v5, func(s *sparse) { s.edit(0xdb, 1)[0] |= 0x10 }, "in need of repair", remedyRepair},
-		"version 3":             {v4, func(s *sparse) { s.edit(0x65, 1)[0] = 3 }, "version 3", ""},
-		"version 4, shared":     {v4, func(s *sparse) { s.edit(0x64, 1)[0] |= 2 }, "unknown features", ""},
+		"in progress":           {v5, func(s *disktest.Sparse) { s.Edit(0x7e, 1)[0] = 1 }, "did not finish", remedyRepair},
+		"realtime":              {v5, func(s *disktest.Sparse) { put32(s.Edit(0x1c, 4), 9) }, "realtime", ""},
+		"external log":          {v5, func(s *disktest.Sparse) { clear(s.Edit(0x30, 8)) }, "another device", ""},
+		"unknown incompatible":  {v5, func(s *disktest.Sparse) { s.Edit(0xd8, 1)[0] = 0x80 }, "unknown incompatible features 0x80000000", ""},
+		"metadata directory":    {v5, func(s *disktest.Sparse) { s.Edit(0xda, 1)[0] = 1 }, "unknown incompatible features 0x100", ""},
+		"unknown ro compatible": {v5, func(s *disktest.Sparse) { s.Edit(0xd4, 1)[0] = 0x40 }, "unknown read-only compatible features 0x40000000", ""},
+		"needs repair":          {v5, func(s *disktest.Sparse) { s.Edit(0xdb, 1)[0] |= 0x10 }, "in need of repair", remedyRepair},
+		"version 3":             {v4, func(s *disktest.Sparse) { s.Edit(0x65, 1)[0] = 3 }, "version 3", ""},
+		"version 4, shared":     {v4, func(s *disktest.Sparse) { s.Edit(0x64, 1)[0] |= 2 }, "unknown features", ""},
 		"version 4, old directories": {
-			v4, func(s *sparse) { s.edit(0x64, 1)[0] &^= 0x20 }, "unknown features", "",
+			v4, func(s *disktest.Sparse) { s.Edit(0x64, 1)[0] &^= 0x20 }, "unknown features", "",
 		},
-		"version 4, unknown": {v4, func(s *sparse) { s.edit(0xc8, 1)[0] = 0x40 }, "unknown features", ""},
+		"version 4, unknown": {v4, func(s *disktest.Sparse) { s.Edit(0xc8, 1)[0] = 0x40 }, "unknown features", ""},
 
-		"log never written":         {v5, func(s *sparse) { clear(s.edit(log, page)) }, "cycle 0", remedyUnmount},
-		"log without record":        {v5, func(s *sparse) { put32(s.edit(log, 4), 1) }, "no record", remedyUnmount},
-		"log of another":            {v5, func(s *sparse) { s.edit(log+0x130, 1)[0]++ }, "belongs to", remedyUnmount},
-		"record too long":           {v5, func(s *sparse) { put32(s.edit(log+0xc, 4), 1<<30) }, "has 1073741824 bytes", remedyUnmount},
-		"record of another place":   {v5, func(s *sparse) { put32(s.edit(log+0x14, 4), 5) }, "number 5", remedyUnmount},
-		"record short of the head":  {v5, func(s *sparse) { put32(s.edit(log+8*512, 4), 1) }, "the log ends at 9", remedyUnmount},
-		"record of two operations":  {v5, func(s *sparse) { put32(s.edit(log+0x28, 4), 2) }, "not written by an unmount", remedyUnmount},
-		"record of a transaction":   {v5, func(s *sparse) { s.edit(log+512+9, 1)[0] = 0x10 }, "not written by an unmount", remedyUnmount},
-		"record of another client":  {v5, func(s *sparse) { s.edit(log+512+8, 1)[0] = 0x69 }, "not written by an unmount", remedyUnmount},
-		"record with checksum":      {v5, func(s *sparse) { s.edit(log+0x20, 1)[0] = 1 }, "checksum", remedyUnmount},
-		"cycles out of order":       {v5, func(s *sparse) { put32(s.edit(log+100*page, 4), 7) }, "sector 800 is of cycle 7", remedyUnmount},
-		"cycle of a mounted system": {v5, func(s *sparse) { put32(s.edit(log+100*page, 4), 1) }, "the log ends at 801", remedyUnmount},
+		"log never written":         {v5, func(s *disktest.Sparse) { clear(s.Edit(log, page)) }, "cycle 0", remedyUnmount},
+		"log without record":        {v5, func(s *disktest.Sparse) { put32(s.Edit(log, 4), 1) }, "no record", remedyUnmount},
+		"log of another":            {v5, func(s *disktest.Sparse) { s.Edit(log+0x130, 1)[0]++ }, "belongs to", remedyUnmount},
+		"record too long":           {v5, func(s *disktest.Sparse) { put32(s.Edit(log+0xc, 4), 1<<30) }, "has 1073741824 bytes", remedyUnmount},
+		"record of another place":   {v5, func(s *disktest.Sparse) { put32(s.Edit(log+0x14, 4), 5) }, "number 5", remedyUnmount},
+		"record short of the head":  {v5, func(s *disktest.Sparse) { put32(s.Edit(log+8*512, 4), 1) }, "the log ends at 9", remedyUnmount},
+		"record of two operations":  {v5, func(s *disktest.Sparse) { put32(s.Edit(log+0x28, 4), 2) }, "not written by an unmount", remedyUnmount},
+		"record of a transaction":   {v5, func(s *disktest.Sparse) { s.Edit(log+512+9, 1)[0] = 0x10 }, "not written by an unmount", remedyUnmount},
+		"record of another client":  {v5, func(s *disktest.Sparse) { s.Edit(log+512+8, 1)[0] = 0x69 }, "not written by an unmount", remedyUnmount},
+		"record with checksum":      {v5, func(s *disktest.Sparse) { s.Edit(log+0x20, 1)[0] = 1 }, "checksum", remedyUnmount},
+		"cycles out of order":       {v5, func(s *disktest.Sparse) { put32(s.Edit(log+100*page, 4), 7) }, "sector 800 is of cycle 7", remedyUnmount},
+		"cycle of a mounted system": {v5, func(s *disktest.Sparse) { put32(s.Edit(log+100*page, 4), 1) }, "the log ends at 801", remedyUnmount},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			s := *tt.base
-			s.damage = map[int64][]byte{}
-			tt.edit(&s)
+			s := tt.base.Clone()
+			tt.edit(s)
 			if tt.base == v5 {
-				s.sum(0, 512, superblockCRC)
+				sum(s, 0, 512, superblockCRC)
 			}
-			v, err := Read(&s, s.size)
+			v, err := Read(s, s.Size)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -257,17 +194,17 @@ func TestMutations(t *testing.T) {
 		base := small(t, args)
 		places := metadata(t, base)
 		for range 1200 {
-			s := *base
-			s.damage = map[int64][]byte{}
+			s := base.Clone()
 			for range 1 + rng.IntN(4) {
 				p := places[rng.IntN(len(places))]
-				b := s.edit(p.at+int64(rng.IntN(p.length)), 1)
+				b := s.Edit(p.at+int64(rng.IntN(p.length)), 1)
 				b[0] ^= byte(1 << rng.IntN(8))
 				if p.crc > 0 && rng.IntN(4) > 0 {
-					s.sum(p.at, p.length, p.crc)
+					sum(s, p.at, p.length, p.crc)
 				}
 			}
-			checkVolume(t, &s)
+			v, err := Read(s, s.Size)
+			disktest.CheckVolume(t, v, err, s.Size)
 		}
 	}
 }
@@ -279,13 +216,13 @@ type place struct {
 }
 
 // metadata gives the structures that Read looks at.
-func metadata(t *testing.T, s *sparse) []place {
+func metadata(t *testing.T, s *disktest.Sparse) []place {
 	t.Helper()
-	sb, err := readSuperblock(s, s.size)
+	sb, err := readSuperblock(s, s.Size)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, problem := newGeometry(sb, s.size)
+	g, problem := newGeometry(sb, s.Size)
 	if problem != "" {
 		t.Fatal(problem)
 	}
@@ -308,36 +245,10 @@ func metadata(t *testing.T, s *sparse) []place {
 	return out
 }
 
-// checkVolume holds Read to what it promises of any disk that can be read.
-func checkVolume(t *testing.T, s *sparse) {
-	t.Helper()
-	v, err := Read(s, s.size)
-	if err != nil {
-		var corrupt *filesystem.CorruptError
-		if !errors.As(err, &corrupt) && !errors.Is(err, filesystem.ErrNotFound) {
-			t.Fatalf("Read = %v, of no known kind", err)
-		}
-		if diff := cmp.Diff(filesystem.Volume{}, v); diff != "" {
-			t.Fatalf("a volume comes with the error: %s", diff)
-		}
-		return
-	}
-	if (v.Doubt == nil) != (v.Allocated != nil) {
-		t.Fatalf("Doubt %+v with %d extents", v.Doubt, len(v.Allocated))
-	}
-	end := quantity.Bytes(-1)
-	for i, e := range v.Allocated {
-		if e.Length <= 0 || e.Start <= end || e.End() > s.size {
-			t.Fatalf("extent %d: %+v after %d in %d", i, e, end, s.size)
-		}
-		end = e.End()
-	}
-}
-
 func FuzzRead(f *testing.F) {
 	base := small(f, "-b size=1024")
 	v4 := small(f, "-b size=1024 "+smallV4)
-	for _, s := range []*sparse{base, v4} {
+	for _, s := range []*disktest.Sparse{base, v4} {
 		head := make([]byte, 8*page)
 		if _, err := s.ReadAt(head, 0); err != nil {
 			f.Fatal(err)
@@ -346,21 +257,21 @@ func FuzzRead(f *testing.F) {
 	}
 	// The fuzzer gets the start of group 0; the rest is as it was.
 	f.Fuzz(func(t *testing.T, head []byte, old bool) {
-		s := *base
+		s := base.Clone()
 		if old {
-			s = *v4
+			s = v4.Clone()
 		}
-		s.damage = map[int64][]byte{}
 		for at := 0; at < min(len(head), 8*page); at += page {
-			copy(s.edit(int64(at), page), head[at:])
+			copy(s.Edit(int64(at), page), head[at:])
 		}
 		if !old {
-			s.sum(0, 512, superblockCRC)
-			s.sum(512, 512, agfCRC)
+			sum(s, 0, 512, superblockCRC)
+			sum(s, 512, 512, agfCRC)
 			for block := range int64(30) {
-				s.sum((block+2)*1024, 1024, treeCRC)
+				sum(s, (block+2)*1024, 1024, treeCRC)
 			}
 		}
-		checkVolume(t, &s)
+		v, err := Read(s, s.Size)
+		disktest.CheckVolume(t, v, err, s.Size)
 	})
 }
