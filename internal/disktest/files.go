@@ -30,7 +30,7 @@ func Mount(t testing.TB, dev, command string) string {
 	t.Helper()
 	shared := t.TempDir()
 	Run(t, "", "mount", "--bind", shared, shared)
-	t.Cleanup(func() { Unmount(t, shared) })
+	t.Cleanup(func() { Run(t, "", "umount", shared) }) // not Unmount, which would remount what shared lies on
 	Run(t, "", "mount", "--make-shared", shared)
 	dir := filepath.Join(shared, "mnt")
 	if err := os.Mkdir(dir, 0o755); err != nil {
