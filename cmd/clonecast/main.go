@@ -33,6 +33,7 @@ func newRootCmd() *cobra.Command {
 	root.AddCommand(
 		newBuildCmd(),
 		newDiskCmd(),
+		newMulticastCmd(),
 		newServeCmd(),
 		newMachineCmd(),
 		newTaskCmd(),

@@ -94,6 +94,7 @@ type Receiver struct {
 	window   packet.Window // of the group's packets
 	signedAt uint64        // highest counter of a signed packet
 	orders   packet.Window
+	first    uint64 // counter of the first packet
 	received uint64
 	heard    time.Duration
 	checks   float64
@@ -137,6 +138,14 @@ func (r *Receiver) Counters() Counters {
 // Finished is how many of the needed blocks are verified and written, and how many of these came by unicast.
 func (r *Receiver) Finished() (finished, fetched int) { return r.finished, r.fetched }
 
+// Loss is the share of the group's packets that was lost since the first one came.
+func (r *Receiver) Loss() float64 {
+	if sent := r.window.Highest() - r.first + 1; r.received > 0 && sent > r.received {
+		return 1 - float64(r.received)/float64(sent)
+	}
+	return 0
+}
+
 // Started tells that the session is under way.
 func (r *Receiver) Started() bool { return r.started }
 
@@ -176,6 +185,9 @@ func (r *Receiver) groupPacket(now time.Duration, h packet.Header, p []byte) {
 	if !ok {
 		r.counters.Refused++
 		return
+	}
+	if r.received == 0 {
+		r.first = h.Counter
 	}
 	r.window.Note(h.Counter)
 	r.received++
@@ -431,17 +443,25 @@ func (r *Receiver) Finish(now time.Duration, block *Block, ok bool) {
 // It must come back by Fetched.
 func (r *Receiver) Fetch() (b int, ok bool) {
 	limit := r.cfg.Geometry.Count()
-	if b = r.poisoned.Next(0); b < limit {
-		r.poisoned.Remove(b)
-	} else if r.state == packet.StateUnicast && r.missing.Len() > 0 {
+	if b = r.poisoned.Next(0); b == limit && r.state == packet.StateUnicast {
 		b = r.missing.Next(0)
+	}
+	return b, r.FetchNext(b)
+}
+
+// FetchNext is Fetch for block b, and tells whether b must be fetched.
+func (r *Receiver) FetchNext(b int) bool {
+	switch {
+	case r.poisoned.Has(b):
+		r.poisoned.Remove(b)
+	case r.state == packet.StateUnicast && r.missing.Has(b):
 		r.missing.Remove(b)
 		delete(r.digests, b)
-	} else {
-		return 0, false
+	default:
+		return false
 	}
 	r.taken[b] = true
-	return b, true
+	return true
 }
 
 // Fetched says that a block came by unicast and was written, or that it must be fetched again.

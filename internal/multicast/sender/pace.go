@@ -14,16 +14,16 @@ import (
 // is filling up is as fast as its disk.
 const (
 	tickEvery    = 100 * time.Millisecond
-	late         = 5 * time.Millisecond // that the driver may be without the rate falling
-	burst        = 44                   // packets: one batch of the kernel
-	excess       = 0.03                 // more loss than usual that counts, and noise more for few packets
-	noise        = 2.0                  // divided by the root of the packets measured
-	longMemory   = 4000                 // packets after which older ones count half
-	randomLoss   = 0.10                 // at first, loss up to here is not blamed on the rate
-	keepShare    = 0.5                  // of the median's speed; who is slower leaves
-	patience     = 2                    // ticks for which somebody must be slow
-	backlogLimit = 80                   // percent of a receiver's memory
-	minInterval  = 48                   // packets in an interval worth measuring
+	late         = 20 * time.Millisecond // that the driver may be without the rate falling
+	burst        = 44                    // packets: one batch of the kernel
+	excess       = 0.03                  // more loss than usual that counts, and noise more for few packets
+	noise        = 2.0                   // divided by the root of the packets measured
+	longMemory   = 4000                  // packets after which older ones count half
+	randomLoss   = 0.10                  // at first, loss up to here is not blamed on the rate
+	keepShare    = 0.5                   // of the median's speed; who is slower leaves
+	patience     = 2                     // ticks for which somebody must be slow
+	backlogLimit = 80                    // percent of a receiver's memory
+	minInterval  = 48                    // packets in an interval worth measuring
 	baseMemory   = 10 * time.Second
 )
 

@@ -1,0 +1,364 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"clonecast/internal/multicast"
+	"clonecast/internal/multicast/blocks"
+
+	"github.com/spf13/cobra"
+)
+
+func newMulticastCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "multicast",
+		Short: "Send a version or a file to many computers at once, without a server",
+		Long: `Send a version or a file to many computers of one network at once, without a server. The sender shows a pairing
+code, and receivers need it: everything is encrypted, and nobody without the code can read or change it. With
+--key-file both ends use a secret of their own instead.`,
+	}
+	cmd.AddCommand(newMulticastSendCmd(), newMulticastReceiveCmd())
+	return cmd
+}
+
+type multicastSendOptions struct {
+	store, file, iface, keyFile, maxRate string
+	receivers                            int
+	json                                 bool
+}
+
+func newMulticastSendCmd() *cobra.Command {
+	var opts multicastSendOptions
+	cmd := &cobra.Command{
+		Use:   "send (IMAGE[@VERSION] --store DIR | --file FILE) --interface IF",
+		Short: "Send a version or a file to all who wait for it",
+		Long: `Send a version of an image, or any file, to all computers that run ` + "`clonecast multicast receive`" + `. Sending begins when
+as many receivers wait as --receivers says. Others may join until it ends; one that is too slow for the
+rest continues alone. The command ends when every receiver is done or gone.`,
+		Args: args(cobra.MaximumNArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			return runMulticastSend(cmd.Context(), a, opts, newReporter(cmd, opts.json))
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&opts.store, "store", "", "directory of the store that has the image")
+	f.StringVar(&opts.file, "file", "", "file to send instead of an image")
+	f.StringVar(&opts.iface, "interface", "", "network interface to send on")
+	f.IntVar(&opts.receivers, "receivers", 1, "begin when this many receivers wait")
+	f.StringVar(&opts.maxRate, "max-rate", "", "bits per second on the wire at most, as 900M (default: the speed of the interface)")
+	f.StringVar(&opts.keyFile, "key-file", "", "file with a secret that receivers have too, instead of a pairing code")
+	f.BoolVar(&opts.json, "json", false, "print NDJSON; the last line is the summary")
+	cobra.CheckErr(cmd.MarkFlagRequired("interface"))
+	return cmd
+}
+
+func runMulticastSend(ctx context.Context, names []string, opts multicastSendOptions, rep *reporter) error {
+	defer rep.close()
+	if (len(names) == 1) == (opts.file != "") {
+		return withCode(exitUsage, errors.New("name either an image or --file"), "clonecast multicast send --help")
+	}
+	maxRate, err := parseRate(opts.maxRate)
+	if err != nil {
+		return withCode(exitUsage, err, "")
+	}
+	if opts.receivers < 1 {
+		return withCode(exitUsage, errors.New("--receivers must be at least 1"), "")
+	}
+	pairing, signer, err := senderPairing(opts.keyFile)
+	if err != nil {
+		return err
+	}
+	offer, err := offerFile(opts.file)
+	if err != nil {
+		return err
+	}
+	defer offer.close()
+	if code := pairing.Code(); code != "" {
+		rep.printf("pairing code: %s\n", code)
+		if err := rep.event("pairing", map[string]string{"code": code}); err != nil {
+			return err
+		}
+	}
+	summary, err := multicast.Send(ctx, multicast.SendOptions{
+		Interface: opts.iface, Pairing: pairing, Signer: signer, Receivers: opts.receivers, MaxRate: maxRate,
+		Payload: offer.size, Source: offer.source, Details: offer.details, Log: slog.New(reportLog{rep}),
+		Progress: func(done, total int64) { rep.progress("send", done, total) },
+	})
+	if err != nil {
+		return err
+	}
+	rep.printf("%s\n", sendOutcome(summary))
+	if err := rep.summary(sendSummary{Payload: summary.Payload, Wire: summary.Wire, Seconds: summary.Seconds, Goodput: mbit(summary.Payload, summary.Seconds),
+		Blocks: summary.Blocks, Repair: summary.Repair, Receivers: summary.Receivers}); err != nil {
+		return err
+	}
+	return lost(summary)
+}
+
+// lost is the error of a session that left somebody without the payload.
+func lost(s multicast.SendSummary) error {
+	var bad []string
+	for _, r := range s.Receivers {
+		if r.State != "done" {
+			bad = append(bad, fmt.Sprintf("%s %s", r.Address, r.State))
+		}
+	}
+	if len(bad) == 0 {
+		return nil
+	}
+	return withCode(exitFailed, fmt.Errorf("%d of %d receivers did not finish: %s", len(bad), len(s.Receivers), strings.Join(bad, ", ")), "run the command again for these: a deploy fetches only what differs")
+}
+
+type sendSummary struct {
+	Payload   int64                       `json:"bytes_payload"`
+	Wire      uint64                      `json:"bytes_wire"`
+	Seconds   float64                     `json:"seconds"`
+	Goodput   float64                     `json:"goodput_mbit"`
+	Blocks    int                         `json:"blocks"`
+	Repair    uint64                      `json:"repair_symbols"`
+	Receivers []multicast.ReceiverSummary `json:"receivers"`
+}
+
+func mbit(bytes int64, seconds float64) float64 {
+	if seconds <= 0 {
+		return 0
+	}
+	return float64(bytes) * 8 / 1e6 / seconds
+}
+
+func sendOutcome(s multicast.SendSummary) string {
+	out := fmt.Sprintf("sent %d bytes in %.1f s, %.0f Mbit/s, %.3f bytes on the wire for each", s.Payload, s.Seconds, mbit(s.Payload, s.Seconds), float64(s.Wire)/float64(s.Payload))
+	for _, r := range s.Receivers {
+		out += fmt.Sprintf("\n  %s: %s, %.1f %% lost", r.Address, r.State, 100*r.Loss)
+		if r.Reason != "" {
+			out += ", left the group: " + r.Reason
+		}
+	}
+	return out
+}
+
+// senderPairing makes the code and the key of a session, or takes the secret of a key file.
+func senderPairing(keyFile string) (multicast.Pairing, ed25519.PrivateKey, error) {
+	pairing, signer, err := multicast.NewPairing()
+	if err != nil || keyFile == "" {
+		return pairing, signer, err
+	}
+	pairing, err = readKeyFile(keyFile)
+	return pairing, signer, err
+}
+
+func readKeyFile(name string) (multicast.Pairing, error) {
+	content, err := os.ReadFile(name)
+	if err != nil {
+		return multicast.Pairing{}, diskError(err)
+	}
+	pairing, err := multicast.KeyFile(content)
+	if err != nil {
+		return multicast.Pairing{}, withCode(exitUsage, fmt.Errorf("%s: %w", name, err), "")
+	}
+	return pairing, nil
+}
+
+// parseRate reads bits per second with a decimal unit and gives bytes per second.
+func parseRate(s string) (float64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	units := map[string]float64{"": 1, "k": 1e3, "M": 1e6, "G": 1e9}
+	number := strings.TrimRight(s, "kMG")
+	unit, known := units[s[len(number):]]
+	n, err := strconv.ParseFloat(number, 64)
+	if err != nil || !known || !(n*unit >= 1e6 && n*unit <= 1e12) {
+		return 0, fmt.Errorf("--max-rate %q is no rate between 1M and 1000G", s)
+	}
+	return n * unit / 8, nil
+}
+
+type multicastReceiveOptions struct {
+	file, iface, keyFile, code string
+	yes, json                  bool
+}
+
+func newMulticastReceiveCmd() *cobra.Command {
+	var opts multicastReceiveOptions
+	cmd := &cobra.Command{
+		Use:   "receive --file FILE --interface IF (--code CODE | --key-file FILE)",
+		Short: "Receive what a sender offers",
+		Long: `Wait for a session on the interface and receive what it offers. --code is what the sender shows. A file is written
+beside its place and takes it when it is complete and verified.`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			return runMulticastReceive(cmd.Context(), opts, newReporter(cmd, opts.json))
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&opts.file, "file", "", "where to write the file")
+	f.StringVar(&opts.iface, "interface", "", "network interface to receive on")
+	f.StringVar(&opts.code, "code", "", "the sender's pairing code")
+	f.StringVar(&opts.keyFile, "key-file", "", "file with the secret that the sender uses")
+	f.BoolVar(&opts.yes, "yes", false, "overwrite without asking")
+	f.BoolVar(&opts.json, "json", false, "print NDJSON; the last line is the summary")
+	cobra.CheckErr(cmd.MarkFlagRequired("interface"))
+	return cmd
+}
+
+func runMulticastReceive(ctx context.Context, opts multicastReceiveOptions, rep *reporter) error {
+	defer rep.close()
+	if opts.file == "" {
+		return withCode(exitUsage, errors.New("name --file"), "clonecast multicast receive --help")
+	}
+	if _, err := os.Stat(opts.file); err == nil && !opts.yes {
+		return withCode(exitRefused, fmt.Errorf("%s exists", opts.file), "add --yes to overwrite it")
+	}
+	pairing, err := receiverPairing(opts)
+	if err != nil {
+		return err
+	}
+	found, err := multicast.Find(ctx, opts.iface, pairing, slog.New(reportLog{rep}))
+	if err != nil {
+		return err
+	}
+	defer found.Close()
+	var details sessionDetails
+	if err := json.Unmarshal(found.Description.Details, &details); err != nil {
+		return fmt.Errorf("the sender's description: %w", err)
+	}
+	return receiveFile(ctx, found, opts.file, rep)
+}
+
+func receiverPairing(opts multicastReceiveOptions) (multicast.Pairing, error) {
+	switch {
+	case (opts.code == "") == (opts.keyFile == ""):
+		return multicast.Pairing{}, withCode(exitUsage, errors.New("either --code or --key-file is needed"), "the sender shows the code; without one of them nothing can be received")
+	case opts.keyFile != "":
+		return readKeyFile(opts.keyFile)
+	}
+	pairing, err := multicast.ParseCode(opts.code)
+	return pairing, withCode(exitUsage, err, "")
+}
+
+// receiveFile writes the payload beside its place and moves it there when it is whole.
+func receiveFile(ctx context.Context, found *multicast.Found, name string, rep *reporter) error {
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".part-*")
+	if err != nil {
+		return diskError(err)
+	}
+	defer os.Remove(f.Name()) // after the rename there is nothing of that name
+	defer f.Close()
+	geo := found.Geometry()
+	summary, err := found.Receive(ctx, blocks.FullSet(geo.Count()), func(b int, plain []byte) error {
+		_, err := f.WriteAt(plain, geo.Offset(b))
+		return err
+	}, func(done, total int64) { rep.progress("receive", done, total) })
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	rep.printf("received %s: %s\n", name, receiveOutcome(summary))
+	return rep.summary(newReceiveSummary(summary))
+}
+
+func receiveOutcome(s multicast.ReceiveSummary) string {
+	out := fmt.Sprintf("%d bytes in %.1f s, %.0f Mbit/s, %.1f %% of the packets lost", s.Payload, s.Seconds, mbit(s.Payload, s.Seconds), 100*s.Loss)
+	if s.Fetched > 0 {
+		out += fmt.Sprintf(", %d bytes by unicast: %v", s.Fetched, s.Reason)
+	}
+	return out
+}
+
+type receiveSummary struct {
+	Payload int64   `json:"bytes_payload"`
+	Wire    uint64  `json:"bytes_wire"`
+	Seconds float64 `json:"seconds"`
+	Goodput float64 `json:"goodput_mbit"`
+	Blocks  int     `json:"blocks"`
+	Repair  int     `json:"repair_symbols"`
+	Loss    float64 `json:"loss"`
+	Fetched int64   `json:"fetched_unicast"`
+	State   string  `json:"state"`
+	Reason  string  `json:"reason,omitempty"`
+}
+
+func newReceiveSummary(s multicast.ReceiveSummary) receiveSummary {
+	out := receiveSummary{s.Payload, s.Wire, s.Seconds, mbit(s.Payload, s.Seconds), s.Blocks, s.Rebuilt, s.Loss, s.Fetched, s.State.String(), ""}
+	if s.Reason != 0 {
+		out.Reason = s.Reason.String()
+	}
+	return out
+}
+
+// sessionDetails say what a session's payload is.
+type sessionDetails struct {
+	Kind string `json:"kind"` // "file"
+	Name string `json:"name"`
+}
+
+const kindFile = "file"
+
+// offer is what a sender sends.
+type offer struct {
+	size    int64
+	source  multicastSource
+	details []byte
+	closer  io.Closer
+}
+
+type multicastSource interface {
+	Block(b int, buf []byte) error
+}
+
+func (o *offer) close() { o.closer.Close() }
+
+func offerFile(name string) (*offer, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, diskError(err)
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = &fs.PathError{Op: "send", Path: name, Err: errors.New("not a regular file")}
+	}
+	if err == nil && (info.Size() < 1 || info.Size() > blocks.MaxPayload) {
+		err = &fs.PathError{Op: "send", Path: name, Err: fmt.Errorf("%d bytes cannot be sent", info.Size())}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	details, err := json.Marshal(sessionDetails{Kind: kindFile, Name: filepath.Base(name)})
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &offer{info.Size(), multicast.FileSource(f, info.Size()), details, f}, nil
+}
+
+// reportLog shows warnings of the engine to the user.
+type reportLog struct{ rep *reporter }
+
+func (reportLog) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
+func (l reportLog) WithAttrs([]slog.Attr) slog.Handler             { return l }
+func (l reportLog) WithGroup(string) slog.Handler                  { return l }
+func (l reportLog) Handle(_ context.Context, r slog.Record) error {
+	text := r.Message
+	r.Attrs(func(a slog.Attr) bool {
+		text += fmt.Sprintf("; %s: %v", a.Key, a.Value)
+		return true
+	})
+	l.rep.warn("%s", text)
+	return nil
+}

@@ -1,0 +1,141 @@
+// Package multicast runs multicast sessions on real sockets.
+//
+// The protocol is docs/multicast.md; its two ends are the state machines in the child packages sender and
+// receiver. This package gives them a clock, sockets and workers:
+//
+//	Send     binds the sockets, announces, serves HTTPS, drives a sender until the session is over
+//	Find     waits for an announcement and gets the session's description
+//	Receive  joins, drives a receiver, rebuilds, verifies and hands out blocks
+//
+// Packets go in batches: the kernel cuts one large send into packets (UDP_SEGMENT) and joins
+// packets that arrive (UDP_GRO) where it can. Rebuilding, verifying and writing happen in
+// workers, so that the socket is always read.
+//
+// Without a server the two ends know each other by a pairing: a code that the sender shows, or a key
+// file that both have. There is no session without one.
+package multicast
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"clonecast/internal/multicast/blocks"
+	"clonecast/internal/multicast/packet"
+)
+
+// announceGroup is where senders without a server announce their sessions.
+var announceGroup = netip.MustParseAddrPort("239.255.67.67:9067")
+
+// dataPort is the UDP port of sessions; each has a group address of its own.
+const dataPort = 9068
+
+// groupOf gives a session its address in 239.255.64.0/18, organisation-local.
+func groupOf(session uint64) netip.AddrPort {
+	addr := netip.AddrFrom4([4]byte{239, 255, 128 | byte(session>>8)&63, 1 + byte(session%254)})
+	return netip.AddrPortFrom(addr, dataPort)
+}
+
+// Description is what a session offers. Details are for whoever knows what to do with the payload.
+type Description struct {
+	Session uint64          `json:"session,string"`
+	Group   netip.AddrPort  `json:"group"`
+	Control netip.AddrPort  `json:"control"` // where reports go
+	Payload int64           `json:"payload"`
+	Details json.RawMessage `json:"details"`
+}
+
+// joinRequest asks for a place in a session.
+type joinRequest struct {
+	Nonce []byte `json:"nonce"` // random; asked twice with the same one it is the same place
+	AES   bool   `json:"aes"`   // the receiver has AES instructions
+	Need  []byte `json:"need"`  // blocks.Set
+}
+
+// joinAnswer is a place in a session.
+type joinAnswer struct {
+	Receiver uint32 `json:"receiver"`
+	Group    []byte `json:"group_secret"`
+	Own      []byte `json:"own_secret"`
+}
+
+// Progress is how far a session is. It is called as work goes on and must be fast.
+type Progress func(done, total int64)
+
+// SendSummary is what a sender did.
+type SendSummary struct {
+	Payload   int64 // bytes
+	Wire      uint64
+	Seconds   float64 // of the data phase: until the last receiver was done or had left
+	Blocks    int
+	Repair    uint64 // symbols sent because somebody lacked them
+	Receivers []ReceiverSummary
+}
+
+// ReceiverSummary is what became of one receiver.
+type ReceiverSummary struct {
+	Receiver uint32  `json:"receiver"`
+	Address  string  `json:"address"`
+	State    string  `json:"state"`
+	Reason   string  `json:"reason,omitempty"`
+	Loss     float64 `json:"loss"`
+	Fetched  int64   `json:"fetched_unicast"` // bytes
+}
+
+// ReceiveSummary is what a receiver did.
+type ReceiveSummary struct {
+	Payload int64 // bytes that were needed
+	Wire    uint64
+	Seconds float64 // from the first data packet on
+	Blocks  int
+	Rebuilt int // source symbols made from parity
+	Loss    float64
+	Fetched int64
+	State   packet.State
+	Reason  packet.Reason
+}
+
+// local finds the IPv4 address of an interface that packets of a session fit through.
+func local(name string) (*net.Interface, netip.Addr, error) {
+	ifi, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil, netip.Addr{}, fmt.Errorf("interface %s: %w", name, err)
+	}
+	if ifi.MTU < packet.MaxSize+28 {
+		return nil, netip.Addr{}, fmt.Errorf("interface %s has an MTU of %d, a session needs %d", name, ifi.MTU, packet.MaxSize+28)
+	}
+	addrs, err := ifi.Addrs()
+	if err != nil {
+		return nil, netip.Addr{}, fmt.Errorf("interface %s: %w", name, err)
+	}
+	for _, a := range addrs {
+		if prefix, err := netip.ParsePrefix(a.String()); err == nil && prefix.Addr().Is4() {
+			return ifi, prefix.Addr(), nil
+		}
+	}
+	return nil, netip.Addr{}, fmt.Errorf("interface %s has no IPv4 address", name)
+}
+
+// clock gives the state machines their time.
+type clock struct{ start time.Time }
+
+func (c clock) now() time.Duration { return time.Since(c.start) }
+
+// keys are those of one receiver.
+func receiverKeys(secret []byte, session uint64, chacha bool) (up, down *packet.Key, err error) {
+	if up, err = packet.NewKey(secret, session, packet.PurposeUp, chacha); err != nil {
+		return nil, nil, err
+	}
+	down, err = packet.NewKey(secret, session, packet.PurposeDown, chacha)
+	return up, down, err
+}
+
+func blocksBytes(geo blocks.Geometry, set *blocks.Set) int64 {
+	n := int64(set.Len()) * blocks.Size
+	if last := geo.Count() - 1; set.Has(last) {
+		n -= blocks.Size - int64(geo.Length(last))
+	}
+	return n
+}

@@ -1,0 +1,288 @@
+package multicast
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"clonecast/internal/multicast/blocks"
+)
+
+// The tests of this file run a sender and receivers as processes of their own, in network namespaces with
+// a bridge between them and random loss at the receivers. The test program is all of them.
+
+const (
+	roleVariable = "CLONECAST_MULTICAST_ROLE" // send or receive
+	testKey      = "a key for tests, long enough"
+	testRate     = 60e6 / 8
+)
+
+func TestMain(m *testing.M) {
+	var err error
+	switch os.Getenv(roleVariable) {
+	case "send":
+		err = sendRole(os.Args[1], os.Args[2])
+	case "receive":
+		err = receiveRole(os.Args[1])
+	default:
+		os.Exit(m.Run())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// sendRole sends a file to a number of receivers and prints the summary.
+func sendRole(name, receivers string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	n, err := strconv.Atoi(receivers)
+	if err != nil {
+		return err
+	}
+	_, signer, err := NewPairing()
+	if err != nil {
+		return err
+	}
+	pairing, err := KeyFile([]byte(testKey))
+	if err != nil {
+		return err
+	}
+	summary, err := Send(context.Background(), SendOptions{Interface: "eth0", Pairing: pairing, Signer: signer, Receivers: n, MaxRate: testRate,
+		Payload: info.Size(), Source: FileSource(f, info.Size()), Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(summary)
+}
+
+// receiveRole receives into a file; the first byte on standard output says that half of it is there.
+func receiveRole(name string) error {
+	pairing, err := KeyFile([]byte(testKey))
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	found, err := Find(context.Background(), "eth0", pairing, log)
+	if err != nil {
+		return err
+	}
+	defer found.Close()
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	half := false
+	summary, err := found.Receive(context.Background(), blocks.FullSet(found.Geometry().Count()), func(b int, plain []byte) error {
+		_, err := f.WriteAt(plain, found.Geometry().Offset(b))
+		return err
+	}, func(done, total int64) {
+		if !half && done >= total/2 {
+			half = true
+			fmt.Println("half")
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stderr).Encode(summary)
+}
+
+// network is a bridge with namespaces around it.
+type network struct {
+	t      *testing.T
+	prefix string
+	n      int
+}
+
+func newNetwork(t *testing.T) *network {
+	n := &network{t: t, prefix: fmt.Sprintf("clonecast-mc-%d-", os.Getpid())}
+	n.ip("netns", "add", n.prefix+"switch")
+	t.Cleanup(func() { n.ip("netns", "del", n.prefix+"switch") })
+	n.ip("-n", n.prefix+"switch", "link", "add", "br0", "type", "bridge", "mcast_snooping", "0", "stp_state", "0", "forward_delay", "0")
+	n.ip("-n", n.prefix+"switch", "link", "set", "br0", "up")
+	return n
+}
+
+func (n *network) ip(args ...string) { n.run("ip", args...) }
+
+func (n *network) run(name string, args ...string) {
+	n.t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		n.t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+}
+
+// computer makes a namespace with eth0 at the bridge that loses a share of what it receives.
+func (n *network) computer(lossPercent int) string {
+	n.t.Helper()
+	n.n++
+	ns := n.prefix + strconv.Itoa(n.n)
+	n.ip("netns", "add", ns)
+	n.t.Cleanup(func() { n.ip("netns", "del", ns) })
+	port := "p" + strconv.Itoa(n.n)
+	n.ip("-n", ns, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", n.prefix+"switch")
+	n.ip("-n", ns, "addr", "add", fmt.Sprintf("10.99.1.%d/24", n.n), "dev", "eth0")
+	n.ip("-n", ns, "link", "set", "eth0", "up")
+	n.ip("-n", ns, "link", "set", "lo", "up")
+	n.ip("-n", ns, "route", "add", "224.0.0.0/4", "dev", "eth0")
+	n.ip("-n", n.prefix+"switch", "link", "set", port, "master", "br0", "up")
+	n.run("ip", "netns", "exec", ns, "ethtool", "-K", "eth0", "tso", "off", "gso", "off", "gro", "off", "tx-udp-segmentation", "off")
+	if lossPercent > 0 {
+		rules := fmt.Sprintf(`table netdev lossy { chain in { type filter hook ingress device "eth0" priority 0; meta protocol ip numgen random mod 100 < %d drop; }; }`, lossPercent)
+		n.run("ip", "netns", "exec", ns, "nft", rules)
+	}
+	return ns
+}
+
+// process is this test program in a namespace.
+type process struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	output io.Reader
+	errors bytes.Buffer
+}
+
+func start(t *testing.T, ns, role string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, cmd: exec.Command("ip", append([]string{"netns", "exec", ns, os.Args[0]}, args...)...)}
+	p.cmd.Env = append(os.Environ(), roleVariable+"="+role)
+	p.cmd.Stderr = &p.errors
+	output, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.output = output
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if p.cmd.ProcessState == nil {
+			p.kill()
+		}
+	})
+	return p
+}
+
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // ip has become the program itself
+	_ = p.cmd.Wait()
+}
+
+// half waits until the receiver has half of the payload.
+func (p *process) half() {
+	p.t.Helper()
+	if _, err := io.ReadFull(p.output, make([]byte, 5)); err != nil {
+		p.t.Fatalf("a receiver ends before it has half: %v\n%s", err, &p.errors)
+	}
+}
+
+// wait waits for the end and gives what the process printed.
+func (p *process) wait() []byte {
+	p.t.Helper()
+	timer := time.AfterFunc(2*time.Minute, func() { p.cmd.Process.Kill() })
+	defer timer.Stop()
+	out, err := io.ReadAll(p.output)
+	if err := cmp.Or(p.cmd.Wait(), err); err != nil {
+		p.t.Fatalf("%v: %v\n%s", p.cmd.Args, err, &p.errors)
+	}
+	return out
+}
+
+// TestRoom sends to three receivers that lose 3 % each; one of them is killed when it has half, and a fourth one
+// joins then. All but the killed one end with the exact bytes, the late one without a word by unicast.
+func TestRoom(t *testing.T) {
+	dir := t.TempDir()
+	payload := make([]byte, 9_000_001)
+	rand.NewChaCha8([32]byte{1}).Read(payload)
+	file := filepath.Join(dir, "payload")
+	if err := os.WriteFile(file, payload, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := newNetwork(t)
+	sender := start(t, n.computer(0), "send", file, "3")
+	var receivers []*process
+	out := func(i int) string { return filepath.Join(dir, fmt.Sprint("out", i)) }
+	for i := range 3 {
+		receivers = append(receivers, start(t, n.computer(3), "receive", out(i)))
+	}
+	late := n.computer(3)
+	receivers[2].half()
+	receivers[2].kill()
+	receivers = append(receivers[:2], start(t, late, "receive", out(2)))
+	for i, r := range receivers {
+		r.wait()
+		if got, err := os.ReadFile(out(i)); err != nil || !bytes.Equal(got, payload) {
+			t.Errorf("receiver %d has %d bytes that are not the payload (%v)", i, len(got), err)
+		}
+	}
+	var s SendSummary
+	if err := json.Unmarshal(sender.wait(), &s); err != nil {
+		t.Fatal(err)
+	}
+	states := map[string]int{}
+	for _, r := range s.Receivers {
+		states[r.State]++
+		if r.Loss > 0.1 || r.State == "done" && r.Loss == 0 {
+			t.Errorf("receiver %d lost %.1f %%, want about 3", r.Receiver, 100*r.Loss)
+		}
+	}
+	if states["done"] != 3 || states["vanished"] != 1 {
+		t.Errorf("receivers end as %v, want 3 done and 1 vanished", states)
+	}
+	if wire := float64(s.Wire) / float64(s.Payload); wire > 2.3 {
+		t.Errorf("%.2f bytes on the wire for one of payload: a second pass for the late one explains 2", wire)
+	}
+	t.Logf("%+v", s)
+}
+
+// TestPairing refuses what is no code, and keeps those apart that have another one.
+func TestPairing(t *testing.T) {
+	a, signer, err := NewPairing()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := signer.Public().(ed25519.PublicKey)
+	again, err := ParseCode(" " + strings.ToUpper(a.Code()) + "\n")
+	if err != nil || !again.trusts(public) || again.Code() != a.Code() || len(a.Code()) != 23 {
+		t.Errorf("code %q comes back as %q, %v", a.Code(), again.Code(), err)
+	}
+	b, _, err := NewPairing()
+	if err != nil || b.trusts(public) {
+		t.Errorf("another code trusts the sender (%v)", err)
+	}
+	tokenA, errA := a.token(1)
+	tokenB, errB := b.token(1)
+	tokenC, errC := a.token(2)
+	if errA != nil || errB != nil || errC != nil || tokenA == tokenB || tokenA == tokenC {
+		t.Error("two sessions or pairings have the same token")
+	}
+	for _, s := range []string{"", "abcde", a.Code() + "a", strings.Replace(a.Code(), "-", "1", 1)[:23], "ä" + a.Code()[2:]} {
+		if _, err := ParseCode(s); err == nil {
+			t.Errorf("%q is taken for a code", s)
+		}
+	}
+	if _, err := KeyFile([]byte(" short \n")); err == nil {
+		t.Error("a short key file is taken")
+	}
+}

@@ -1,0 +1,489 @@
+package multicast
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+
+	"clonecast/internal/multicast/blocks"
+	"clonecast/internal/multicast/fec"
+	"clonecast/internal/multicast/packet"
+	"clonecast/internal/multicast/receiver"
+
+	"github.com/zeebo/blake3"
+	"golang.org/x/sync/errgroup"
+)
+
+// Timing and limits of receivers.
+const (
+	receiveMemory  = 384 // blocks: 67 MiB
+	maxDescription = 128 << 20
+	joinPatience   = 10 * time.Second
+	fetchPatience  = 30 * time.Second // for a sender that does not answer
+	fetchPause     = 300 * time.Millisecond
+	longestWait    = 10 * time.Millisecond // at the socket, so that finished work is noticed
+)
+
+// Found is a session that was found and may be joined.
+type Found struct {
+	Description Description
+	ifi         *net.Interface
+	addr        netip.Addr
+	client      *client
+	sender      ed25519.PublicKey
+	log         *slog.Logger
+}
+
+// Close lets go of a session.
+func (f *Found) Close() { f.client.close() }
+
+// Find waits for the announcement of a session that the pairing opens, and asks its sender for the description.
+func Find(ctx context.Context, name string, pairing Pairing, log *slog.Logger) (*Found, error) {
+	ifi, addr, err := local(name)
+	if err != nil {
+		return nil, err
+	}
+	socket, err := joinGroup(ifi, announceGroup)
+	if err != nil {
+		return nil, fmt.Errorf("listen for announcements: %w", err)
+	}
+	defer socket.conn.Close()
+	stop := context.AfterFunc(ctx, func() { socket.conn.SetReadDeadline(time.Now()) })
+	defer stop()
+	f := &Found{ifi: ifi, addr: addr, log: log}
+	for {
+		var heard *packet.Announce
+		var session uint64
+		err := socket.read(func(p []byte) {
+			if a, id, ok := openAnnounce(p, pairing); ok {
+				heard, session = &a, id
+			}
+		})
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("wait for a session: %w", context.Cause(ctx))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("listen for announcements: %w", err)
+		}
+		if heard == nil {
+			continue
+		}
+		if err = f.ask(ctx, *heard, session, pairing); err == nil {
+			return f, nil
+		}
+		log.Warn("a session is announced but its sender cannot be asked", "cause", err)
+	}
+}
+
+// openAnnounce opens an announcement that this pairing's sender made.
+func openAnnounce(p []byte, pairing Pairing) (packet.Announce, uint64, bool) {
+	h, err := packet.ParseHeader(p)
+	if err != nil || h.Kind != packet.KindAnnounce {
+		return packet.Announce{}, 0, false
+	}
+	key, err := pairing.announceKey(h.Session)
+	if err != nil {
+		return packet.Announce{}, 0, false
+	}
+	body, err := key.Open(nil, h, p)
+	if err != nil {
+		return packet.Announce{}, 0, false
+	}
+	a, err := packet.ParseAnnounce(body)
+	if err != nil || !pairing.trusts(a.Sender[:]) {
+		return packet.Announce{}, 0, false
+	}
+	if _, err := packet.Verify(h, body, a.Sender[:]); err != nil {
+		return packet.Announce{}, 0, false
+	}
+	return a, h.Session, true
+}
+
+// ask gets the description of an announced session.
+func (f *Found) ask(ctx context.Context, a packet.Announce, session uint64, pairing Pairing) error {
+	token, err := pairing.token(session)
+	if err != nil {
+		return err
+	}
+	f.sender = bytes.Clone(a.Sender[:])
+	f.client = newClient(netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), a.Port), f.sender, token)
+	err = retry(ctx, joinPatience, func(ctx context.Context) error {
+		return f.client.call(ctx, http.MethodGet, pathSession, nil, maxDescription, &f.Description)
+	})
+	if err == nil && (f.Description.Session != session || f.Description.Payload < 1 || f.Description.Payload > blocks.MaxPayload || !f.Description.Group.Addr().IsMulticast()) {
+		err = errors.New("the sender's description of the session makes no sense")
+	}
+	if err != nil {
+		f.client.close()
+	}
+	return err
+}
+
+// retry does something until it works, its answer is final or patience ends. A try that hangs on a lost
+// packet is given up before TCP would.
+func retry(ctx context.Context, patience time.Duration, do func(context.Context) error) error {
+	end := time.Now().Add(patience)
+	for one := 400 * time.Millisecond; ; one *= 2 {
+		try, cancel := context.WithTimeout(ctx, one)
+		err := do(try)
+		cancel()
+		var final *statusError
+		if err == nil || errors.As(err, &final) || ctx.Err() != nil || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
+// Geometry is how the payload is cut into blocks.
+func (f *Found) Geometry() blocks.Geometry { return blocks.Geometry{Payload: f.Description.Payload} }
+
+// Write takes a verified block. It is called by several workers at once, each block once.
+type Write func(b int, plain []byte) error
+
+// Receive joins the session, and returns when every block in need was written, or an error when that cannot be.
+func (f *Found) Receive(ctx context.Context, need *blocks.Set, write Write, progress Progress) (ReceiveSummary, error) {
+	s, err := f.join(ctx, need, write, progress)
+	if err != nil {
+		return ReceiveSummary{}, err
+	}
+	defer s.close()
+	g, ctx := errgroup.WithContext(ctx)
+	for range min(runtime.NumCPU(), 4) {
+		g.Go(s.work)
+	}
+	g.Go(func() error { return s.fetch(ctx) })
+	g.Go(s.readOrders)
+	g.Go(func() error { return s.drive(ctx) })
+	err = g.Wait()
+	return s.summary(), err
+}
+
+// reception is one session being received.
+type reception struct {
+	*Found
+	geo      blocks.Geometry
+	clock    clock
+	need     *blocks.Set
+	write    Write
+	progress Progress
+	group    *batchReader
+	reports  *net.UDPConn
+
+	mu       sync.Mutex // guards what is below
+	changed  *sync.Cond // there may be work, or all is over
+	receiver *receiver.Receiver
+	over     bool
+	began    time.Duration
+	ended    time.Duration
+	rebuilt  int
+	wire     uint64
+}
+
+func (f *Found) join(ctx context.Context, need *blocks.Set, write Write, progress Progress) (*reception, error) {
+	s := &reception{Found: f, geo: f.Geometry(), clock: clock{time.Now()}, need: need, write: write, progress: progress, began: -1}
+	s.changed = sync.NewCond(&s.mu)
+	var err error
+	if s.group, err = joinGroup(f.ifi, f.Description.Group); err != nil {
+		return nil, err
+	}
+	if s.reports, err = net.DialUDP("udp4", &net.UDPAddr{IP: f.addr.AsSlice()}, net.UDPAddrFromAddrPort(f.Description.Control)); err != nil {
+		return nil, errors.Join(err, s.group.conn.Close())
+	}
+	if err := s.place(ctx); err != nil {
+		s.close()
+		return nil, fmt.Errorf("join the session: %w", err)
+	}
+	return s, nil
+}
+
+// place asks for a place in the session.
+func (s *reception) place(ctx context.Context) error {
+	nonce := make([]byte, nonceSize)
+	rand.Read(nonce)
+	body, err := json.Marshal(joinRequest{Nonce: nonce, AES: hasAES(), Need: s.need.AppendBinary(nil)})
+	if err != nil {
+		return err
+	}
+	var place joinAnswer
+	err = retry(ctx, joinPatience, func(ctx context.Context) error {
+		return s.client.call(ctx, http.MethodPost, pathJoin, bytes.NewReader(body), 1<<16, &place)
+	})
+	if err != nil {
+		return err
+	}
+	id := s.Description.Session
+	group, err := packet.NewKey(place.Group, id, packet.PurposeGroup, false)
+	if err != nil {
+		return err
+	}
+	up, down, err := receiverKeys(place.Own, id, !hasAES())
+	if err != nil {
+		return err
+	}
+	s.receiver = receiver.New(s.clock.now(), receiver.Config{
+		ID: place.Receiver, Session: id, Geometry: s.geo, Group: group, Sender: s.sender, Up: up, Down: down, Need: s.need,
+		Memory: receiveMemory, Seed: id,
+	})
+	return nil
+}
+
+func (s *reception) close() {
+	s.group.conn.Close()
+	s.reports.Close()
+}
+
+// drive reads the group and reports until the receiver is done or has failed.
+func (s *reception) drive(ctx context.Context) error {
+	defer s.finish()
+	for {
+		s.mu.Lock()
+		now := s.clock.now()
+		if ctx.Err() != nil {
+			s.receiver.Fail(now)
+		}
+		report, wait, err := s.receiver.Next(now)
+		over := s.receiver.Over()
+		state, reason := s.receiver.State()
+		s.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		if report != nil {
+			_, _ = s.reports.Write(report) // lost like any packet; another one follows
+		}
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case over && state == packet.StateFailed:
+			return fmt.Errorf("the session cannot be received: %v", reason)
+		case over:
+			return nil
+		}
+		if err := s.read(min(wait, longestWait)); err != nil {
+			return fmt.Errorf("read from the group: %w", err)
+		}
+	}
+}
+
+// read takes what the group's socket has, or waits for it.
+func (s *reception) read(wait time.Duration) error {
+	if err := s.group.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
+		return err
+	}
+	locked := false
+	err := s.group.read(func(p []byte) {
+		if !locked {
+			s.mu.Lock()
+			locked = true
+		}
+		s.wire += uint64(len(p)) + 42
+		s.receiver.Handle(s.clock.now(), p)
+	})
+	if locked {
+		if s.began < 0 && s.receiver.Started() {
+			s.began = s.clock.now()
+		}
+		s.mu.Unlock()
+		s.changed.Broadcast()
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	return err
+}
+
+// finish sends the workers home.
+func (s *reception) finish() {
+	s.mu.Lock()
+	s.over = true
+	s.mu.Unlock()
+	s.changed.Broadcast()
+	s.reports.SetReadDeadline(time.Now())
+}
+
+// readOrders reads what the sender says to this receiver alone.
+func (s *reception) readOrders() error {
+	buf := make([]byte, packet.MaxSize+1)
+	for {
+		n, err := s.reports.Read(buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil { // the sender's port is closed: the session's end is noticed elsewhere
+			time.Sleep(longestWait)
+			s.mu.Lock()
+			over := s.over
+			s.mu.Unlock()
+			if over {
+				return nil
+			}
+			continue
+		}
+		s.mu.Lock()
+		s.receiver.Handle(s.clock.now(), buf[:n])
+		s.mu.Unlock()
+		s.changed.Broadcast()
+	}
+}
+
+// next waits for a block to rebuild; nil means that all is over.
+func (s *reception) next() *receiver.Block {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		if s.over {
+			return nil
+		}
+		if b := s.receiver.Take(); b != nil {
+			return b
+		}
+		s.changed.Wait()
+	}
+}
+
+// work rebuilds, verifies and writes blocks.
+func (s *reception) work() error {
+	code, err := fec.New(packet.SymbolSize)
+	if err != nil {
+		return err
+	}
+	for b := s.next(); b != nil; b = s.next() {
+		lacked := 0
+		for _, have := range b.Have {
+			if !have {
+				lacked++
+			}
+		}
+		plain := b.Data[:s.geo.Length(b.Number)]
+		ok := code.Rebuild(b.Data, b.Have, b.Parity) == nil && blake3.Sum256(plain) == b.Digest
+		if ok {
+			if err := s.write(b.Number, plain); err != nil {
+				return err
+			}
+		} else {
+			s.log.Warn("a block does not have the bytes that the sender signed; it is fetched again", "block", b.Number)
+		}
+		s.mu.Lock()
+		s.receiver.Finish(s.clock.now(), b, ok)
+		s.rebuilt += lacked
+		s.noteProgress()
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// noteProgress is called with the lock held.
+func (s *reception) noteProgress() {
+	finished, _ := s.receiver.Finished()
+	s.ended = s.clock.now()
+	if s.progress != nil {
+		s.progress(min(int64(finished)*blocks.Size, blocksBytes(s.geo, s.need)), blocksBytes(s.geo, s.need))
+	}
+}
+
+// toFetch waits for blocks that must come by unicast, a run of neighbours; count 0 means that all is over.
+func (s *reception) toFetch() (first, count int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for !s.over {
+		if first, ok := s.receiver.Fetch(); ok {
+			for count = 1; count < maxFetch && s.receiver.FetchNext(first+count); count++ {
+			}
+			return first, count
+		}
+		s.changed.Wait()
+	}
+	return 0, 0
+}
+
+// fetch gets by unicast what cannot be had by multicast.
+func (s *reception) fetch(ctx context.Context) error {
+	var lastGood time.Time
+	for {
+		first, count := s.toFetch()
+		if count == 0 {
+			return nil
+		}
+		if lastGood.IsZero() {
+			lastGood = time.Now()
+		}
+		got, err := s.fetchRun(ctx, first, count)
+		if got > 0 {
+			lastGood = time.Now()
+		}
+		s.mu.Lock()
+		for b := first + got; b < first+count; b++ {
+			s.receiver.Fetched(s.clock.now(), b, false)
+		}
+		s.mu.Unlock()
+		var local *writeError
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.As(err, &local):
+			return local.err
+		case err != nil && time.Since(lastGood) > fetchPatience:
+			return fmt.Errorf("fetch blocks from the sender: %w", err)
+		case err != nil:
+			s.log.Warn("blocks cannot be fetched from the sender, trying again", "cause", err)
+			time.Sleep(fetchPause)
+		}
+	}
+}
+
+// writeError is an error of our side, which another try does not heal.
+type writeError struct{ err error }
+
+func (e *writeError) Error() string { return e.err.Error() }
+
+// fetchRun fetches neighbouring blocks and tells how many of them were written.
+func (s *reception) fetchRun(ctx context.Context, first, count int) (got int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchPatience)
+	defer cancel()
+	body, err := s.client.do(ctx, http.MethodGet, fmt.Sprintf("%s?first=%d&count=%d", pathBlocks, first, count), nil)
+	if err != nil {
+		return 0, err
+	}
+	defer body.Close()
+	buf := make([]byte, blocks.Size)
+	for ; got < count; got++ {
+		b := first + got
+		plain := buf[:s.geo.Length(b)]
+		if _, err := io.ReadFull(body, plain); err != nil {
+			return got, err
+		}
+		if err := s.write(b, plain); err != nil {
+			return got, &writeError{err}
+		}
+		s.mu.Lock()
+		s.receiver.Fetched(s.clock.now(), b, true)
+		s.noteProgress()
+		s.mu.Unlock()
+	}
+	return got, nil
+}
+
+func (s *reception) summary() ReceiveSummary {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, fetched := s.receiver.Finished()
+	out := ReceiveSummary{Payload: blocksBytes(s.geo, s.need), Wire: s.wire, Blocks: s.need.Len(), Rebuilt: s.rebuilt, Loss: s.receiver.Loss(), Fetched: int64(fetched) * blocks.Size}
+	if s.began >= 0 {
+		out.Seconds = (s.ended - s.began).Seconds()
+	}
+	out.State, out.Reason = s.receiver.State()
+	return out
+}
