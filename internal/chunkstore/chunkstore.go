@@ -113,6 +113,8 @@ type Store interface {
 	Delete(ctx context.Context, name string, sequence uint64) error
 	// Collect removes chunks that no version needs: ErrBusy while another one runs.
 	Collect(ctx context.Context, opts CollectOptions) (CollectReport, error)
+	// Stats tells what the versions take. A version that cannot be read is an error.
+	Stats(ctx context.Context) (Stats, error)
 	// Check verifies the store: structure, and with ReadData every byte.
 	Check(ctx context.Context, opts CheckOptions) (CheckReport, error)
 	Close() error
@@ -144,6 +146,28 @@ type CollectReport struct {
 	Due       time.Time // when it may; zero when nothing is condemned
 	Pinned    bool      // captures or readers hold it up
 	Kept      []string  // condemned packs that stay after all, and why
+}
+
+// Stats is what a store holds. Bytes of one chunk are counted evenly where chunks are
+// compressed together.
+type Stats struct {
+	Versions []VersionStats // by image and sequence
+
+	Logical int64 // allocated bytes of all versions: what they would take one by one
+	Unique  int64 // of the different chunks that versions need, plain
+	Stored  int64 // of the same, as they are stored
+	Packs   int
+	Bytes   int64 // of packs; what is not Stored is unneeded, or there twice
+	Missing int   // chunks that a version names and the store lacks
+}
+
+// VersionStats is what a version takes. Own chunks are in no other version: they are what a
+// collection frees after the version's deletion.
+type VersionStats struct {
+	image.Version
+	Chunks                  int // different ones
+	Own, Shared             int64
+	OwnStored, SharedStored int64
 }
 
 // CheckOptions say how thorough a check is.

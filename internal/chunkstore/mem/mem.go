@@ -276,6 +276,63 @@ func (s *Store) needed() map[chunk.ID]bool {
 	return needed
 }
 
+// Stats implements chunkstore.Store.
+func (s *Store) Stats(ctx context.Context) (chunkstore.Stats, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := chunkstore.Stats{Bytes: s.bytes}
+	users := map[chunk.ID]int{}
+	for _, versions := range s.versions {
+		for _, v := range versions {
+			for id := range distinct(v.chunks) {
+				users[id]++
+			}
+		}
+	}
+	packs := map[*frame]bool{}
+	for _, f := range s.frames {
+		packs[f] = true
+	}
+	r.Packs = len(packs)
+	for _, name := range slices.Sorted(maps.Keys(s.versions)) {
+		for _, v := range s.versions[name] {
+			st := chunkstore.VersionStats{Version: v.summary}
+			for id := range distinct(v.chunks) {
+				plain, stored := s.sizes(id)
+				st.Chunks++
+				if users[id] == 1 {
+					st.Own += plain
+					st.OwnStored += stored
+				} else {
+					st.Shared += plain
+					st.SharedStored += stored
+				}
+			}
+			r.Logical += int64(v.summary.Allocated)
+			r.Versions = append(r.Versions, st)
+		}
+	}
+	for id := range users {
+		plain, stored := s.sizes(id)
+		r.Unique += plain
+		r.Stored += stored
+	}
+	return r, ctx.Err()
+}
+
+func (s *Store) sizes(id chunk.ID) (plain, stored int64) {
+	f := s.frames[id]
+	return int64(f.length(id)), int64(len(f.bytes) / len(f.entries))
+}
+
+func distinct(ids []chunk.ID) map[chunk.ID]bool {
+	set := map[chunk.ID]bool{}
+	for _, id := range ids {
+		set[id] = true
+	}
+	return set
+}
+
 // Begin implements chunkstore.Store.
 func (s *Store) Begin(ctx context.Context) (chunkstore.Session, error) {
 	if err := ctx.Err(); err != nil {

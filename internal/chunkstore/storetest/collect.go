@@ -275,3 +275,48 @@ func testConcurrentCollect(t *testing.T, s chunkstore.Store) {
 	collections.Wait()
 	wantSound(t, s, writers*rounds/2)
 }
+
+func testStats(t *testing.T, s chunkstore.Store) {
+	if r, err := s.Stats(t.Context()); err != nil || r.Versions != nil || r.Bytes != 0 || r.Stored != 0 {
+		t.Errorf("Stats of an empty store = %+v, %v", r, err)
+	}
+	first, second := sample(t, "lab", 1, 12, 4), sample(t, "lab", 2, 12, 4)
+	v1, _ := capture(t, s, first)
+	v2, _ := capture(t, s, second)
+	v3, _ := capture(t, s, second)
+	r, err := s.Stats(t.Context())
+	if err != nil || len(r.Versions) != 3 {
+		t.Fatalf("Stats = %+v, %v", r, err)
+	}
+	plain, shared := int64(0), int64(0)
+	for id, b := range first.Plain {
+		plain += int64(len(b))
+		if _, both := second.Plain[id]; both {
+			shared += int64(len(b))
+		}
+	}
+	logical, unique := int64(v1.Allocated+v2.Allocated+v3.Allocated), int64(v2.Allocated)+plain-shared
+	if r.Logical != logical || r.Unique != unique || r.Stored <= 0 || r.Stored > r.Bytes || r.Packs == 0 || r.Missing != 0 {
+		t.Errorf("Stats = %+v, want %d logical and %d unique", r, logical, unique)
+	}
+	for i, want := range []chunkstore.VersionStats{
+		{Version: v1, Chunks: 12, Own: plain - shared, Shared: shared},
+		{Version: v2, Chunks: 12, Shared: int64(v2.Allocated)},
+		{Version: v3, Chunks: 12, Shared: int64(v3.Allocated)},
+	} {
+		got := r.Versions[i]
+		if (got.OwnStored > 0) != (want.Own > 0) || got.SharedStored <= 0 {
+			t.Errorf("version %d takes %d own bytes and %d shared ones", i+1, got.OwnStored, got.SharedStored)
+		}
+		got.OwnStored, got.SharedStored = 0, 0
+		if got != want {
+			t.Errorf("version %d: %+v, want %+v", i+1, got, want)
+		}
+	}
+	remove(t, s, "lab", 1)
+	before := r.Bytes
+	collect(t, s, 0)
+	if r, err = s.Stats(t.Context()); err != nil || len(r.Versions) != 2 || r.Unique != int64(v2.Allocated) || r.Bytes >= before {
+		t.Errorf("after a deletion: %+v, %v", r, err)
+	}
+}

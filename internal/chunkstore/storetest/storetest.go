@@ -38,6 +38,7 @@ func Run(t *testing.T, open func(t *testing.T) chunkstore.Store) {
 		{"check", testCheck},
 		{"lengths", testLengths},
 		{"delete", testDelete},
+		{"stats", testStats},
 		{"collect", testCollect},
 		{"collect old only", testCollectAge},
 		{"pins of readers", testPin},
