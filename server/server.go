@@ -26,6 +26,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"clonecast/internal/chunkstore"
 	"clonecast/internal/netboot"
 	"clonecast/server/api"
 	"clonecast/server/dhcp"
@@ -238,7 +239,25 @@ func (s *Server) Serve(ctx context.Context) error {
 	if s.radv != nil {
 		group.Go(func() error { return s.radv.Serve(ctx) })
 	}
+	group.Go(func() error { return s.collectDaily(ctx) })
 	return group.Wait()
+}
+
+// collectDaily removes what no version needs: a first time one hour after the start.
+func (s *Server) collectDaily(ctx context.Context) error {
+	for wait := time.Hour; ; wait = 24 * time.Hour {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		r, err := s.data.Store.Collect(ctx, chunkstore.CollectOptions{MinAge: chunkstore.DefaultMinAge})
+		if err != nil && ctx.Err() == nil {
+			s.opts.Log.Error("the store is not collected", "error", err)
+		} else if err == nil {
+			s.opts.Log.Info("store collected", "packs", r.Removed, "bytes", r.Freed, "rewritten", r.Rewritten, "condemned", r.Condemned, "kept", len(r.Kept))
+		}
+	}
 }
 
 // shutdown lets calls under way end, for some seconds.

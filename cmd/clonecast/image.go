@@ -14,7 +14,7 @@ import (
 
 func newImageCmd() *cobra.Command {
 	var c connection
-	cmd := &cobra.Command{Use: "image", Short: "Show the images that the server has"}
+	cmd := &cobra.Command{Use: "image", Short: "Show, delete, compare and carry images"}
 	c.flags(cmd)
 	cmd.AddCommand(
 		&cobra.Command{
@@ -27,6 +27,8 @@ func newImageCmd() *cobra.Command {
 				return runImageShow(cmd.Context(), &c, a[0], cmd.OutOrStdout())
 			},
 		},
+		newImageDeleteCmd(&c),
+		newImagePruneCmd(&c),
 	)
 	return cmd
 }

@@ -16,6 +16,12 @@ func openStore(dir string) (*local.Store, error) {
 	return store, storeError(err)
 }
 
+// openStoreForWriting opens a store that must be there.
+func openStoreForWriting(dir string) (*local.Store, error) {
+	store, err := local.Open(dir, local.Options{})
+	return store, storeError(err)
+}
+
 // openOrCreateStore opens a store for captures; a directory that is absent or empty
 // becomes one.
 func openOrCreateStore(dir string) (*local.Store, error) {
@@ -27,8 +33,7 @@ func openOrCreateStore(dir string) (*local.Store, error) {
 		}
 		return store, nil
 	}
-	store, err := local.Open(dir, local.Options{})
-	return store, storeError(err)
+	return openStoreForWriting(dir)
 }
 
 func storeError(err error) error {

@@ -19,7 +19,7 @@ func newStoreCmd() *cobra.Command {
 		Short: "Look after the chunk store",
 		Args:  args(cobra.NoArgs),
 	}
-	cmd.AddCommand(newStoreCheckCmd())
+	cmd.AddCommand(newStoreCheckCmd(), newStoreStatsCmd(), newStoreGCCmd())
 	return cmd
 }
 

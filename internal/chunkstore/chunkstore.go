@@ -120,6 +120,9 @@ type Store interface {
 	Close() error
 }
 
+// DefaultMinAge lets a capture that was cut go on the next day.
+const DefaultMinAge = 24 * time.Hour
+
 // CollectOptions say what a collection may do.
 //
 // A chunk is removed by the second of two collections that found it without a version. Between
@@ -133,19 +136,19 @@ type CollectOptions struct {
 
 // CollectReport tells what a collection did, and what is left to the next one.
 type CollectReport struct {
-	Versions int   // that need chunks
-	Bytes    int64 // of the store's chunks before
-	Live     int64 // of them what a version needs
+	Versions int   `json:"versions"` // that need chunks
+	Bytes    int64 `json:"bytes"`    // of packs before
+	Live     int64 `json:"live"`     // of them what a version needs
 
-	Removed   int   // packs
-	Freed     int64 // bytes of them, less Rewritten
-	Rewritten int64 // bytes of live chunks that moved to new packs
+	Removed   int   `json:"removed"`   // packs
+	Freed     int64 `json:"freed"`     // bytes of them
+	Rewritten int64 `json:"rewritten"` // bytes of needed chunks that moved to new packs
 
-	Condemned int       // packs that a later collection removes
-	Waiting   int64     // bytes of them
-	Due       time.Time // when it may; zero when nothing is condemned
-	Pinned    bool      // captures or readers hold it up
-	Kept      []string  // condemned packs that stay after all, and why
+	Condemned int       `json:"condemned"`     // packs that a later collection removes
+	Waiting   int64     `json:"waiting"`       // bytes of them
+	Due       time.Time `json:"due,omitzero"`  // when it may; zero when nothing is condemned
+	Pinned    bool      `json:"pinned"`        // captures or readers hold it up
+	Kept      []string  `json:"kept,omitzero"` // packs that stay after all, and why
 }
 
 // Stats is what a store holds. Bytes of one chunk are counted evenly where chunks are

@@ -68,6 +68,7 @@ func (a *API) adminRoutes() {
 	a.handle("POST /api/v1/login", public, a.login)
 	a.handle("POST /api/v1/logout", forAdmin, a.logout)
 	a.handle("GET /api/v1/tasks/{id}/follow", forAdmin, a.follow)
+	a.handle("POST /api/v1/store/collect", forAdmin, a.collect)
 
 	config := huma.DefaultConfig("clonecast", "1")
 	config.DocsPath = "" // its page loads scripts from the internet
@@ -90,6 +91,9 @@ func (a *API) adminRoutes() {
 	operation(a, h, "GET", "/api/v1/images", "All images with their versions", func(ctx context.Context, _ *in) ([]Image, error) { return a.images(ctx) })
 	operation(a, h, "GET", "/api/v1/images/{ref}", "A version: NAME, NAME@SEQUENCE or NAME@ID", func(ctx context.Context, i *byRef) (ImageDetail, error) {
 		return a.imageDetail(ctx, i.Ref)
+	})
+	operation(a, h, "DELETE", "/api/v1/images/{ref}", "Delete a version: NAME@SEQUENCE or NAME@ID", func(ctx context.Context, i *byRef) (Version, error) {
+		return a.deleteImage(ctx, i.Ref)
 	})
 }
 

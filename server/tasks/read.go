@@ -44,6 +44,15 @@ func (s *Service) Active(ctx context.Context, machine string) ([]Task, error) {
 	return list, nil
 }
 
+// Unfinished lists the tasks of all machines that are not over.
+func (s *Service) Unfinished(ctx context.Context) ([]Task, error) {
+	list, err := s.load(ctx, "t.id IN (SELECT task_id FROM runs WHERE state = 'queued' OR state = $1)", Running)
+	if err != nil {
+		return nil, fmt.Errorf("unfinished tasks: %w", err)
+	}
+	return list, nil
+}
+
 func (s *Service) load(ctx context.Context, where string, arg any) ([]Task, error) {
 	rows, err := s.db.QueryContext(ctx, `SELECT t.id, t.title, t.creator, t.created, r.machine_id, m.name, r.state, r.ended,
 		o.spec, o.state, o.attempts, o.boot, o.published, o.result, o.error, o.hint, o.notes, o.started, o.ended
