@@ -333,6 +333,11 @@ func runDiskDeploy(ctx context.Context, ref, path string, opts diskDeployOptions
 		return err
 	}
 	defer store.Close()
+	pin, err := store.Pin(ctx) // a deletion meanwhile does not end the deploy
+	if err != nil {
+		return err
+	}
+	defer pin.Close()
 	manifest, id, err := findVersion(ctx, store, ref)
 	if err != nil {
 		return diskError(err)
