@@ -35,24 +35,37 @@ type CaptureResult struct {
 // meanwhile (a server that crashed).
 const maxPasses = 3
 
+// Captured is a disk to capture, and what Inspect found on it.
+type Captured struct {
+	Disk   io.ReaderAt
+	Layout *Layout
+}
+
 // Capture stores the disk that layout describes as the next version of an image.
 func Capture(ctx context.Context, disk io.ReaderAt, layout *Layout, sink Sink, opts CaptureOptions) (CaptureResult, error) {
+	return CaptureDisks(ctx, []Captured{{disk, layout}}, sink, opts)
+}
+
+// CaptureDisks stores several disks as one version, one after the other.
+func CaptureDisks(ctx context.Context, disks []Captured, sink Sink, opts CaptureOptions) (CaptureResult, error) {
 	if err := image.CheckName(opts.Image); err != nil {
 		return CaptureResult{}, err
 	}
-	if err := layout.refusal(opts.Force); err != nil {
-		return CaptureResult{}, err
+	m := &image.Manifest{Image: opts.Image, Comment: opts.Comment, Origin: opts.Origin, Creator: opts.Creator, Engine: opts.Engine}
+	for _, c := range disks {
+		if err := c.Layout.refusal(opts.Force); err != nil {
+			return CaptureResult{}, err
+		}
+		d, err := c.Layout.manifestDisk(c.Disk)
+		if err != nil {
+			return CaptureResult{}, err
+		}
+		m.Disks = append(m.Disks, d)
 	}
-	d, err := layout.manifestDisk(disk)
-	if err != nil {
-		return CaptureResult{}, err
-	}
-	m := &image.Manifest{Image: opts.Image, Comment: opts.Comment, Origin: opts.Origin, Creator: opts.Creator,
-		Engine: opts.Engine, Disks: []image.Disk{d}}
-	reader := newDiscardReader(newBlankReader(disk, layout), layout)
 	var result CaptureResult
 	for pass := 1; ; pass++ {
-		if err := storeContents(ctx, reader, contentsOf(&m.Disks[0]), sink, opts, &result); err != nil {
+		err := storeDisks(ctx, disks, m, sink, opts, &result)
+		if err != nil {
 			return CaptureResult{}, err
 		}
 		_, result.Version, err = sink.Publish(ctx, m)
@@ -63,9 +76,34 @@ func Capture(ctx context.Context, disk io.ReaderAt, layout *Layout, sink Sink, o
 		if err != nil {
 			return CaptureResult{}, fmt.Errorf("publish image %s: %w", opts.Image, err)
 		}
-		result.Read -= reader.filled()
 		return result, nil
 	}
+}
+
+// storeDisks stores the contents of all disks and adds what that took to the result.
+func storeDisks(ctx context.Context, disks []Captured, m *image.Manifest, sink Sink, opts CaptureOptions, result *CaptureResult) error {
+	var total, done quantity.Bytes
+	for i := range m.Disks {
+		for _, c := range contentsOf(&m.Disks[i]) {
+			total += c.Allocated()
+		}
+	}
+	result.Allocated = total
+	progress := opts.Progress
+	for i, c := range disks {
+		if progress != nil {
+			opts.Progress = func(phase string, n, _ quantity.Bytes) { progress(phase, done+n, total) }
+		}
+		var part CaptureResult
+		reader := newDiscardReader(newBlankReader(c.Disk, c.Layout), c.Layout)
+		if err := storeContents(ctx, reader, contentsOf(&m.Disks[i]), sink, opts, &part); err != nil {
+			return err
+		}
+		done += part.Allocated
+		result.Read += part.Read - reader.filled()
+		result.Stored += part.Stored
+	}
+	return nil
 }
 
 // contentsOf gives pointers to the disk's boot areas and partitions' contents.

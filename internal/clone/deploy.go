@@ -20,11 +20,12 @@ type DeployOptions struct {
 
 	// SaveTable takes the target's old table before the first write, if the table changes
 	// or a partition is kept. An error ends the deploy. It is not called for a disk
-	// without a table.
-	SaveTable func(context.Context, saved.Copy) error
+	// without a table. Disks count from 0.
+	SaveTable func(ctx context.Context, disk int, c saved.Copy) error
 
 	// Grow names partitions that take the free room behind them, Grower makes those of
-	// their file systems larger that Deploy cannot; without one they stay.
+	// their file systems larger that Deploy cannot; without one they stay. Of several disks
+	// only the first one's partitions grow.
 	Grow   Grow
 	Grower Grower
 
@@ -42,40 +43,9 @@ type DeployResult struct {
 	Grown    []Grown        // the partitions that were to grow
 }
 
-// Deploy makes the target hold the disk d. See the package comment for the order.
-func Deploy(ctx context.Context, d *image.Disk, t Target, g Geometry, source Source, opts DeployOptions) (DeployResult, error) {
-	dep, err := newDeploy(d, t, g, source, opts)
-	if err != nil {
-		return DeployResult{}, err
-	}
-	steps := []struct {
-		name string
-		do   func(context.Context) error
-	}{
-		{"compare", dep.compare},
-		{"save the old table", dep.saveTable},
-		{"invalidate the old table", dep.invalidate},
-		{"write", dep.write},
-		{"flush", dep.flush},
-		{"verify", dep.verify},
-		{"finish", dep.finish},
-	}
-	for i, s := range steps {
-		if err := s.do(ctx); err != nil {
-			return dep.result, fmt.Errorf("%s: %w", s.name, err)
-		}
-		if i == 0 && (opts.DryRun || dep.result.Differ == 0) {
-			break
-		}
-	}
-	if !opts.DryRun {
-		err = dep.grow(ctx)
-	}
-	return dep.result, err
-}
-
 // deploy is one running deploy.
 type deploy struct {
+	number   int // of the disk, from 0
 	disk     *image.Disk
 	target   Target
 	source   Source

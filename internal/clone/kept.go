@@ -85,7 +85,7 @@ func (d *deploy) saveTable(ctx context.Context) error {
 		return nil
 	}
 	c.Model, c.Serial = d.geometry.Model, d.geometry.Serial
-	return d.opts.SaveTable(ctx, c)
+	return d.opts.SaveTable(ctx, d.number, c)
 }
 
 // bootCodeLength is how much of LBA 0 the BIOS runs; disk signature and entries follow.

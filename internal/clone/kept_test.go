@@ -100,7 +100,7 @@ func TestKeptPartitionCutAtEveryWrite(t *testing.T) {
 			deploy := func(b []byte, cutAt int) (*memDisk, error) {
 				disk := &memDisk{b: b, cutAt: cutAt}
 				_, err := Deploy(context.Background(), d, disk, tableGeometry, store, DeployOptions{Verify: true,
-					SaveTable: func(_ context.Context, c saved.Copy) error {
+					SaveTable: func(_ context.Context, _ int, c saved.Copy) error {
 						if disk.writes > 0 || c.Empty() || c.Serial != "S1" {
 							t.Errorf("table saved after %d writes: %+v", disk.writes, c)
 						}
@@ -169,7 +169,7 @@ func TestSavedTableIsPutBack(t *testing.T) {
 			before := tableText(t, target.b)
 			code := bytes.Clone(target.b[:bootCodeLength])
 			var old saved.Copy
-			save := func(_ context.Context, c saved.Copy) error { old = c; return nil }
+			save := func(_ context.Context, _ int, c saved.Copy) error { old = c; return nil }
 			opts := DeployOptions{SaveTable: save}
 			if _, err := Deploy(context.Background(), &store.manifest.Disks[0], target, tableGeometry, store, opts); err != nil {
 				t.Fatal(err)
@@ -202,7 +202,7 @@ func TestSaveTableFails(t *testing.T) {
 	capture(t, store, source, inspected(t, source, nil))
 	d := &store.manifest.Disks[0]
 	full := errors.New("disk full")
-	fail := DeployOptions{SaveTable: func(context.Context, saved.Copy) error { return full }}
+	fail := DeployOptions{SaveTable: func(context.Context, int, saved.Copy) error { return full }}
 	if _, err := Deploy(context.Background(), d, target, tableGeometry, store, fail); !errors.Is(err, full) || target.writes != 0 {
 		t.Errorf("Deploy = %v after %d writes", err, target.writes)
 	}

@@ -1,0 +1,90 @@
+package clone
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"clonecast/internal/image"
+)
+
+// Deployment is a disk of a version and the disk that is to hold it.
+type Deployment struct {
+	Disk     *image.Disk
+	Target   Target
+	Geometry Geometry
+}
+
+// Deploy makes the target hold the disk d. See the package comment for the order.
+func Deploy(ctx context.Context, d *image.Disk, t Target, g Geometry, source Source, opts DeployOptions) (DeployResult, error) {
+	results, err := DeployDisks(ctx, []Deployment{{d, t, g}}, source, opts)
+	if len(results) == 0 {
+		return DeployResult{}, err
+	}
+	return results[0], err
+}
+
+// DeployDisks makes several disks hold those of a version. All targets are checked and
+// compared before any of them is written. If one of them differs, none boots until all are
+// whole: each step is done for all disks before the next one begins, and the first disk
+// is finished last. The results are by disk; there are none if a target is refused.
+func DeployDisks(ctx context.Context, disks []Deployment, source Source, opts DeployOptions) ([]DeployResult, error) {
+	var deploys []*deploy
+	for i, d := range disks {
+		if i > 0 {
+			opts.Grow, opts.Grower = Grow{}, nil
+		}
+		dep, err := newDeploy(d.Disk, d.Target, d.Geometry, source, opts)
+		if err != nil {
+			return nil, ofDisk(err, i, len(disks))
+		}
+		dep.number = i
+		deploys = append(deploys, dep)
+	}
+	err := runSteps(ctx, deploys, opts)
+	var results []DeployResult
+	for _, dep := range deploys {
+		results = append(results, dep.result)
+	}
+	return results, err
+}
+
+func runSteps(ctx context.Context, deploys []*deploy, opts DeployOptions) error {
+	for i, step := range []struct {
+		name string
+		do   func(*deploy, context.Context) error
+	}{
+		{"compare", (*deploy).compare},
+		{"save the old table", (*deploy).saveTable},
+		{"invalidate the old table", (*deploy).invalidate},
+		{"write", (*deploy).write},
+		{"flush", (*deploy).flush},
+		{"verify", (*deploy).verify},
+		{"finish", (*deploy).finish},
+	} {
+		order := slices.Clone(deploys)
+		if step.name == "finish" {
+			slices.Reverse(order) // the first disk was invalidated first, and is whole last
+		}
+		for _, dep := range order {
+			if err := step.do(dep, ctx); err != nil {
+				return ofDisk(fmt.Errorf("%s: %w", step.name, err), dep.number, len(deploys))
+			}
+		}
+		if i == 0 && (opts.DryRun || !slices.ContainsFunc(deploys, func(d *deploy) bool { return d.result.Differ > 0 })) {
+			break
+		}
+	}
+	if opts.DryRun {
+		return nil
+	}
+	return deploys[0].grow(ctx)
+}
+
+// ofDisk names the disk if there are several.
+func ofDisk(err error, i, count int) error {
+	if count == 1 {
+		return err
+	}
+	return fmt.Errorf("disk %d: %w", i+1, err)
+}
