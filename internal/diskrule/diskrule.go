@@ -152,7 +152,10 @@ func (e *Error) Error() string {
 		lines = append(lines, v.String())
 	}
 	count := "no disk fits"
-	if e.Matches > 0 {
+	switch {
+	case e.Matches == 1:
+		count = "1 disk fits"
+	case e.Matches > 1:
 		count = fmt.Sprintf("%d disks fit", e.Matches)
 	}
 	return fmt.Sprintf("%s the rule %q: %s", count, e.Rule, strings.Join(lines, "; "))
