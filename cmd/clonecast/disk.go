@@ -31,26 +31,32 @@ func newDiskCmd() *cobra.Command {
 		Long: `Work on a disk of this computer without a server. PATH is a block device or a file that holds
 a disk's bytes; a file that holds a bare file system works too.`,
 	}
-	cmd.AddCommand(newDiskListCmd(), newDiskInspectCmd(), newDiskCaptureCmd(), newDiskDeployCmd())
+	cmd.AddCommand(newDiskListCmd(), newDiskInspectCmd(), newDiskCaptureCmd(), newDiskDeployCmd(), newDiskRestoreTableCmd())
 	return cmd
 }
 
 func newDiskInspectCmd() *cobra.Command {
 	var asJSON bool
+	var policies []string
 	cmd := &cobra.Command{
 		Use:   "inspect PATH",
 		Short: "Show partitions, file systems and how each would be captured",
 		Args:  args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
-			return runDiskInspect(a[0], newReporter(cmd, asJSON))
+			return runDiskInspect(a[0], policies, newReporter(cmd, asJSON))
 		},
 	}
+	cmd.Flags().StringArrayVar(&policies, "policy", nil, policyUsage)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print NDJSON; the last line is the summary")
 	return cmd
 }
 
-func runDiskInspect(path string, rep *reporter) error {
-	dev, layout, err := inspect(path)
+func runDiskInspect(path string, policies []string, rep *reporter) error {
+	policy, err := parsePolicies(policies, 1)
+	if err != nil {
+		return err
+	}
+	dev, layout, err := inspect(path, policy[0])
 	if err != nil {
 		return err
 	}
@@ -61,13 +67,33 @@ func runDiskInspect(path string, rep *reporter) error {
 	return printLayout(rep.stdout, dev, layout)
 }
 
-// inspect opens a disk for reading and finds out what is on it.
-func inspect(path string) (*blockdev.Device, *clone.Layout, error) {
+const policyUsage = "what to do with a partition, `N=clone|raw|format|skip`; joined by commas; DISK:N=… from the second disk on"
+
+// parsePolicies reads policies for so many disks.
+func parsePolicies(list []string, disks int) (image.Policies, error) {
+	policies, err := image.ParsePolicies(list)
+	if err != nil {
+		return nil, withCode(exitUsage, err, "")
+	}
+	for i := range policies {
+		if i >= disks {
+			return nil, withCode(exitUsage, fmt.Errorf("a policy is for disk %d, and there are %d", i+1, disks), "")
+		}
+	}
+	return policies, nil
+}
+
+// inspect opens a disk for reading and finds out what is on it and how it would be captured
+// under a policy.
+func inspect(path string, policy map[int]image.Mode) (*blockdev.Device, *clone.Layout, error) {
 	dev, err := blockdev.Open(path)
 	if err != nil {
 		return nil, nil, diskError(err)
 	}
 	layout, err := clone.Inspect(dev, geometry(dev))
+	if err == nil {
+		err = layout.Apply(dev, policy)
+	}
 	if err != nil {
 		dev.Close()
 		return nil, nil, diskError(fmt.Errorf("inspect %s: %w", path, err))
@@ -180,7 +206,12 @@ func notes(l *clone.Layout) []string {
 			continue
 		}
 		note := fmt.Sprintf("partition %d is copied block by block: %s", p.Number, p.Reason)
-		if p.Refuse {
+		switch {
+		case p.Mode == image.ModeSkip:
+			note = fmt.Sprintf("partition %d is not captured, and a deploy leaves it as it is: %s", p.Number, p.Reason)
+		case p.Mode == image.ModeFormat:
+			note = fmt.Sprintf("partition %d is stored as an empty %s, its files are not: %s", p.Number, p.Volume.Type, p.Reason)
+		case p.Refuse:
 			note = fmt.Sprintf("partition %d is not captured unless forced: %s", p.Number, p.Reason)
 		}
 		if p.Remedy != "" {
@@ -210,6 +241,7 @@ func printable(s string) string {
 
 type diskCaptureOptions struct {
 	store, comment      string
+	also, policies      []string
 	force, verify, json bool
 }
 
@@ -220,7 +252,11 @@ func newDiskCaptureCmd() *cobra.Command {
 		Short: "Store a disk as the next version of an image",
 		Long: `Store a disk as the next version of an image. File systems that are proven clean are stored by their
 allocated blocks; all others block by block, and the output says why. The disk is only read.
-The store is made when DIR does not exist or is empty.`,
+The store is made when DIR does not exist or is empty. With --also several disks become one version.
+
+--policy says what to do with a partition instead: clone (refused if it is not proven clean), raw (every block), format
+(only FAT and swap: the deploy makes an empty one of the same UUID and label), skip (nothing; the deploy leaves the
+partition as it is on the target).`,
 		Args: args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return runDiskCapture(cmd.Context(), a[0], a[1], opts, newReporter(cmd, opts.json))
@@ -229,6 +265,8 @@ The store is made when DIR does not exist or is empty.`,
 	f := cmd.Flags()
 	f.StringVar(&opts.store, "store", "", "directory of the store")
 	f.StringVar(&opts.comment, "comment", "", "why this version is made")
+	f.StringArrayVar(&opts.also, "also", nil, "`PATH` of a further disk of the same version, in the order in which they will be deployed")
+	f.StringArrayVar(&opts.policies, "policy", nil, policyUsage)
 	f.BoolVar(&opts.force, "force", false, "capture a hibernated system all the same")
 	f.BoolVar(&opts.verify, "verify", false, "decode all that was compressed again before it is stored")
 	f.BoolVar(&opts.json, "json", false, "print NDJSON; the last line is the summary")
@@ -241,14 +279,23 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 		return withCode(exitUsage, err, "")
 	}
 	started := time.Now()
-	dev, layout, err := inspect(path)
+	paths := append([]string{path}, opts.also...)
+	policies, err := parsePolicies(opts.policies, len(paths))
 	if err != nil {
 		return err
 	}
-	defer dev.Close()
 	defer rep.close()
-	for _, note := range notes(layout) {
-		rep.warn("%s", note)
+	var disks []clone.Captured
+	for i, path := range paths {
+		dev, layout, err := inspect(path, policies[i])
+		if err != nil {
+			return err
+		}
+		defer dev.Close()
+		for _, note := range notes(layout) {
+			rep.warn("%s%s", ofPath(path, len(paths)), note)
+		}
+		disks = append(disks, clone.Captured{Disk: dev, Layout: layout})
 	}
 	store, err := openOrCreateStore(opts.store)
 	if err != nil {
@@ -260,18 +307,26 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 		return err
 	}
 	defer session.Close()
-	result, err := clone.Capture(ctx, dev, layout, session, clone.CaptureOptions{
-		Image: name, Comment: opts.comment, Origin: path, Creator: "clonecast disk capture", Engine: engine(),
+	result, err := clone.CaptureDisks(ctx, disks, session, clone.CaptureOptions{
+		Image: name, Comment: opts.comment, Origin: strings.Join(paths, ", "), Creator: "clonecast disk capture", Engine: engine(),
 		Force: opts.force, Verify: opts.verify, Level: zstd.SpeedDefault, Progress: bytesProgress(rep),
 	})
 	if err != nil {
 		return diskError(err)
 	}
 	took := time.Since(started)
-	rep.printf("captured %s as %s@%d (%s): %v allocated, %v new in the store, %s\n", path, name, result.Version.Sequence,
+	rep.printf("captured %s as %s@%d (%s): %v allocated, %v new in the store, %s\n", strings.Join(paths, " and "), name, result.Version.Sequence,
 		result.Version.ID.Short(), result.Allocated, result.Stored, rate(result.Allocated, took))
 	return rep.summary(captureSummary{name, result.Version.Sequence, result.Version.ID.String(), int64(result.Allocated),
 		int64(result.Read), int64(result.Stored), took.Seconds()})
+}
+
+// ofPath names the disk if there are several.
+func ofPath(path string, count int) string {
+	if count == 1 {
+		return ""
+	}
+	return path + ": "
 }
 
 type captureSummary struct {
@@ -298,25 +353,40 @@ func rate(n quantity.Bytes, took time.Duration) string {
 }
 
 type diskDeployOptions struct {
-	store                     string
+	store, saveTable          string
+	rules, policies           []string
 	dryRun, yes, json, verify bool
 }
 
 func newDiskDeployCmd() *cobra.Command {
 	var opts diskDeployOptions
 	cmd := &cobra.Command{
-		Use:   "deploy IMAGE[@VERSION] PATH --store DIR",
+		Use:   "deploy IMAGE[@VERSION] PATH [PATH…] --store DIR",
 		Short: "Make a disk hold a version; only what differs is written",
 		Long: `Make a disk hold a version of an image (the newest when none is given). What the disk holds already is kept, so
 a deploy that was cut is finished by running it again. Everything else on the disk is lost: the command shows what
-it is about to overwrite and asks, unless --yes is given. --dry-run compares and writes nothing.`,
-		Args: args(cobra.ExactArgs(2)),
+it is about to overwrite and asks, unless --yes is given. --dry-run compares and writes nothing.
+
+Instead of a PATH, --rule names a disk of this computer; 'clonecast disk list --help' explains rules. A version with several
+disks needs a PATH or a rule for each, in its order. All targets are checked before one is touched, and none boots before all are
+whole.
+
+If the partition table changes or a partition is skipped, the old table and boot areas are saved before the first write: to
+FILE of --save-table, else beside a disk image file or in the current directory. An older file is never
+overwritten. 'clonecast disk restore-table' puts a saved table back.`,
+		Args: args(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
-			return runDiskDeploy(cmd.Context(), a[0], a[1], opts, newReporter(cmd, opts.json), cmd.InOrStdin())
+			if (len(a) > 1) == (len(opts.rules) > 0) {
+				return usage(cmd, errors.New("name the target: either by PATH or with --rule"))
+			}
+			return runDiskDeploy(cmd.Context(), a[0], a[1:], opts, newReporter(cmd, opts.json), cmd.InOrStdin())
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&opts.store, "store", "", "directory of the store")
+	f.StringArrayVar(&opts.rules, "rule", nil, "`RULE` that names the target among this computer's disks, as serial=…; once for each disk of the image")
+	f.StringArrayVar(&opts.policies, "policy", nil, "leave a partition as it is, `N=skip`; joined by commas; DISK:N=skip from the second disk on")
+	f.StringVar(&opts.saveTable, "save-table", "", "`FILE` for the target's old partition table")
 	f.BoolVar(&opts.dryRun, "dry-run", false, "show what would be written, write nothing")
 	f.BoolVar(&opts.yes, "yes", false, "do not ask")
 	f.BoolVar(&opts.verify, "verify", false, "read back what was written (always done on block devices)")
@@ -325,7 +395,7 @@ it is about to overwrite and asks, unless --yes is given. --dry-run compares and
 	return cmd
 }
 
-func runDiskDeploy(ctx context.Context, ref, path string, opts diskDeployOptions, rep *reporter, in io.Reader) error {
+func runDiskDeploy(ctx context.Context, ref string, paths []string, opts diskDeployOptions, rep *reporter, in io.Reader) error {
 	started := time.Now()
 	defer rep.close()
 	store, err := openStore(opts.store)
@@ -342,41 +412,49 @@ func runDiskDeploy(ctx context.Context, ref, path string, opts diskDeployOptions
 	if err != nil {
 		return diskError(err)
 	}
-	if len(manifest.Disks) != 1 {
-		return withCode(exitRefused, fmt.Errorf("%s holds %d disks, this command deploys one", ref, len(manifest.Disks)), "")
+	if err := keepPartitions(manifest, opts.policies); err != nil {
+		return err
 	}
-	open := blockdev.OpenExclusive
-	if opts.dryRun {
-		open = blockdev.Open
-	}
-	dev, err := open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return withCode(exitNotFound, err, fmt.Sprintf("for a disk image file make it first: truncate -s %d %s", manifest.Disks[0].Size, path))
-	}
-	if err != nil {
-		return diskError(err)
-	}
-	defer dev.Close()
-	if !opts.dryRun && !opts.yes {
-		if err := confirm(rep.stderr, in, dev, manifest); err != nil {
+	if len(opts.rules) > 0 {
+		if paths, err = pathsByRules(opts.rules, manifest); err != nil {
 			return err
 		}
 	}
-	result, err := clone.Deploy(ctx, &manifest.Disks[0], dev, geometry(dev), store, clone.DeployOptions{
-		DryRun: opts.dryRun, Verify: opts.verify || dev.Block, Progress: bytesProgress(rep),
-	})
+	devices, err := openTargets(manifest, paths, opts.dryRun)
 	if err != nil {
-		return diskError(fmt.Errorf("deploy %s to %s: %w", ref, path, err))
+		return err
 	}
-	if !opts.dryRun && result.Written > 0 {
-		if err := dev.RereadPartitions(); err != nil {
-			rep.warn("the kernel still shows the old partitions of %s: %v", path, err)
+	defer closeAll(devices)
+	if !opts.dryRun && !opts.yes {
+		if err := confirm(rep.stderr, in, devices, manifest); err != nil {
+			return err
 		}
 	}
+	tables := tableSaver{paths: paths, file: opts.saveTable, rep: rep}
+	options := clone.DeployOptions{DryRun: opts.dryRun, Verify: opts.verify, SaveTable: tables.save, Progress: bytesProgress(rep)}
+	var disks []clone.Deployment
+	for i, dev := range devices {
+		disks = append(disks, clone.Deployment{Disk: &manifest.Disks[i], Target: dev, Geometry: geometry(dev)})
+		options.Verify = options.Verify || dev.Block
+	}
+	results, err := clone.DeployDisks(ctx, disks, store, options)
+	if err != nil {
+		return diskError(fmt.Errorf("deploy %s to %s: %w", ref, strings.Join(paths, " and "), err))
+	}
+	var sum clone.DeployResult
+	for i, r := range results {
+		if !opts.dryRun && r.Written > 0 {
+			if err := devices[i].RereadPartitions(); err != nil {
+				rep.warn("the kernel still shows the old partitions of %s: %v", paths[i], err)
+			}
+		}
+		rep.printf("%s\n", deployOutcome(manifest, paths[i], opts.dryRun, r))
+		sum.Add(r)
+	}
 	took := time.Since(started)
-	rep.printf("%s, %s\n", deployOutcome(manifest, path, opts.dryRun, result), rate(result.Compared, took))
-	return rep.summary(deploySummary{manifest.Image, manifest.Sequence, id.String(), opts.dryRun, int64(result.Compared), int64(result.Kept),
-		int64(result.Differ), int64(result.Written), int64(result.Fetched), int64(result.Verified), took.Seconds()})
+	rep.printf("%s\n", rate(sum.Compared, took))
+	return rep.summary(deploySummary{manifest.Image, manifest.Sequence, id.String(), opts.dryRun, int64(sum.Compared), int64(sum.Kept),
+		int64(sum.Differ), int64(sum.Written), int64(sum.Fetched), int64(sum.Verified), took.Seconds(), tables.saved})
 }
 
 type deploySummary struct {
@@ -391,6 +469,8 @@ type deploySummary struct {
 	Fetched  int64   `json:"bytes_fetched"`
 	Verified int64   `json:"bytes_verified"`
 	Seconds  float64 `json:"seconds"`
+
+	SavedTables []string `json:"saved_tables,omitempty"` // files
 }
 
 func deployOutcome(m *image.Manifest, path string, dryRun bool, r clone.DeployResult) string {
@@ -422,19 +502,38 @@ func findVersion(ctx context.Context, store chunkstore.Reader, ref string) (*ima
 }
 
 // confirm shows what will be lost and asks for the word yes.
-func confirm(out io.Writer, in io.Reader, dev *blockdev.Device, m *image.Manifest) error {
-	hint := "add --yes when you are sure, or --dry-run to see what would be written"
-	if f, ok := in.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
-		return withCode(exitRefused, fmt.Errorf("%s would be overwritten, and there is no terminal to ask", dev.Path), hint)
+func confirm(out io.Writer, in io.Reader, devices []*blockdev.Device, m *image.Manifest) error {
+	if err := askable(in, devices[0].Path+" would be overwritten", "add --yes when you are sure, or --dry-run to see what would be written"); err != nil {
+		return err
 	}
-	fmt.Fprintf(out, "%s@%d (%v) will be written to\n  %s\n", m.Image, m.Sequence, m.Disks[0].Size, dev)
-	if layout, err := clone.Inspect(dev, geometry(dev)); err == nil {
-		for i := range layout.Partitions {
-			p := &layout.Partitions[i]
-			fmt.Fprintf(out, "    now: partition %d, %v, %s %s\n", p.Number, p.Length, orDash(p.Volume.Type), printable(p.Volume.Label))
+	for i, dev := range devices {
+		d := &m.Disks[i]
+		fmt.Fprintf(out, "%s@%d (%v) will be written to\n  %s\n", m.Image, m.Sequence, d.Size, dev)
+		if layout, err := clone.Inspect(dev, geometry(dev)); err == nil {
+			for i := range layout.Partitions {
+				p := &layout.Partitions[i]
+				fmt.Fprintf(out, "    now: partition %d, %v, %s %s\n", p.Number, p.Length, orDash(p.Volume.Type), printable(p.Volume.Label))
+			}
+		}
+		for _, p := range d.Partitions {
+			if p.Mode == image.ModeSkip {
+				fmt.Fprintf(out, "    kept: bytes %d to %d (partition %d of the image)\n", p.Content.Start, p.Content.Start+p.Content.Length, p.Number)
+			}
 		}
 	}
-	fmt.Fprint(out, "All data on it will be lost. Type yes to go on: ")
+	return ask(out, in, "All other data on it will be lost.")
+}
+
+// askable refuses where nobody can answer.
+func askable(in io.Reader, what, hint string) error {
+	if f, ok := in.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+		return withCode(exitRefused, fmt.Errorf("%s, and there is no terminal to ask", what), hint)
+	}
+	return nil
+}
+
+func ask(out io.Writer, in io.Reader, what string) error {
+	fmt.Fprintf(out, "%s Type yes to go on: ", what)
 	line, err := bufio.NewReader(in).ReadString('\n')
 	if err != nil || strings.TrimSpace(line) != "yes" {
 		return withCode(exitRefused, errors.New("declined; nothing was written"), "")

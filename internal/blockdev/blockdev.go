@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"unsafe"
 
 	"clonecast/internal/quantity"
@@ -173,6 +174,21 @@ func (d *Device) RereadPartitions() error {
 		return nil // a device that cannot have partitions
 	}
 	return err
+}
+
+// Same tells whether both are the same disk, whatever their paths.
+func (d *Device) Same(other *Device) bool {
+	a, errA := d.file.Stat()
+	b, errB := other.file.Stat()
+	if errA != nil || errB != nil {
+		return false
+	}
+	x, okX := a.Sys().(*syscall.Stat_t)
+	y, okY := b.Sys().(*syscall.Stat_t)
+	if d.Block && other.Block && okX && okY {
+		return x.Rdev == y.Rdev
+	}
+	return os.SameFile(a, b)
 }
 
 // Close closes the disk.

@@ -33,6 +33,15 @@ func (f Facts) Rule() diskrule.Disk {
 	return diskrule.Disk{Name: f.Name, Model: f.Model, Serial: f.Serial, WWN: f.WWN, Bus: f.Bus, Size: f.Size, Removable: f.Removable, ReadOnly: f.ReadOnly}
 }
 
+// Rules gives what a disk rule looks at of each disk.
+func Rules(disks []Facts) []diskrule.Disk {
+	var out []diskrule.Disk
+	for _, f := range disks {
+		out = append(out, f.Rule())
+	}
+	return out
+}
+
 // List gives the machine's disks by name: whole disks that can hold an image, no
 // optical drives, loop, RAM or device-mapper devices.
 func List() ([]Facts, error) {

@@ -43,6 +43,16 @@ type DeployResult struct {
 	Grown    []Grown        // the partitions that were to grow
 }
 
+// Add adds the figures of another disk.
+func (r *DeployResult) Add(o DeployResult) {
+	r.Compared += o.Compared
+	r.Kept += o.Kept
+	r.Differ += o.Differ
+	r.Written += o.Written
+	r.Fetched += o.Fetched
+	r.Verified += o.Verified
+}
+
 // deploy is one running deploy.
 type deploy struct {
 	number   int // of the disk, from 0
@@ -109,6 +119,17 @@ func fits(d *image.Disk, g Geometry) error {
 			Remedy: "use a disk with the same logical sector size; many NVMe disks can be reformatted with `nvme format --lbaf`",
 		}
 	}
+	if need := needs(d); g.Size < need {
+		return &RefusedError{
+			Reason: fmt.Sprintf("the target has %v (%d bytes), the image needs %v (%d bytes)", g.Size, int64(g.Size), need, int64(need)),
+			Remedy: "choose a disk at least as large, or capture an image whose partitions end earlier",
+		}
+	}
+	return nil
+}
+
+// needs is the size of the smallest disk that holds d as it is.
+func needs(d *image.Disk) quantity.Bytes {
 	var need quantity.Bytes
 	for _, c := range d.Contents() {
 		need = max(need, c.Start+c.Length)
@@ -116,13 +137,7 @@ func fits(d *image.Disk, g Geometry) error {
 	for _, a := range d.Table {
 		need = max(need, a.Start+quantity.Bytes(len(a.Data)))
 	}
-	if g.Size < need {
-		return &RefusedError{
-			Reason: fmt.Sprintf("the target has %v (%d bytes), the image needs %v (%d bytes)", g.Size, int64(g.Size), need, int64(need)),
-			Remedy: "choose a disk at least as large, or capture an image whose partitions end earlier",
-		}
-	}
-	return nil
+	return need
 }
 
 // compare finds what differs: chunks, finals, stale signatures.

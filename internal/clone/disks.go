@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"clonecast/internal/diskrule"
 	"clonecast/internal/image"
 )
 
@@ -79,6 +80,16 @@ func runSteps(ctx context.Context, deploys []*deploy, opts DeployOptions) error 
 		return nil
 	}
 	return deploys[0].grow(ctx)
+}
+
+// Wants tells what the disks of a version look for in a target.
+func Wants(m *image.Manifest) []diskrule.Want {
+	var wants []diskrule.Want
+	for i := range m.Disks {
+		d := &m.Disks[i]
+		wants = append(wants, diskrule.Want{Model: d.Model, Size: d.Size, Need: needs(d)})
+	}
+	return wants
 }
 
 // ofDisk names the disk if there are several.

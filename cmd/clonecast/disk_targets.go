@@ -1,0 +1,95 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"clonecast/internal/blockdev"
+	"clonecast/internal/clone"
+	"clonecast/internal/diskrule"
+	"clonecast/internal/image"
+)
+
+// keepPartitions makes the manifest one that leaves partitions as they are.
+func keepPartitions(m *image.Manifest, list []string) error {
+	policies, err := parsePolicies(list, len(m.Disks))
+	if err != nil {
+		return err
+	}
+	for i := range m.Disks {
+		if m.Disks[i], err = clone.Keep(m.Disks[i], policies[i]); err != nil {
+			return diskError(err)
+		}
+	}
+	return nil
+}
+
+// pathsByRules gives this computer's disks that the rules name for the disks of m.
+func pathsByRules(texts []string, m *image.Manifest) ([]string, error) {
+	facts, err := blockdev.List()
+	if err != nil {
+		return nil, fmt.Errorf("list disks: %w", err)
+	}
+	var rules []diskrule.Rule
+	for _, text := range texts {
+		rule, err := diskrule.Parse(text)
+		if err != nil {
+			return nil, withCode(exitUsage, err, "'clonecast disk list --help' explains rules")
+		}
+		rules = append(rules, rule)
+	}
+	chosen, err := diskrule.Assign(rules, blockdev.Rules(facts), clone.Wants(m))
+	if err != nil {
+		return nil, diskError(err)
+	}
+	var paths []string
+	for _, i := range chosen {
+		paths = append(paths, facts[i].Path)
+	}
+	return paths, nil
+}
+
+// openTargets opens the disks that will hold those of m.
+func openTargets(m *image.Manifest, paths []string, dryRun bool) (devices []*blockdev.Device, err error) {
+	if len(paths) != len(m.Disks) {
+		return nil, withCode(exitRefused, fmt.Errorf("%s@%d holds %d disks, targets are given for %d", m.Image, m.Sequence, len(m.Disks), len(paths)),
+			"name a target for each disk of the image, in its order; `clonecast image show` lists them")
+	}
+	open := blockdev.OpenExclusive
+	if dryRun {
+		open = blockdev.Open
+	}
+	for i, path := range paths {
+		dev, err := open(path)
+		if err == nil {
+			devices = append(devices, dev)
+			err = sameTwice(devices)
+		}
+		if err != nil {
+			closeAll(devices)
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil, withCode(exitNotFound, err, fmt.Sprintf("for a disk image file make it first: truncate -s %d %s", m.Disks[i].Size, path))
+			}
+			return nil, diskError(err)
+		}
+	}
+	return devices, nil
+}
+
+// sameTwice refuses the last device if it is one of the others.
+func sameTwice(devices []*blockdev.Device) error {
+	last := devices[len(devices)-1]
+	for _, dev := range devices[:len(devices)-1] {
+		if dev.Same(last) {
+			return &clone.RefusedError{Reason: fmt.Sprintf("%s and %s are the same disk", dev.Path, last.Path)}
+		}
+	}
+	return nil
+}
+
+func closeAll(devices []*blockdev.Device) {
+	for _, dev := range devices {
+		dev.Close()
+	}
+}

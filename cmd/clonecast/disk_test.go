@@ -1,0 +1,143 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"clonecast/internal/disktest"
+	"clonecast/internal/quantity"
+)
+
+// disks runs disk commands as a user does, in a directory of its own.
+type disks struct {
+	t   *testing.T
+	dir string
+}
+
+func newDisks(t *testing.T) *disks { return &disks{t, t.TempDir()} }
+
+func (d *disks) path(name string) string { return filepath.Join(d.dir, name) }
+
+// make makes a disk file with what the shell commands do to $D.
+func (d *disks) make(name, commands string) []byte {
+	d.t.Helper()
+	disktest.Run(d.t, "", "sh", "-ec", "D="+d.path(name)+"; truncate -s 8M $D; "+commands)
+	return d.read(name)
+}
+
+func (d *disks) read(name string) []byte {
+	d.t.Helper()
+	b, err := os.ReadFile(d.path(name))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return b
+}
+
+// run is a command line in which @ stands for the directory. It gives both outputs.
+func (d *disks) run(code int, line string, wants ...string) string {
+	d.t.Helper()
+	var out, errs bytes.Buffer
+	root := newRootCmd()
+	root.SetOut(&out)
+	root.SetErr(&errs)
+	root.SetIn(strings.NewReader(""))
+	root.SetArgs(strings.Fields(strings.ReplaceAll(line, "@", d.dir+"/")))
+	got := report(&errs, root.ExecuteContext(d.t.Context()))
+	text := out.String() + errs.String()
+	if got != code {
+		d.t.Errorf("clonecast %s: exit code %d, want %d\n%s", line, got, code, text)
+	}
+	for _, want := range wants {
+		if !strings.Contains(text, want) {
+			d.t.Errorf("clonecast %s: no %q in\n%s", line, want, text)
+		}
+	}
+	return out.String()
+}
+
+const fillRandom = "head -c 8M /dev/urandom >$D; "
+
+func TestDiskPolicies(t *testing.T) {
+	d := newDisks(t)
+	partition := "printf 'start=64,size=4000,type=1\nstart=4160,size=4000\nstart=8192,size=4000\n' | sfdisk -q -X dos $D"
+	source := d.make("source", fillRandom+partition+"; truncate -s 2048000 $D.p; mkfs.fat -F 12 $D.p >/dev/null; dd if=$D.p of=$D seek=64 conv=notrunc status=none")
+	before := d.make("target", fillRandom+partition)
+
+	d.run(exitUsage, "disk capture @source lab --store @store --policy 3=swap", "not of the form")
+	d.run(exitUsage, "disk capture @source lab --store @store --policy 2:3=skip", "there are 1")
+	d.run(exitRefused, "disk capture @source lab --store @store --policy 2=format", "cannot make anew", "hint: FAT and swap")
+	d.run(exitRefused, "disk capture @source lab --store @store --policy 9=skip", "no partition 9")
+	d.run(exitOK, "disk inspect @source --policy 1=format,2=skip", "partition 1 is stored as an empty fat12", "partition 2 is not captured, and a deploy leaves it as it is")
+	d.run(exitOK, "disk capture @source lab --store @store --policy 1=format --policy 2=skip", "captured")
+	d.run(exitRefused, "disk deploy lab @target --store @store", "no terminal to ask")
+	out := d.run(exitOK, "disk deploy lab @target --store @store --yes --json")
+	var summary struct {
+		Saved []string `json:"saved_tables"`
+	}
+	if err := json.Unmarshal([]byte(lastLine(out)), &summary); err != nil || len(summary.Saved) != 1 || summary.Saved[0] != d.path("target.old-table.json") {
+		t.Fatalf("summary %s, %v", lastLine(out), err)
+	}
+	after := d.read("target")
+	if kept := [2]int{4160 * 512, 8160 * 512}; !bytes.Equal(after[kept[0]:kept[1]], before[kept[0]:kept[1]]) {
+		t.Error("the skipped partition was changed")
+	}
+	if raw := [2]int{8192 * 512, 12192 * 512}; !bytes.Equal(after[raw[0]:raw[1]], source[raw[0]:raw[1]]) || !bytes.Equal(after[:512], source[:512]) {
+		t.Error("the third partition and the table are not the source's")
+	}
+
+	// The same on a target that has the table already writes no second file.
+	d.run(exitOK, "disk deploy lab @target --store @store --yes", "holds lab@1 already")
+	d.run(exitRefused, "disk restore-table @target.old-table.json @target", "no terminal to ask")
+	d.run(exitRefused, "disk restore-table @target.old-table.json @store/format --yes", "choose the disk that it was saved from")
+	d.run(exitOK, "disk restore-table @target.old-table.json @target --yes", "is what it was")
+	if now := d.read("target"); !bytes.Equal(now[:64*512], before[:64*512]) {
+		t.Error("the table was not put back")
+	}
+	d.run(exitNotFound, "disk restore-table @nothing @target --yes")
+	d.run(exitFailed, "disk restore-table @store/format @target --yes", "saved table")
+
+	// Kept by the deploy alone; another table than the one saved before goes to another file.
+	d.run(exitOK, "disk capture @source all --store @store")
+	d.run(exitRefused, "disk deploy all @target --store @store --yes --policy 3=raw", "a deploy cannot raw")
+	d.run(exitOK, "disk deploy all @target --store @store --yes --policy 3=skip", "is saved in "+d.path("target.old-table.json"))
+	if now := d.read("target"); !bytes.Equal(now[8192*512:12192*512], source[8192*512:12192*512]) {
+		t.Error("the partition that the deploy was to skip was changed")
+	}
+	d.make("target", "printf 'start=2048,size=100\n' | sfdisk -q -X gpt --wipe always $D")
+	d.run(exitOK, "disk deploy all @target --store @store --yes", "is saved in "+d.path("target.old-table.json.2"))
+	d.make("target", fillRandom+partition)
+	d.run(exitNotFound, "disk deploy all @target --store @store --yes --save-table @no/such", "--save-table FILE puts it elsewhere")
+}
+
+func TestSeveralDisks(t *testing.T) {
+	d := newDisks(t)
+	first := d.make("first", fillRandom+"printf 'start=64,size=4000\n' | sfdisk -q -X dos $D")
+	second := d.make("second", fillRandom+"printf 'start=2048,size=4000\n' | sfdisk -q -X gpt $D")
+	for _, name := range []string{"a", "b"} {
+		d.make(name, fillRandom)
+	}
+	d.run(exitUsage, "disk capture @first two --also @second --store @store --policy 3:1=skip", "there are 2")
+	d.run(exitOK, "disk capture @first two --also @second --store @store", "captured "+d.path("first")+" and "+d.path("second"), "partition 1 is copied block by block")
+	d.run(exitRefused, "disk deploy two @a --store @store --yes", "holds 2 disks, targets are given for 1")
+	d.run(exitRefused, "disk deploy two @a @a --store @store --yes", "are the same disk")
+	d.run(exitNotFound, "disk deploy two @a @c --store @store --yes", "truncate -s 8388608 "+d.path("c"))
+	d.run(exitUsage, "disk deploy two --store @store --yes", "either by PATH or with --rule")
+	d.run(exitUsage, "disk deploy two @a @b --rule bus=nvme --store @store --yes", "either by PATH or with --rule")
+	d.run(exitRefused, "disk deploy two --rule serial=no-such-disk --rule serial=neither --store @store --yes", `no disk fits the rule "serial=no-such-disk"`)
+	d.run(exitRefused, "disk deploy two --rule serial=no-such-disk --store @store --yes", `no disk fits the rule "serial=no-such-disk"`)
+	d.run(exitUsage, "disk deploy two --rule sda --store @store --yes", "is no condition")
+	d.run(exitOK, "disk deploy two @a @b --store @store --yes", "deployed two@1 to "+d.path("a"), "deployed two@1 to "+d.path("b"))
+	for name, want := range map[string][]byte{"a": first[:4064*512], "b": second[:6048*512]} {
+		if got := d.read(name); !bytes.Equal(got[:len(want)], want) {
+			t.Errorf("disk %s is not what was captured", name)
+		}
+	}
+	if got, size := d.read("b"), int(8*quantity.MiB); !bytes.Equal(got[size-33*512:], second[size-33*512:]) {
+		t.Error("the backup table of the second disk is not what was captured")
+	}
+}
