@@ -77,14 +77,7 @@ func (h FrameHeader) PlainSize() int {
 // and chunk table are, so that a stream reader knows how much to read before it can
 // parse the header.
 func FrameHeaderLength(b []byte) (int, error) {
-	if len(b) < frameHeaderSize || string(b[:4]) != FrameMagic {
-		return 0, fmt.Errorf("%w: no magic", ErrFrame)
-	}
-	n := int(b[5])
-	if n < 1 || n > MaxFrameChunks {
-		return 0, fmt.Errorf("%w: %d chunks", ErrFrame, n)
-	}
-	return frameHeaderSize + frameEntrySize*n, nil
+	return headerLength(b, FrameMagic, frameEntrySize, MaxFrameChunks)
 }
 
 // ParseFrameHeader reads header and chunk table from the start of b and checks them.
@@ -93,6 +86,23 @@ func ParseFrameHeader(b []byte) (FrameHeader, error) {
 	if err != nil {
 		return FrameHeader{}, err
 	}
+	return parseHeader(b, size, frameEntrySize)
+}
+
+// headerLength reads from a header how long it and the chunk table are.
+func headerLength(b []byte, magic string, entrySize, limit int) (int, error) {
+	if len(b) < frameHeaderSize || string(b[:4]) != magic {
+		return 0, fmt.Errorf("%w: no magic", ErrFrame)
+	}
+	n := int(b[5])
+	if n < 1 || n > limit {
+		return 0, fmt.Errorf("%w: %d chunks", ErrFrame, n)
+	}
+	return frameHeaderSize + entrySize*n, nil
+}
+
+// parseHeader reads a header of the given size, whose entries begin with id and length.
+func parseHeader(b []byte, size, entrySize int) (FrameHeader, error) {
 	if len(b) < size {
 		return FrameHeader{}, fmt.Errorf("%w: %d bytes, header needs %d", ErrFrame, len(b), size)
 	}
@@ -104,7 +114,7 @@ func ParseFrameHeader(b []byte) (FrameHeader, error) {
 	if h.Codec > codecZstd || b[6] != 0 || b[7] != 0 {
 		return FrameHeader{}, fmt.Errorf("%w: codec %d, reserved %x", ErrFrame, h.Codec, b[6:8])
 	}
-	for at := frameHeaderSize; at < size; at += frameEntrySize {
+	for at := frameHeaderSize; at < size; at += entrySize {
 		e := Entry{ID: ID(b[at : at+32]), Length: int(binary.LittleEndian.Uint32(b[at+32:]))}
 		if e.Length < 1 || e.Length > int(Size) {
 			return FrameHeader{}, fmt.Errorf("%w: chunk of %d bytes", ErrFrame, e.Length)
@@ -135,14 +145,28 @@ func NewEncoder(level zstd.EncoderLevel) (*Encoder, error) {
 // one after the other.
 func (e *Encoder) AppendFrame(dst []byte, entries []Entry, plain []byte) []byte {
 	start := len(dst)
-	dst = append(dst, FrameMagic...)
-	dst = append(dst, codecZstd, byte(len(entries)), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+	dst = appendHeader(dst, FrameMagic, len(entries))
 	for _, entry := range entries {
-		dst = append(dst, entry.ID[:]...)
-		dst = binary.LittleEndian.AppendUint32(dst, uint32(entry.Length))
+		dst = appendEntry(dst, entry)
 	}
+	return finishFrame(dst, start, plain, e.zstd)
+}
+
+// appendHeader begins a frame or difference; finishFrame fills in what is zero.
+func appendHeader(dst []byte, magic string, n int) []byte {
+	dst = append(dst, magic...)
+	return append(dst, codecZstd, byte(n), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+}
+
+func appendEntry(dst []byte, e Entry) []byte {
+	dst = append(dst, e.ID[:]...)
+	return binary.LittleEndian.AppendUint32(dst, uint32(e.Length))
+}
+
+// finishFrame appends the payload to header and chunk table, which begin at start.
+func finishFrame(dst []byte, start int, plain []byte, z *zstd.Encoder) []byte {
 	body := len(dst)
-	dst = e.zstd.EncodeAll(plain, dst)
+	dst = z.EncodeAll(plain, dst)
 	if len(dst)-body >= len(plain) {
 		dst = append(dst[:body], plain...)
 		dst[start+4] = codecStored
@@ -181,18 +205,27 @@ func (d *Decoder) Decode(frame, buf []byte) (FrameHeader, []byte, error) {
 	if len(frame) != h.Size() {
 		return FrameHeader{}, nil, fmt.Errorf("%w: %d bytes, header says %d", ErrFrame, len(frame), h.Size())
 	}
-	plain, err := d.payload(h, frame[h.HeaderSize():], buf)
+	plain, err := d.verified(h, frame[h.HeaderSize():], buf)
 	if err != nil {
 		return FrameHeader{}, nil, err
+	}
+	return h, plain, nil
+}
+
+// verified decodes a payload and verifies its chunks.
+func (d *Decoder) verified(h FrameHeader, payload, buf []byte) ([]byte, error) {
+	plain, err := d.payload(h, payload, buf)
+	if err != nil {
+		return nil, err
 	}
 	at := 0
 	for _, e := range h.Entries {
 		if Sum(plain[at:at+e.Length]) != e.ID {
-			return FrameHeader{}, nil, &InvalidError{ID: e.ID, Problem: "content does not match the name"}
+			return nil, &InvalidError{ID: e.ID, Problem: "content does not match the name"}
 		}
 		at += e.Length
 	}
-	return h, plain, nil
+	return plain, nil
 }
 
 func (d *Decoder) payload(h FrameHeader, payload, buf []byte) ([]byte, error) {
