@@ -144,6 +144,36 @@ func TestCaptureThenDeploy(t *testing.T) {
 	}
 }
 
+// A disk that holds the version before fetches what changed as differences from it, also when
+// a stream of them breaks off.
+func TestDeployFetchesDifferences(t *testing.T) {
+	s, old := captured(t, newAuthority(t, nil))
+	changed := bytes.Clone(old)
+	for at := 3 << 20; at < 4<<20; at += 50_000 {
+		changed[at] ^= 0xff
+	}
+	source := diskFile(t, "source", false)
+	if err := os.WriteFile(source.Path, changed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.ops = []protocol.Operation{{Kind: protocol.OpCapture, Image: "lab", TaskID: "t3"}}
+	if _, err := newBench(t, s, source).run(); err != nil {
+		t.Fatal(err)
+	}
+	s.ops = []protocol.Operation{{Kind: protocol.OpDeploy, Image: "lab", Version: s.published.Version, TaskID: "t4"}}
+	s.statuses, s.calls = nil, map[string]int{}
+	restartAt(s, protocol.PathDeltas)
+	b := newBench(t, s, diskFile(t, "target", false)) // holds what the first version was made of
+	if _, err := b.run(); err != nil {
+		t.Fatal(err)
+	}
+	wantDisk(t, b.disk, changed)
+	var r deployResult
+	if err := json.Unmarshal(s.statuses[0].Result, &r); err != nil || r.Fetched == 0 || r.Fetched > 10_000 || s.calls[protocol.PathChunks] != 0 {
+		t.Errorf("result = %s, %v, %d calls for whole chunks; 21 random bytes changed in 4 chunks", s.statuses[0].Result, err, s.calls[protocol.PathChunks])
+	}
+}
+
 func TestServerRestartsMeanwhile(t *testing.T) {
 	for _, path := range []string{protocol.PathFrame, protocol.PathPublish} {
 		t.Run("capture"+path, func(t *testing.T) {

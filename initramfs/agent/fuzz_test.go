@@ -27,7 +27,7 @@ func FuzzReadFrames(f *testing.F) {
 	f.Add(append(frame, frame[:20]...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		taken := 0
-		err := readFrames(bytes.NewReader(b), func(h chunk.FrameHeader, frame []byte) error {
+		err := frameKind.read(bytes.NewReader(b), func(h chunk.FrameHeader, frame []byte) error {
 			if len(frame) != h.Size() || !bytes.Equal(frame, b[taken:taken+len(frame)]) {
 				t.Fatal("a frame is not what stands in the stream")
 			}

@@ -174,13 +174,17 @@ func (a *Agent) deploy(ctx context.Context, op *protocol.Operation, track *track
 	if len(m.Disks) != 1 {
 		return report{}, &clone.RefusedError{Reason: fmt.Sprintf("image %s has %d disks; one operation deploys one", m.Image, len(m.Disks))}
 	}
+	parent, err := source.parent(ctx, m, a.config)
+	if err != nil {
+		return report{}, fmt.Errorf("version before: %w", err)
+	}
 	disk, geometry, err := a.config.Disks.Open(facts.Path, true)
 	if err != nil {
 		return report{}, err
 	}
 	defer disk.Close()
 	a.say("deploy of %s version %d (%s) to %s", m.Image, m.Sequence, want.Short(), diskText(facts))
-	result, err := clone.Deploy(ctx, &m.Disks[0], disk, geometry, source, clone.DeployOptions{Verify: true, Progress: track.progress})
+	result, err := clone.Deploy(ctx, &m.Disks[0], disk, geometry, source, clone.DeployOptions{Verify: true, Parent: parent, Progress: track.progress})
 	if err != nil {
 		return report{}, fmt.Errorf("deploy to %s: %w", diskText(facts), err)
 	}

@@ -246,6 +246,30 @@ func (s *testServer) data(w http.ResponseWriter, r *http.Request, body []byte, r
 		}
 		s.published = &protocol.PublishResponse{Image: v.Image, Sequence: v.Sequence, Version: v.ID.String()}
 		return reply(s.published)
+	case protocol.PathParent:
+		v, err := s.store.Versions(ctx, s.ops[0].Image)
+		if err != nil {
+			return err
+		}
+		envelope, err := s.store.Manifest(ctx, s.ops[0].Image, v[len(v)-2].Sequence)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(envelope)
+		return err
+	case protocol.PathDeltas:
+		differ, err := chunkstore.NewDiffer(s.store)
+		if err != nil {
+			return err
+		}
+		var wants []chunk.Want
+		for pair := range slices.Chunk(splitIDs(body), 2) {
+			wants = append(wants, chunk.Want{ID: pair[0], Base: pair[1]})
+		}
+		return differ.Deltas(ctx, wants, func(delta []byte) error {
+			_, err := w.Write(delta)
+			return err
+		})
 	case protocol.PathManifest:
 		envelope, err := s.store.Manifest(ctx, s.ops[0].Image, 0)
 		if err != nil {

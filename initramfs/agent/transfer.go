@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"clonecast/internal/chunk"
@@ -110,7 +111,24 @@ func incomplete(err error) error {
 
 // manifest fetches and verifies the version that the operation names.
 func (t transfer) manifest(ctx context.Context, want image.VersionID, config Config) (*image.Manifest, error) {
-	envelope, err := t.do(ctx, call{method: http.MethodGet, path: protocol.PathManifest, limit: maxEnvelope, timeout: dataTimeout, giveUp: t.giveUp})
+	return t.open(ctx, protocol.PathManifest, want, config)
+}
+
+// parent fetches and verifies the version before m; nil when the server has none.
+func (t transfer) parent(ctx context.Context, m *image.Manifest, config Config) (*image.Manifest, error) {
+	if m.Parent == (image.VersionID{}) {
+		return nil, nil
+	}
+	parent, err := t.open(ctx, protocol.PathParent, m.Parent, config)
+	var p *protocol.Problem
+	if errors.As(err, &p) && p.Code == protocol.CodeNotFound {
+		return nil, nil
+	}
+	return parent, err
+}
+
+func (t transfer) open(ctx context.Context, path string, want image.VersionID, config Config) (*image.Manifest, error) {
+	envelope, err := t.do(ctx, call{method: http.MethodGet, path: path, limit: maxEnvelope, timeout: dataTimeout, giveUp: t.giveUp})
 	if err != nil {
 		return nil, fmt.Errorf("get the manifest: %w", err)
 	}
@@ -144,21 +162,53 @@ func (t transfer) Frames(ctx context.Context, ids []chunk.ID, yield func([]byte)
 }
 
 func (t transfer) frames(ctx context.Context, ids []chunk.ID, yield func([]byte) error) error {
-	wanted := make(map[chunk.ID]bool, len(ids))
-	for _, id := range ids {
-		wanted[id] = true
+	wants := make([]chunk.Want, len(ids))
+	for i, id := range ids {
+		wants[i].ID = id
+	}
+	return t.stream(ctx, wants, protocol.PathChunks, func(rest []chunk.Want) []byte {
+		b := make([]byte, 0, len(rest)*len(chunk.ID{}))
+		for _, w := range rest {
+			b = append(b, w.ID[:]...)
+		}
+		return b
+	}, frameKind, yield)
+}
+
+// Deltas is Frames for differences.
+func (t transfer) Deltas(ctx context.Context, wants []chunk.Want, yield func([]byte) error) error {
+	for part := range slices.Chunk(wants, protocol.MaxIDs/2) {
+		err := t.stream(ctx, part, protocol.PathDeltas, func(rest []chunk.Want) []byte {
+			b := make([]byte, 0, 2*len(rest)*len(chunk.ID{}))
+			for _, w := range rest {
+				b = append(append(b, w.ID[:]...), w.Base[:]...)
+			}
+			return b
+		}, deltaKind, yield)
+		if err != nil {
+			return fmt.Errorf("fetch differences: %w", err)
+		}
+	}
+	return nil
+}
+
+// stream asks for chunks until all have come.
+func (t transfer) stream(ctx context.Context, wants []chunk.Want, path string, body func([]chunk.Want) []byte, kind frames, yield func([]byte) error) error {
+	wanted := make(map[chunk.ID]bool, len(wants))
+	for _, w := range wants {
+		wanted[w.ID] = true
 	}
 	for len(wanted) > 0 {
-		var rest []chunk.ID
-		for _, id := range ids {
-			if wanted[id] {
-				rest = append(rest, id)
+		var rest []chunk.Want
+		for _, w := range wants {
+			if wanted[w.ID] {
+				rest = append(rest, w)
 			}
 		}
 		before := len(wanted)
-		k := t.data(protocol.PathChunks, joinIDs(rest), 0)
+		k := t.data(path, body(rest), 0)
 		k.read = func(r io.Reader) error {
-			err := readFrames(r, func(h chunk.FrameHeader, frame []byte) error {
+			err := kind.read(r, func(h chunk.FrameHeader, frame []byte) error {
 				if err := yield(frame); err != nil {
 					return err
 				}
@@ -176,15 +226,29 @@ func (t transfer) frames(ctx context.Context, ids []chunk.ID, yield func([]byte)
 			return err
 		}
 		if len(wanted) == before {
-			return &chunk.MissingError{ID: rest[0]}
+			return &chunk.MissingError{ID: rest[0].ID}
 		}
 	}
 	return nil
 }
 
-// readFrames cuts a stream into frames. A stream that ends inside a frame is errStream.
+// frames knows how a stream of frames, or of differences, is cut.
+type frames struct {
+	length func(start []byte) (int, error) // of header and chunk table
+	parse  func(header []byte) (chunk.FrameHeader, error)
+}
+
+var (
+	frameKind = frames{chunk.FrameHeaderLength, chunk.ParseFrameHeader}
+	deltaKind = frames{chunk.DeltaHeaderLength, func(b []byte) (chunk.FrameHeader, error) {
+		h, err := chunk.ParseDeltaHeader(b)
+		return h.FrameHeader, err
+	}}
+)
+
+// read cuts a stream into frames. A stream that ends inside a frame is errStream.
 // The frame's bytes are valid during the call only.
-func readFrames(r io.Reader, take func(chunk.FrameHeader, []byte) error) error {
+func (f frames) read(r io.Reader, take func(chunk.FrameHeader, []byte) error) error {
 	in := bufio.NewReaderSize(r, 64<<10)
 	var frame []byte
 	for {
@@ -195,14 +259,14 @@ func readFrames(r io.Reader, take func(chunk.FrameHeader, []byte) error) error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", errStream, err)
 		}
-		size, err := chunk.FrameHeaderLength(start)
+		size, err := f.length(start)
 		if err != nil {
 			return err
 		}
 		if frame, err = readInto(in, frame[:0], size); err != nil {
 			return err
 		}
-		h, err := chunk.ParseFrameHeader(frame)
+		h, err := f.parse(frame)
 		if err != nil {
 			return err
 		}

@@ -29,6 +29,10 @@ type DeployOptions struct {
 	Grow   Grow
 	Grower Grower
 
+	// Parent is a version that the disk may have held before, nil when none is known. A
+	// DeltaSource then sends differences from those of its chunks that are on the disk.
+	Parent *image.Manifest
+
 	Progress Progress
 }
 

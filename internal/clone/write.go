@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"iter"
 	"slices"
 	"sync"
 
@@ -17,6 +18,10 @@ import (
 // the border of two calls come twice: the more chunks a call, the fewer.
 const fetchPieces = 512
 
+// deltaPieces is the same for chunks that are fetched as differences: the bases of all of them
+// are in memory meanwhile.
+const deltaPieces = 32
+
 // writers is how many calls run side by side, so that fetching, decoding and writing
 // overlap also when each of them waits.
 const writers = 4
@@ -28,8 +33,6 @@ func (d *deploy) write(ctx context.Context) error {
 			return err
 		}
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	work := make(chan []piece)
 	var total quantity.Bytes
 	for i, c := range d.contents {
 		for p := range pieces(i, c) {
@@ -38,32 +41,15 @@ func (d *deploy) write(ctx context.Context) error {
 			}
 		}
 	}
+	bases := newBases(d, d.opts.Parent)
+	g, ctx := errgroup.WithContext(ctx)
+	work := make(chan []piece)
 	g.Go(func() error {
 		defer close(work)
-		var group []piece
-		send := func() error {
-			select {
-			case work <- group:
-				group = nil
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
+		for group := range d.groups() {
+			if err := send(ctx, work, group); err != nil {
+				return err
 			}
-		}
-		for i, c := range d.contents {
-			for p := range pieces(i, c) {
-				if !d.differ[i][p.number] {
-					continue
-				}
-				if group = append(group, p); len(group) == fetchPieces {
-					if err := send(); err != nil {
-						return err
-					}
-				}
-			}
-		}
-		if len(group) > 0 {
-			return send()
 		}
 		return nil
 	})
@@ -75,7 +61,8 @@ func (d *deploy) write(ctx context.Context) error {
 				return err
 			}
 			defer decoder.Close()
-			w := &writer{deploy: d, decoder: decoder, counter: counter, plain: alignedBuffer(framePieces * int(chunk.Size))}
+			w := &writer{deploy: d, decoder: decoder, counter: counter, bases: bases, plain: alignedBuffer(framePieces * int(chunk.Size))}
+			defer w.close()
 			for group := range work {
 				if err := w.group(ctx, group); err != nil {
 					return err
@@ -87,14 +74,51 @@ func (d *deploy) write(ctx context.Context) error {
 	return g.Wait()
 }
 
+// groups gives the pieces that differ in groups of one call to the source each: of one
+// partition, so that all of a group are fetched as differences or none.
+func (d *deploy) groups() iter.Seq[[]piece] {
+	return func(yield func([]piece) bool) {
+		for i, c := range d.contents {
+			limit := fetchPieces
+			if d.delta[i] {
+				limit = deltaPieces
+			}
+			var group []piece
+			for p := range pieces(i, c) {
+				if !d.differ[i][p.number] {
+					continue
+				}
+				if group = append(group, p); len(group) == limit {
+					if !yield(group) {
+						return
+					}
+					group = nil
+				}
+			}
+			if len(group) > 0 && !yield(group) {
+				return
+			}
+		}
+	}
+}
+
 // writer is one worker of the write phase.
 type writer struct {
 	*deploy
 	decoder *chunk.Decoder
 	counter *writeCounter
+	bases   bases
 	plain   []byte // of the frame at hand
 	now     []byte // what the disk holds at the piece at hand
 	at      map[chunk.ID][]piece
+
+	deltaDecoder *chunk.DeltaDecoder // nil until it is needed
+}
+
+func (w *writer) close() {
+	if w.deltaDecoder != nil {
+		w.deltaDecoder.Close()
+	}
 }
 
 // group fetches the chunks of a group and writes them.
@@ -117,7 +141,7 @@ func (w *writer) group(ctx context.Context, group []piece) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	if err := w.fetch(ctx, ids); err != nil {
+	if err := w.fetch(ctx, group, ids); err != nil {
 		return err
 	}
 	for _, id := range ids {
@@ -129,9 +153,17 @@ func (w *writer) group(ctx context.Context, group []piece) error {
 }
 
 // fetch gets verified chunks and writes them.
-func (w *writer) fetch(ctx context.Context, ids []chunk.ID) error {
-	if s, ok := w.source.(PlainSource); ok {
-		return s.Plain(ctx, ids, w.chunks)
+func (w *writer) fetch(ctx context.Context, group []piece, ids []chunk.ID) error {
+	switch s := w.source.(type) {
+	case PlainSource:
+		return s.Plain(ctx, ids, func(h chunk.FrameHeader, plain []byte) error {
+			w.counter.fetched(h.Size())
+			return w.chunks(h, plain)
+		})
+	case DeltaSource:
+		if w.delta[group[0].region] {
+			return w.deltas(ctx, s, ids)
+		}
 	}
 	return w.source.Frames(ctx, ids, func(frame []byte) error {
 		h, plain, err := w.decoder.Decode(frame, w.plain)
@@ -139,13 +171,13 @@ func (w *writer) fetch(ctx context.Context, ids []chunk.ID) error {
 			return err
 		}
 		w.plain = plain
+		w.counter.fetched(len(frame))
 		return w.chunks(h, plain)
 	})
 }
 
 // chunks writes those chunks of a frame that the group waits for.
 func (w *writer) chunks(h chunk.FrameHeader, plain []byte) error {
-	w.counter.fetched(h.Size())
 	at := 0
 	for _, e := range h.Entries {
 		for _, p := range w.at[e.ID] {

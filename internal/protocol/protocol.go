@@ -48,6 +48,12 @@ const (
 	PathManifest = "/machine/v1/deploy/manifest"
 	// PathChunks takes chunk ids (at most MaxIDs) and answers frames one after the other.
 	PathChunks = "/machine/v1/deploy/chunks"
+	// PathParent (GET) gives the signed envelope of the version before that one, not_found
+	// when there is none.
+	PathParent = "/machine/v1/deploy/parent"
+	// PathDeltas takes pairs of chunk ids (at most MaxIDs/2): a chunk, and one of the parent
+	// version that the machine has, or zero. It answers differences one after the other.
+	PathDeltas = "/machine/v1/deploy/deltas"
 )
 
 // MaxIDs bounds the chunk ids of one call.

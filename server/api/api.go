@@ -23,6 +23,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"clonecast/internal/chunkstore"
@@ -51,6 +52,7 @@ type API struct {
 	Config
 	captures captures
 	versions versions
+	differ   func() (*chunkstore.Differ, error) // made when it is needed
 	logins   logins
 	recent   recent
 	access   map[string]access // by pattern
@@ -63,6 +65,7 @@ type API struct {
 func New(c Config) *API {
 	a := &API{Config: c, access: map[string]access{}, mux: http.NewServeMux(), patience: 2 * time.Minute}
 	a.versions.store = c.Store
+	a.differ = sync.OnceValues(func() (*chunkstore.Differ, error) { return chunkstore.NewDiffer(c.Store) })
 	a.logins.slots = make(chan struct{}, 2)
 	a.machineRoutes()
 	a.adminRoutes()

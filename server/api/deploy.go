@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -27,6 +28,7 @@ type versions struct {
 // version is one version: its envelope, and the ids that its manifest names, sorted.
 type version struct {
 	id       image.VersionID
+	parent   image.VersionID
 	envelope []byte
 	ids      []chunk.ID
 }
@@ -62,7 +64,7 @@ func (s *versions) get(ctx context.Context, name string, id image.VersionID) (*v
 	if got != id {
 		return nil, fmt.Errorf("manifest of %s@%d is version %s, not %s", name, list[i].Sequence, got.Short(), id.Short())
 	}
-	v := &version{id: id, envelope: envelope, ids: chunkIDs(m)}
+	v := &version{id: id, parent: m.Parent, envelope: envelope, ids: chunkIDs(m)}
 	s.kept = append(s.kept, v)
 	if len(s.kept) > maxKept {
 		s.kept = slices.Delete(s.kept, 0, 1)
@@ -104,6 +106,33 @@ func (a *API) manifest(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	return writeEnvelope(w, v)
+}
+
+// parent gives the version before the one that the machine deploys.
+func (a *API) parent(w http.ResponseWriter, r *http.Request) error {
+	v, err := a.parentOf(r)
+	if err != nil {
+		return err
+	}
+	return writeEnvelope(w, v)
+}
+
+// parentOf gives the parent of the version that the caller's running deploy names. None,
+// or a deleted one, is chunkstore.ErrNotFound.
+func (a *API) parentOf(r *http.Request) (*version, error) {
+	v, err := a.deploying(r)
+	if err != nil {
+		return nil, err
+	}
+	op, _, err := a.doing(r, protocol.OpDeploy)
+	if err != nil {
+		return nil, err
+	}
+	return a.versions.get(r.Context(), op.Image, v.parent)
+}
+
+func writeEnvelope(w http.ResponseWriter, v *version) error {
 	received(w)
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Length", fmt.Sprint(len(v.envelope)))
@@ -156,27 +185,83 @@ func (a *API) chunks(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := v.allows(ids); err != nil {
+		return err
+	}
+	only := filter{version: v}
+	defer only.close()
+	return a.stream(w, r, func(write func([]byte) error) error {
+		return a.Store.Frames(r.Context(), ids, func(frame []byte) error {
+			frame, err := only.frame(frame)
+			if err != nil {
+				return err
+			}
+			return write(frame)
+		})
+	})
+}
+
+// allows refuses chunks that are not part of the version.
+func (v *version) allows(ids []chunk.ID) error {
 	for _, id := range ids {
 		if !v.has(id) {
 			return &protocol.Problem{Code: protocol.CodeForbidden, Title: fmt.Sprintf("chunk %v is not part of the version that this machine deploys", id)}
 		}
 	}
+	return nil
+}
+
+// deltas sends chunks as differences from chunks of the parent version. Other bases are
+// left out: how well a chunk compresses against one would tell what is in it.
+func (a *API) deltas(w http.ResponseWriter, r *http.Request) error {
+	v, err := a.deploying(r)
+	if err != nil {
+		return err
+	}
+	ids, err := readIDs(w, r)
+	if err != nil {
+		return err
+	}
+	if len(ids)%2 != 0 {
+		return invalidBody("%d chunk ids are no pairs", len(ids))
+	}
+	parent, err := a.parentOf(r)
+	if errors.Is(err, chunkstore.ErrNotFound) {
+		parent, err = &version{}, nil
+	}
+	if err != nil {
+		return err
+	}
+	var wants []chunk.Want
+	for pair := range slices.Chunk(ids, 2) {
+		want := chunk.Want{ID: pair[0], Base: pair[1]}
+		if err := v.allows(pair[:1]); err != nil {
+			return err
+		}
+		if !parent.has(want.Base) {
+			want.Base = chunk.ID{}
+		}
+		wants = append(wants, want)
+	}
+	differ, err := a.differ()
+	if err != nil {
+		return err
+	}
+	return a.stream(w, r, func(write func([]byte) error) error { return differ.Deltas(r.Context(), wants, write) })
+}
+
+// stream answers with what send writes.
+func (a *API) stream(w http.ResponseWriter, r *http.Request, send func(write func([]byte) error) error) error {
 	received(w)
 	w.Header().Set("Content-Type", "application/octet-stream")
 	control := http.NewResponseController(w)
 	begun := false
-	only := filter{version: v}
-	defer only.close()
-	err = a.Store.Frames(r.Context(), ids, func(frame []byte) error {
-		frame, err := only.frame(frame)
-		if err != nil {
-			return err
-		}
+	err := send(func(b []byte) error {
 		begun = true
 		if err := control.SetWriteDeadline(time.Now().Add(frameTimeout)); err != nil {
 			return err
 		}
-		_, err = w.Write(frame)
+		_, err := w.Write(b)
 		return err
 	})
 	if err != nil && begun {

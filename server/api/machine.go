@@ -32,6 +32,8 @@ func (a *API) machineRoutes() {
 	a.handle("POST "+protocol.PathPublish, forMachine, a.publish)
 	a.handle("GET "+protocol.PathManifest, forMachine, a.manifest)
 	a.handle("POST "+protocol.PathChunks, forMachine, a.chunks)
+	a.handle("GET "+protocol.PathParent, forMachine, a.parent)
+	a.handle("POST "+protocol.PathDeltas, forMachine, a.deltas)
 }
 
 func (a *API) register(w http.ResponseWriter, r *http.Request) error {

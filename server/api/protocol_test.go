@@ -346,6 +346,81 @@ func TestCaptureAndDeploy(t *testing.T) {
 	s.next(b, protocol.OpNone)
 }
 
+// A machine that deploys gets chunks as differences from chunks of the parent version, and
+// from no others.
+func TestDeltas(t *testing.T) {
+	s := newSite(t)
+	a := s.pc("a", 1)
+	first, second, other := newDisk(t, "win", 1, 2), newDisk(t, "win", 2, 2), newDisk(t, "secret", 3, 2)
+	nearly := bytes.Clone(first.plain[first.ids[0]])
+	nearly[5] ^= 1
+	second.replace(t, 0, nearly)
+	for _, d := range []disk{first, second, other} {
+		s.order(Order{Kind: "capture", Machines: []string{"a"}, Image: d.manifest.Image})
+		op := s.next(a, protocol.OpCapture)
+		s.capture(a, d)
+		s.report(a, op, protocol.StateDone)
+	}
+	s.order(Order{Kind: "deploy", Machines: []string{"a"}, Image: "win"})
+	op := s.next(a, protocol.OpDeploy)
+	envelope, err := s.call(s.tls, a, "GET", protocol.PathParent, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, _, err := image.Open(envelope, s.store.TrustedKeys())
+	if err != nil || m.Sequence != 1 || m.Image != "win" {
+		t.Fatalf("parent is %s@%d, %v", m.Image, m.Sequence, err)
+	}
+	d, err := chunk.NewDeltaDecoder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	get := func(base chunk.ID, known []byte) int {
+		t.Helper()
+		b, err := s.call(s.tls, a, "POST", protocol.PathDeltas, idBytes(second.ids[0], base))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, plain, err := d.Decode(b, nil, func(id chunk.ID) []byte { return map[chunk.ID][]byte{base: known}[id] })
+		if err != nil || !bytes.Equal(plain, nearly) {
+			t.Fatalf("the difference gives %d bytes, %v", len(plain), err)
+		}
+		return len(b)
+	}
+	if n := get(first.ids[0], first.plain[first.ids[0]]); n > 1000 {
+		t.Errorf("%d bytes are sent for one that changed", n)
+	}
+	for name, base := range map[string]chunk.ID{"none": {}, "another image's": other.ids[0], "the version's own": second.ids[1]} {
+		if n := get(base, nil); n < int(chunk.Size) {
+			t.Errorf("base %s: %d bytes", name, n)
+		}
+	}
+	s.refused(protocol.CodeForbidden, a, protocol.PathDeltas, idBytes(other.ids[0], first.ids[0]))
+	s.refused(protocol.CodeInvalid, a, protocol.PathDeltas, idBytes(second.ids[0]))
+	s.report(a, op, protocol.StateDone)
+	s.refused(protocol.CodeCancelled, a, protocol.PathDeltas, idBytes(second.ids[0], first.ids[0]))
+
+	s.order(Order{Kind: "deploy", Machines: []string{"a"}, Image: "win@1"})
+	s.next(a, protocol.OpDeploy)
+	if _, err := s.call(s.tls, a, "GET", protocol.PathParent, nil); err == nil {
+		t.Error("the first version has a parent")
+	}
+}
+
+// replace gives a disk another chunk k.
+func (d *disk) replace(t *testing.T, k int, plain []byte) {
+	t.Helper()
+	enc, err := chunk.NewEncoder(zstd.SpeedFastest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(d.plain, d.ids[k])
+	id := chunk.Sum(plain)
+	d.ids[k], d.plain[id] = id, plain
+	d.frames[k] = enc.AppendFrame(nil, []chunk.Entry{{ID: id, Length: len(plain)}}, plain)
+}
+
 // The server goes away in the middle of a capture and of a deploy. The machine's token
 // holds, and nothing is sent twice.
 func TestRestartInTheMiddle(t *testing.T) {
