@@ -32,14 +32,14 @@ func (v *volume) addBitmap(used *filesystem.Map, entry *bitmapEntry) ([]uint32, 
 	need := (uint64(v.clusters) + 7) / 8
 	most := (quantity.Bytes(need) + v.clusterSize - 1) / v.clusterSize
 	if entry.DataLength < need {
-		return nil, corrupt(name, 0, "has %d bytes for %d clusters", entry.DataLength, v.clusters)
+		return nil, corrupt(name, v.offset(v.rootCluster), "has %d bytes for %d clusters", entry.DataLength, v.clusters)
 	}
 	var in []uint32
 	b := make([]byte, v.clusterSize)
 	next := uint64(0) // cluster of the next bit, counted from the first
 	err := v.chain(name, entry.FirstCluster, most, func(cluster uint32) (bool, error) {
 		if err := filesystem.ReadFull(v.r, b, v.offset(cluster)); err != nil {
-			return false, err
+			return false, fmt.Errorf("%s of exfat: %w", name, err)
 		}
 		in = append(in, cluster)
 		first := next
@@ -51,7 +51,7 @@ func (v *volume) addBitmap(used *filesystem.Map, entry *bitmapEntry) ([]uint32, 
 	})
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("%s of exfat: %w", name, err)
+		return nil, err
 	case next < uint64(v.clusters):
 		return nil, corrupt(name, v.offset(entry.FirstCluster), "ends after %d of %d clusters", next, v.clusters)
 	}

@@ -46,7 +46,7 @@ func (v *volume) readRoot() (root, error) {
 	most := max(1, maxDirectory/v.clusterSize)
 	err := v.chain("root directory", v.rootCluster, most, func(cluster uint32) (bool, error) {
 		if err := filesystem.ReadFull(v.r, b, v.offset(cluster)); err != nil {
-			return false, err
+			return false, fmt.Errorf("root directory of exfat: %w", err)
 		}
 		out.clusters = append(out.clusters, cluster)
 		return v.entries(b, v.offset(cluster), &out)
@@ -107,7 +107,7 @@ func (v *volume) chain(name string, cluster uint32, most quantity.Bytes, f func(
 		at = v.fat + 4*quantity.Bytes(cluster)
 		var entry [4]byte
 		if err := filesystem.ReadFull(v.r, entry[:], at); err != nil {
-			return fmt.Errorf("FAT: %w", err)
+			return fmt.Errorf("FAT of exfat: %w", err)
 		}
 		if cluster = binary.LittleEndian.Uint32(entry[:]); cluster == endOfChain {
 			return nil

@@ -59,7 +59,7 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 		return out, nil // the label may be lost with the directory
 	}
 	if err != nil {
-		return filesystem.Volume{}, fmt.Errorf("root directory of exfat: %w", err)
+		return filesystem.Volume{}, err
 	}
 	if out.Allocated, err = v.allocated(dir); err != nil {
 		return filesystem.Volume{}, err

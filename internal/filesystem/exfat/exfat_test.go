@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -304,6 +306,51 @@ func TestScatteredBitmap(t *testing.T) {
 	want = quantity.Normalize(append(want, cluster(to)))
 	if diff := cmp.Diff(want, v.Allocated); diff != "" {
 		t.Errorf("allocated (-want +got):\n%s", diff)
+	}
+}
+
+// alternating is a volume of which every second cluster is in use, which nobody can have
+// made by using it.
+type alternating struct {
+	*os.File
+	bitmap quantity.Extent
+}
+
+func (a alternating) ReadAt(b []byte, off int64) (int, error) {
+	n, err := a.File.ReadAt(b, off)
+	for i := max(off, int64(a.bitmap.Start)); i < min(off+int64(n), int64(a.bitmap.End())); i++ {
+		b[i-off] |= 0x55
+	}
+	return n, err
+}
+
+// TestMemory reads a hostile map of 33 million extents.
+func TestMemory(t *testing.T) {
+	const size = 256 * quantity.GiB
+	path := disktest.Image(t, size)
+	disktest.Command(t, "mkfs.exfat -c 4096 DEV", "DEV", path)
+	f := disktest.Open(t, path)
+	boot, err := readBoot(f, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, problem := newGeometry(boot, size)
+	if problem != "" {
+		t.Fatal(problem)
+	}
+	a := alternating{f, quantity.Extent{Start: g.offset(2), Length: quantity.Bytes(g.clusters) / 8}}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	v, err := Read(a, size)
+	runtime.ReadMemStats(&after)
+	if err != nil || v.Doubt != nil {
+		t.Fatalf("Read = %v, doubt %+v", err, v.Doubt)
+	}
+	if got := quantity.Bytes(after.TotalAlloc - before.TotalAlloc); got > 128*quantity.MiB {
+		t.Errorf("Read took %v of memory", got)
+	}
+	if got := quantity.Total(v.Allocated); got < size-quantity.MiB {
+		t.Errorf("%v of %v are in use, but the gaps were too many to keep", got, size)
 	}
 }
 

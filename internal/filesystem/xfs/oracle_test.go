@@ -32,6 +32,7 @@ func TestOracle(t *testing.T) {
 		"4k sectors":     {"-s size=4096", 1, 0},
 		"rmapbt reflink": {"-m rmapbt=1,reflink=1 -i nrext64=1", 1, 0},
 		"log su=256k":    {"-l su=256k", 1, 0},
+		"grown":          {"-b size=4096 -d size=300m", 1, 0}, // the last group is short
 		"own meta uuid":  {"-m uuid=11111111-2222-3333-4444-555555555555", 1, 0},
 		"two levels":     {"-b size=1024", 2, 1000},
 		"three levels":   {"-b size=1024 -d agcount=2", 3, 12000},
@@ -39,9 +40,12 @@ func TestOracle(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			path := disktest.Image(t, 310*quantity.MiB+quantity.KiB)
+			path := disktest.Image(t, 350*quantity.MiB+quantity.KiB)
 			disktest.Command(t, "mkfs.xfs -q -L Räume "+tt.args+" DEV", "DEV", path)
 			dir := disktest.Mount(t, path, mountCommand)
+			if name == "grown" {
+				disktest.Command(t, "xfs_growfs DIR", "DIR", dir)
+			}
 			disktest.Fill(t, dir, 300, 120*quantity.KiB)
 			punchHoles(t, filepath.Join(dir, "punched"), tt.punch)
 			want := disktest.Hashes(t, dir)
@@ -180,7 +184,7 @@ func punchHoles(t *testing.T, path string, n int) {
 func deepest(t *testing.T, path string) int {
 	t.Helper()
 	most := 0
-	for ag := range 4 {
+	for ag := range 8 {
 		out, err := disktest.Try("", "xfs_db", "-r", "-c", fmt.Sprintf("agf %d", ag), "-c", "print bnolevel", path)
 		var levels int
 		if _, scanErr := fmt.Sscanf(out, "bnolevel = %d", &levels); err != nil || scanErr != nil {
