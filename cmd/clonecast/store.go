@@ -19,7 +19,7 @@ func newStoreCmd() *cobra.Command {
 		Short: "Look after the chunk store",
 		Args:  args(cobra.NoArgs),
 	}
-	cmd.AddCommand(newStoreCheckCmd(), newStoreStatsCmd(), newStoreGCCmd())
+	cmd.AddCommand(newStoreCheckCmd(), newStoreStatsCmd(), newStoreGCCmd(), newStoreRepairCmd())
 	return cmd
 }
 
@@ -130,7 +130,7 @@ func printCheck(opts storeCheckOptions, r chunkstore.CheckReport, out *reporter)
 func checkHint(opts storeCheckOptions, r chunkstore.CheckReport) string {
 	for _, p := range r.Problems {
 		if len(p.Affects) > 0 {
-			return "capture the affected images again, or bring the named files back from a backup"
+			return "clonecast store repair --from a second store heals them; else capture the affected images again"
 		}
 	}
 	if !opts.readData {

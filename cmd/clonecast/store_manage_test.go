@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -218,4 +219,32 @@ func TestImageDeleteOnServer(t *testing.T) {
 	r.run("", exitOK, "image list", "no images yet")
 	r.run("", exitOK, "store gc --min-age 0", "0 versions", "nothing to remove")
 	r.run("", exitOK, "store gc --dry-run --json", `"type":"summary"`)
+}
+
+func TestStoreRepair(t *testing.T) {
+	dir, pack := newTestStore(t)
+	other := filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(other, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	in := func(args ...string) []string { return append([]string{"store", "repair", "--store", dir}, args...) }
+	runHere(t, "", exitOK, in(), "0 problems found")
+	b, err := os.ReadFile(pack)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)-10] ^= 1
+	if err := os.WriteFile(pack, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	runHere(t, "", exitFailed, in(), "lost ", "affects lab@1", "could not be healed", "hint: another store")
+	runHere(t, "", exitUsage, in("--from", dir), "the store itself")
+	runHere(t, "", exitNotFound, in("--from", t.TempDir()))
+	out := runHere(t, "", exitOK, in("--from", other, "--json"), `{"type":"found","object":"packs/`)
+	var s repairSummary
+	if lastJSON(t, out, &s); !s.Sound || s.Healed == 0 || s.Replaced != 1 || s.Lost != 0 {
+		t.Errorf("summary %+v", s)
+	}
+	runHere(t, "", exitOK, []string{"store", "check", "--read-data", "--store", dir}, "1 version")
+	runHere(t, "", exitUsage, []string{"store", "repair"})
 }

@@ -86,7 +86,7 @@ func TestStoreCheckDamaged(t *testing.T) {
 		t.Errorf("the structure is sound: exit %d, %q, %q", code, out, errs)
 	}
 	code, out, errs := checkStore(t, "--store", dir, "--read-data")
-	if code != exitFailed || !strings.Contains(out, "affects lab@1") || !strings.Contains(errs, "clonecast: error: "+dir+": 1 problem\nclonecast: hint: capture") {
+	if code != exitFailed || !strings.Contains(out, "affects lab@1") || !strings.Contains(errs, "clonecast: error: "+dir+": 1 problem\nclonecast: hint: clonecast store repair") {
 		t.Errorf("exit %d, %q, %q", code, out, errs)
 	}
 	code, out, _ = checkStore(t, "--store", dir, "--read-data", "--json")

@@ -31,17 +31,26 @@ type checker struct {
 	bad   map[location]int // frame to its problem
 	packs uint32
 
+	// for a repair
+	names  []string        // of packs by their number
+	faulty map[string]bool // packs with a problem: whether bytes of them belong to no frame
+	broken []versionName   // whose manifest is damaged
+
 	done, total int64
 }
 
 // Check implements chunkstore.Store. An error is one of the medium or of ctx; what it
 // finds damaged is in the report.
 func (s *Store) Check(ctx context.Context, opts chunkstore.CheckOptions) (chunkstore.CheckReport, error) {
-	c := &checker{store: s, opts: opts, index: newIndex(), bad: map[location]int{}}
+	c := newChecker(s, opts)
 	if err := c.run(ctx); err != nil {
 		return chunkstore.CheckReport{}, fmt.Errorf("check store: %w", err)
 	}
 	return c.report, nil
+}
+
+func newChecker(s *Store, opts chunkstore.CheckOptions) *checker {
+	return &checker{store: s, opts: opts, index: newIndex(), bad: map[location]int{}, faulty: map[string]bool{}}
 }
 
 func (c *checker) run(ctx context.Context) (err error) {
@@ -131,6 +140,7 @@ func (c *checker) versions(ctx context.Context) ([]versionName, error) {
 			if isDamage(err) {
 				i := c.problem(manifestPath(name, n), "%v", err)
 				c.report.Problems[i].Affects = []string{v.String()}
+				c.broken = append(c.broken, v)
 				continue
 			}
 			if err != nil {
@@ -209,7 +219,7 @@ func (c *checker) pack(ctx context.Context, name string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		// A collection removes the index first, then the pack.
 		if _, err := c.store.fs.Stat(idxPath(name)); idxErr == nil && !errors.Is(err, fs.ErrNotExist) {
-			c.lost(frames, c.problem(packPath(name), "is missing: %d bytes", length))
+			c.lost(name, frames, c.problem(packPath(name), "is missing: %d bytes", length))
 		}
 		return nil
 	}
@@ -228,7 +238,7 @@ func (c *checker) pack(ctx context.Context, name string) error {
 		}
 	} else if length != size {
 		// As a reader does: the pack's own headers say what is still there.
-		c.lost(frames, c.problem(packPath(name), "has %d bytes, its index says %d", size, length))
+		c.lost(name, frames, c.problem(packPath(name), "has %d bytes, its index says %d", size, length))
 		if frames, _, err = c.store.surveyPack(f, size); err != nil {
 			return err
 		}
@@ -241,6 +251,7 @@ func (c *checker) pack(ctx context.Context, name string) error {
 func (c *checker) survey(name string, f vfs.File, size int64) ([]packFrame, error) {
 	frames, gaps, err := c.store.surveyPack(f, size)
 	for _, g := range gaps {
+		c.faulty[name] = true
 		c.problem(packPath(name), "no whole frame at byte %d; %d bytes from there are lost", g.from, g.to-g.from)
 	}
 	return frames, err
@@ -248,12 +259,22 @@ func (c *checker) survey(name string, f vfs.File, size int64) ([]packFrame, erro
 
 // lost counts frames that are not where their index says to a problem. A chunk that is
 // also found elsewhere is not lost.
-func (c *checker) lost(frames []packFrame, problem int) {
+func (c *checker) lost(name string, frames []packFrame, problem int) {
+	c.fault(name)
 	for i, f := range frames {
 		c.add(f, uint32(i))
 		c.bad[location{c.packs, uint32(i)}] = problem
 	}
+	c.next(name)
+}
+
+// fault remembers that a pack, or its index, is not sound.
+func (c *checker) fault(name string) { c.faulty[name] = c.faulty[name] }
+
+// next ends the pack at hand.
+func (c *checker) next(name string) {
 	c.packs++
+	c.names = append(c.names, name)
 }
 
 func (c *checker) add(f packFrame, number uint32) {
@@ -269,6 +290,7 @@ func (c *checker) frames(ctx context.Context, name string, f vfs.File, size int6
 	if err := readAt(f, magic, 0); err != nil && !isDamage(err) {
 		return err
 	} else if string(magic) != packMagic {
+		c.fault(name)
 		c.problem(packPath(name), "its magic is damaged")
 	}
 	c.progress(min(at, size))
@@ -290,11 +312,12 @@ func (c *checker) frames(ctx context.Context, name string, f vfs.File, size int6
 				problems[found] = c.problem(packPath(name), "frame at byte %d: %s", frame.offset, found)
 			}
 			c.bad[number] = problems[found]
+			c.fault(name)
 		}
 		c.progress(max(0, min(int64(frame.size), size-int64(frame.offset))))
 	}
 	c.progress(max(0, size-at))
-	c.packs++
+	c.next(name)
 	return nil
 }
 

@@ -405,14 +405,23 @@ func (c *collector) write(frame []byte, wanted func(chunk.ID) bool) error {
 	return nil
 }
 
-// remove takes packs away, their indexes first: an index without a pack is a sign of loss.
 func (c *collector) remove(packs []*countedPack) error {
-	if len(packs) == 0 {
+	var names []string
+	for _, p := range packs {
+		names = append(names, p.name)
+		c.report.Freed += p.size
+	}
+	c.report.Removed += len(packs)
+	return c.store.removePacks(names)
+}
+
+// removePacks takes packs away, their indexes first: an index without a pack is a sign of loss.
+func (s *Store) removePacks(names []string) error {
+	if len(names) == 0 {
 		return nil
 	}
-	s := c.store
-	for _, p := range packs {
-		if err := s.fs.Remove(idxPath(p.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for _, name := range names {
+		if err := s.fs.Remove(idxPath(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -420,13 +429,11 @@ func (c *collector) remove(packs []*countedPack) error {
 		return err
 	}
 	gone := map[string]bool{}
-	for _, p := range packs {
-		if err := s.fs.Remove(packPath(p.name)); err != nil {
+	for _, name := range names {
+		if err := s.fs.Remove(packPath(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return errors.Join(err, s.refresh())
 		}
-		gone[p.name] = true
-		c.report.Removed++
-		c.report.Freed += p.size
+		gone[name] = true
 	}
 	s.dropPacks(gone)
 	return s.fs.SyncDir(packsDir)

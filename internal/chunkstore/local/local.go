@@ -285,6 +285,27 @@ func syncFailed(err error) error {
 // synced, renamed, the directory synced. On an error there is no file of either name,
 // as far as the file system still obeys.
 func writeFile(fsys vfs.FS, temp, to string, perm fs.FileMode, data []byte) error {
+	if err := moveFile(fsys, temp, to, perm, data); err != nil {
+		return err
+	}
+	if err := fsys.SyncDir(path.Dir(to)); err != nil {
+		_ = fsys.Remove(to)
+		return full(syncFailed(err))
+	}
+	return nil
+}
+
+// replaceFile is writeFile for a name that has a file already: on an error it has the old
+// or the new one.
+func replaceFile(fsys vfs.FS, temp, to string, perm fs.FileMode, data []byte) error {
+	if err := moveFile(fsys, temp, to, perm, data); err != nil {
+		return err
+	}
+	return full(syncFailed(fsys.SyncDir(path.Dir(to))))
+}
+
+// moveFile writes and syncs temp and renames it.
+func moveFile(fsys vfs.FS, temp, to string, perm fs.FileMode, data []byte) error {
 	if err := fsys.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -302,10 +323,6 @@ func writeFile(fsys vfs.FS, temp, to string, perm fs.FileMode, data []byte) erro
 	if err != nil {
 		_ = fsys.Remove(temp)
 		return full(err)
-	}
-	if err := fsys.SyncDir(path.Dir(to)); err != nil {
-		_ = fsys.Remove(to)
-		return full(syncFailed(err))
 	}
 	return nil
 }
