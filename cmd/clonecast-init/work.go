@@ -81,7 +81,8 @@ func boot(ctx context.Context, screen *console.Console) (agent.Outcome, error) {
 	bringup.WaitDisks(ctx, diskPatience)
 	a, err := agent.New(agent.Config{
 		Server: s.params.Server, CA: s.ca, Keys: s.keys, BootToken: s.params.Token,
-		Build: "clonecast-init " + s.built.Build, Console: screen, Disks: agent.MachineDisks{}, Disk: s.built.Disk,
+		LoadModule: func(name string) error { return loader.Load(name) },
+		Build:      "clonecast-init " + s.built.Build, Console: screen, Disks: agent.MachineDisks{}, Disk: s.built.Disk,
 		Inventory: func() protocol.Facts {
 			facts := bringup.Inventory(s.params.MAC)
 			facts.Appliance, facts.Class = s.built.Build, s.built.Class

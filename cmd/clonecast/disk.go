@@ -17,6 +17,7 @@ import (
 	"clonecast/internal/clone"
 	"clonecast/internal/diskrule"
 	"clonecast/internal/image"
+	"clonecast/internal/kernelfs"
 	"clonecast/internal/quantity"
 
 	"github.com/klauspost/compress/zstd"
@@ -353,7 +354,7 @@ func rate(n quantity.Bytes, took time.Duration) string {
 }
 
 type diskDeployOptions struct {
-	store, saveTable          string
+	store, saveTable, grow    string
 	rules, policies           []string
 	dryRun, yes, json, verify bool
 }
@@ -373,7 +374,11 @@ whole.
 
 If the partition table changes or a partition is skipped, the old table and boot areas are saved before the first write: to
 FILE of --save-table, else beside a disk image file or in the current directory. An older file is never
-overwritten. 'clonecast disk restore-table' puts a saved table back.`,
+overwritten. 'clonecast disk restore-table' puts a saved table back.
+
+--grow makes partitions and their file systems (ext2, ext3, ext4, XFS, btrfs, NTFS; swap) larger where a larger disk has room
+behind them: last, or numbers joined by commas; DISK:N or DISK:last from the second disk on. No partition is moved, so one that
+is followed by another cannot grow. The kernel grows all but NTFS: that takes root.`,
 		Args: args(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			if (len(a) > 1) == (len(opts.rules) > 0) {
@@ -386,6 +391,7 @@ overwritten. 'clonecast disk restore-table' puts a saved table back.`,
 	f.StringVar(&opts.store, "store", "", "directory of the store")
 	f.StringArrayVar(&opts.rules, "rule", nil, "`RULE` that names the target among this computer's disks, as serial=…; once for each disk of the image")
 	f.StringArrayVar(&opts.policies, "policy", nil, "leave a partition as it is, `N=skip`; joined by commas; DISK:N=skip from the second disk on")
+	f.StringVar(&opts.grow, "grow", "", "`PARTITIONS` that take the free room behind them: last, or numbers as 2,3")
 	f.StringVar(&opts.saveTable, "save-table", "", "`FILE` for the target's old partition table")
 	f.BoolVar(&opts.dryRun, "dry-run", false, "show what would be written, write nothing")
 	f.BoolVar(&opts.yes, "yes", false, "do not ask")
@@ -398,6 +404,10 @@ overwritten. 'clonecast disk restore-table' puts a saved table back.`,
 func runDiskDeploy(ctx context.Context, ref string, paths []string, opts diskDeployOptions, rep *reporter, in io.Reader) error {
 	started := time.Now()
 	defer rep.close()
+	grow, err := image.ParseGrow(opts.grow)
+	if err != nil {
+		return withCode(exitUsage, err, "")
+	}
 	store, err := openStore(opts.store)
 	if err != nil {
 		return err
@@ -433,15 +443,19 @@ func runDiskDeploy(ctx context.Context, ref string, paths []string, opts diskDep
 	tables := tableSaver{paths: paths, file: opts.saveTable, rep: rep}
 	options := clone.DeployOptions{DryRun: opts.dryRun, Verify: opts.verify, SaveTable: tables.save, Progress: bytesProgress(rep)}
 	var disks []clone.Deployment
+	var growers kernelfs.Disks
 	for i, dev := range devices {
+		growers = append(growers, kernelfs.Disk{Path: dev.Path, Sector: dev.LogicalSector})
 		disks = append(disks, clone.Deployment{Disk: &manifest.Disks[i], Target: dev, Geometry: geometry(dev)})
 		options.Verify = options.Verify || dev.Block
 	}
+	options.Grow, options.Grower = grow, growers
 	results, err := clone.DeployDisks(ctx, disks, store, options)
 	if err != nil {
 		return diskError(fmt.Errorf("deploy %s to %s: %w", ref, strings.Join(paths, " and "), err))
 	}
 	var sum clone.DeployResult
+	var grown []grownSummary
 	for i, r := range results {
 		if !opts.dryRun && r.Written > 0 {
 			if err := devices[i].RereadPartitions(); err != nil {
@@ -449,12 +463,16 @@ func runDiskDeploy(ctx context.Context, ref string, paths []string, opts diskDep
 			}
 		}
 		rep.printf("%s\n", deployOutcome(manifest, paths[i], opts.dryRun, r))
+		for _, g := range r.Grown {
+			rep.printf("  grow: %v\n", g)
+			grown = append(grown, grownSummary{i + 1, g})
+		}
 		sum.Add(r)
 	}
 	took := time.Since(started)
 	rep.printf("%s\n", rate(sum.Compared, took))
 	return rep.summary(deploySummary{manifest.Image, manifest.Sequence, id.String(), opts.dryRun, int64(sum.Compared), int64(sum.Kept),
-		int64(sum.Differ), int64(sum.Written), int64(sum.Fetched), int64(sum.Verified), took.Seconds(), tables.saved})
+		int64(sum.Differ), int64(sum.Written), int64(sum.Fetched), int64(sum.Verified), took.Seconds(), tables.saved, grown})
 }
 
 type deploySummary struct {
@@ -470,7 +488,14 @@ type deploySummary struct {
 	Verified int64   `json:"bytes_verified"`
 	Seconds  float64 `json:"seconds"`
 
-	SavedTables []string `json:"saved_tables,omitempty"` // files
+	SavedTables []string       `json:"saved_tables,omitempty"` // files
+	Grown       []grownSummary `json:"grown,omitempty"`
+}
+
+// grownSummary is a partition that was to grow.
+type grownSummary struct {
+	Disk int `json:"disk"` // from 1
+	clone.Grown
 }
 
 func deployOutcome(m *image.Manifest, path string, dryRun bool, r clone.DeployResult) string {

@@ -141,3 +141,39 @@ func TestSeveralDisks(t *testing.T) {
 		t.Error("the backup table of the second disk is not what was captured")
 	}
 }
+
+// TestDiskGrow deploys a disk with XFS and NTFS to a larger one.
+func TestDiskGrow(t *testing.T) {
+	const mib = quantity.MiB
+	d := newDisks(t)
+	d.make("source", "truncate -s 341M $D; printf 'start=2048,size=614400\nstart=618496,size=65536,type=7\n' | sfdisk -q -X dos $D")
+	xfs, ntfs := quantity.Extent{Start: mib, Length: 300 * mib}, quantity.Extent{Start: 302 * mib, Length: 32 * mib}
+	disktest.Run(t, "", "mkfs.xfs", "-q", disktest.LoopPart(t, d.path("source"), xfs))
+	disktest.Run(t, "", "mkntfs", "-q", "-F", "-Q", disktest.LoopPart(t, d.path("source"), ntfs))
+	d.make("target", "truncate -s 1000M $D")
+	d.run(exitOK, "disk capture @source lab --store @store")
+	d.run(exitUsage, "disk deploy lab @target --store @store --yes --grow first", "neither \"last\" nor a partition's number")
+	d.run(exitRefused, "disk deploy lab @target --store @store --yes --grow 2:1", "a partition of disk 2 was to grow")
+	d.run(exitRefused, "disk deploy lab @target --store @store --yes --grow 3", "the image has none", "hint: see the image's partitions")
+	d.run(exitOK, "disk deploy lab @target --store @store --dry-run --grow last", "grow: partition 2 (ntfs): 32.0 MiB to 698.0 MiB")
+	out := d.run(exitOK, "disk deploy lab @target --store @store --yes --grow 1,2 --json")
+	var summary struct {
+		Grown []struct {
+			Disk, Partition int
+			From, To        quantity.Bytes
+			Volume          quantity.Bytes `json:"filesystem_bytes"`
+		}
+	}
+	if err := json.Unmarshal([]byte(lastLine(out)), &summary); err != nil || len(summary.Grown) != 2 {
+		t.Fatalf("summary %s, %v", lastLine(out), err)
+	}
+	ntfs.Length, xfs.Length = 698*mib, 301*mib
+	for i, want := range []quantity.Extent{xfs, ntfs} {
+		if g := summary.Grown[i]; g.To != want.Length || g.Volume < want.Length-64*quantity.KiB || g.Disk != 1 || g.Partition != i+1 {
+			t.Errorf("grown %+v, want %v", g, want.Length)
+		}
+	}
+	disktest.Run(t, "", "xfs_repair", "-n", disktest.LoopPart(t, d.path("target"), xfs))
+	disktest.Run(t, "", "ntfsresize", "-i", "-f", disktest.LoopPart(t, d.path("target"), ntfs))
+	d.run(exitOK, "disk inspect @target", "698.0 MiB", "301.0 MiB")
+}

@@ -90,6 +90,7 @@ func newTaskDeployCmd(c *connection) *cobra.Command {
 		},
 	}
 	o.add(cmd)
+	cmd.Flags().StringVar(&o.Grow, "grow", "", "`PARTITIONS` that take the free room behind them: last, or numbers as 2,3")
 	cmd.Flags().BoolVar(&o.yes, "yes", false, "do not ask")
 	return cmd
 }

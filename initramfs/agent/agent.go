@@ -46,6 +46,9 @@ type Config struct {
 	Disks     Disks
 	Disk      string // rule that names the disk when an operation has none
 
+	// LoadModule makes sure that the kernel has a module; nil where the kernel sees to it.
+	LoadModule func(name string) error
+
 	// GiveUp is how long the server may be away before a call fails; zero means the default.
 	GiveUp time.Duration
 }

@@ -393,6 +393,8 @@ func TestDeployIsRefused(t *testing.T) {
 		"another version":       {func(s *testServer, _ *Config) { s.ops[0].Version = image.VersionID{1}.String() }, "the task names version"},
 		"wrong disk": {func(s *testServer, _ *Config) { s.ops[0].Disks = []string{"size<=1MiB"} },
 			`no disk fits the rule "size<=1MiB": Test Disk, serial target, 12.0 MiB (target): its size of 12582912 bytes is not <=1MiB`},
+		"grow":              {func(s *testServer, _ *Config) { s.ops[0].Grow = "first" }, "neither \"last\" nor a partition's number"},
+		"grow what":         {func(s *testServer, _ *Config) { s.ops[0].Grow = "7" }, "partition 7 was to grow, the image has none"},
 		"unknown operation": {func(s *testServer, _ *Config) { s.ops[0].Kind = "dance" }, `does not know the operation "dance"`},
 		"too small": {func(_ *testServer, c *Config) {
 			small := c.Disks.(fileDisks)

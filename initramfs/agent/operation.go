@@ -9,6 +9,7 @@ import (
 
 	"clonecast/internal/clone"
 	"clonecast/internal/image"
+	"clonecast/internal/kernelfs"
 	"clonecast/internal/protocol"
 
 	"github.com/klauspost/compress/zstd"
@@ -47,6 +48,8 @@ type deployResult struct {
 	Fetched  int64   `json:"bytes_fetched"`
 	Verified int64   `json:"bytes_verified"`
 	Seconds  float64 `json:"seconds"`
+
+	Grown []clone.Grown `json:"grown,omitempty"`
 }
 
 // run does an operation and reports its end.
@@ -166,6 +169,10 @@ func (a *Agent) deploy(ctx context.Context, op *protocol.Operation, track *track
 	if err != nil {
 		return report{}, err
 	}
+	grow, err := image.ParseGrow(op.Grow)
+	if err != nil {
+		return report{}, fmt.Errorf("the task's partitions to grow: %w", err)
+	}
 	source := transfer{a.client}
 	m, err := source.manifest(ctx, want, a.config)
 	if err != nil {
@@ -184,16 +191,25 @@ func (a *Agent) deploy(ctx context.Context, op *protocol.Operation, track *track
 	}
 	defer disk.Close()
 	a.say("deploy of %s version %d (%s) to %s", m.Image, m.Sequence, want.Short(), diskText(facts))
-	result, err := clone.Deploy(ctx, &m.Disks[0], disk, geometry, source, clone.DeployOptions{Verify: true, Parent: parent, Progress: track.progress})
+	result, err := clone.Deploy(ctx, &m.Disks[0], disk, geometry, source, clone.DeployOptions{
+		Verify: true, Parent: parent, Progress: track.progress, Grow: grow,
+		Grower: kernelfs.Disks{{Path: facts.Path, Sector: geometry.LogicalSector, Load: a.config.LoadModule}},
+	})
 	if err != nil {
 		return report{}, fmt.Errorf("deploy to %s: %w", diskText(facts), err)
 	}
 	var notes []string
+	for _, g := range result.Grown {
+		a.say("grow: %v", g)
+		if g.Note != "" {
+			notes = append(notes, "grow: "+g.String())
+		}
+	}
 	if err := disk.Reread(); err != nil {
 		notes = append(notes, "the kernel did not read the new partition table: "+err.Error())
 	}
 	a.say("disk is %s version %d: %v compared, %v kept, %v written", m.Image, m.Sequence, result.Compared, result.Kept, result.Written)
 	return report{deployResult{Image: m.Image, Sequence: m.Sequence, Version: want.String(), Disk: diskText(facts),
 		Compared: int64(result.Compared), Kept: int64(result.Kept), Written: int64(result.Written), Fetched: int64(result.Fetched),
-		Verified: int64(result.Verified), Seconds: time.Since(started).Seconds()}, notes}, nil
+		Verified: int64(result.Verified), Seconds: time.Since(started).Seconds(), Grown: result.Grown}, notes}, nil
 }

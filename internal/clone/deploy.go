@@ -24,9 +24,8 @@ type DeployOptions struct {
 	SaveTable func(ctx context.Context, disk int, c saved.Copy) error
 
 	// Grow names partitions that take the free room behind them, Grower makes those of
-	// their file systems larger that Deploy cannot; without one they stay. Of several disks
-	// only the first one's partitions grow.
-	Grow   Grow
+	// their file systems larger that Deploy cannot; without one they stay.
+	Grow   image.Grow
 	Grower Grower
 
 	// Parent is a version that the disk may have held before, nil when none is known. A
@@ -89,7 +88,7 @@ type final struct {
 	data  []byte
 }
 
-func newDeploy(d *image.Disk, t Target, g Geometry, source Source, opts DeployOptions) (*deploy, error) {
+func newDeploy(number int, d *image.Disk, t Target, g Geometry, source Source, opts DeployOptions) (*deploy, error) {
 	if err := fits(d, g); err != nil {
 		return nil, err
 	}
@@ -97,13 +96,13 @@ func newDeploy(d *image.Disk, t Target, g Geometry, source Source, opts DeployOp
 	if err != nil {
 		return nil, err
 	}
-	dep := &deploy{old: old, disk: d, target: t, source: source, geometry: g, opts: opts, contents: contentsOf(d)}
+	dep := &deploy{number: number, old: old, disk: d, target: t, source: source, geometry: g, opts: opts, contents: contentsOf(d)}
 	for i, c := range dep.contents {
 		dep.isHead = append(dep.isHead, i >= len(d.Boot))
 		dep.differ = append(dep.differ, make([]bool, len(c.Chunks)))
 	}
 	dep.delta = make([]bool, len(dep.contents))
-	if dep.result.Grown, err = planGrowth(d, g, opts.Grow); err != nil {
+	if dep.result.Grown, err = planGrowth(d, g, opts.Grow[number]); err != nil {
 		return nil, err
 	}
 	dep.lengths = lengthsOf(dep.result.Grown)

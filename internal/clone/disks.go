@@ -30,16 +30,17 @@ func Deploy(ctx context.Context, d *image.Disk, t Target, g Geometry, source Sou
 // whole: each step is done for all disks before the next one begins, and the first disk
 // is finished last. The results are by disk; there are none if a target is refused.
 func DeployDisks(ctx context.Context, disks []Deployment, source Source, opts DeployOptions) ([]DeployResult, error) {
+	for i := range opts.Grow {
+		if i >= len(disks) {
+			return nil, &RefusedError{Reason: fmt.Sprintf("a partition of disk %d was to grow, the image has %d", i+1, len(disks))}
+		}
+	}
 	var deploys []*deploy
 	for i, d := range disks {
-		if i > 0 {
-			opts.Grow, opts.Grower = Grow{}, nil
-		}
-		dep, err := newDeploy(d.Disk, d.Target, d.Geometry, source, opts)
+		dep, err := newDeploy(i, d.Disk, d.Target, d.Geometry, source, opts)
 		if err != nil {
 			return nil, ofDisk(err, i, len(disks))
 		}
-		dep.number = i
 		deploys = append(deploys, dep)
 	}
 	err := runSteps(ctx, deploys, opts)
@@ -79,7 +80,12 @@ func runSteps(ctx context.Context, deploys []*deploy, opts DeployOptions) error 
 	if opts.DryRun {
 		return nil
 	}
-	return deploys[0].grow(ctx)
+	for _, dep := range deploys {
+		if err := dep.grow(ctx); err != nil {
+			return ofDisk(err, dep.number, len(deploys))
+		}
+	}
+	return nil
 }
 
 // Wants tells what the disks of a version look for in a target.

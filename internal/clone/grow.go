@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
-	"strings"
 
 	"clonecast/internal/filesystem"
 	"clonecast/internal/filesystem/ntfs"
@@ -15,40 +13,14 @@ import (
 	"clonecast/internal/quantity"
 )
 
-// Grow names partitions that take the free room behind them on the target. No partition
-// ever moves: only one with free room behind it becomes larger.
-type Grow struct {
-	Last    bool // the last partition that is neither swap nor Windows' recovery
-	Numbers []int
-}
-
-// ParseGrow reads what people write: "last", or numbers: "2,3". The empty string names
-// nothing.
-func ParseGrow(s string) (Grow, error) {
-	switch s {
-	case "":
-		return Grow{}, nil
-	case "last":
-		return Grow{Last: true}, nil
-	}
-	var g Grow
-	for _, word := range strings.Split(s, ",") {
-		n, err := strconv.Atoi(strings.TrimSpace(word))
-		if err != nil || n < 0 || slices.Contains(g.Numbers, n) {
-			return Grow{}, fmt.Errorf("grow %q is neither \"last\" nor a list of partition numbers", s)
-		}
-		g.Numbers = append(g.Numbers, n)
-	}
-	return g, nil
-}
-
 // Grown is what becomes of a partition that was to grow.
 type Grown struct {
-	Number     int
-	Filesystem string
-	From, To   quantity.Bytes // lengths of the partition; equal when it stays as it is
-	Volume     quantity.Bytes // size of the file system afterwards; 0 when it did not grow
-	Note       string         // why not, or why not by more
+	Number     int            `json:"partition"`
+	Filesystem string         `json:"filesystem"`
+	From       quantity.Bytes `json:"from"`                       // length of the partition
+	To         quantity.Bytes `json:"to"`                         // the same when it stays as it is
+	Volume     quantity.Bytes `json:"filesystem_bytes,omitempty"` // size of the file system afterwards; 0 when it did not grow
+	Note       string         `json:"note,omitempty"`             // why not, or why not by more
 
 	start quantity.Bytes
 }
@@ -67,10 +39,10 @@ func (g Grown) String() string {
 }
 
 // Grower makes file systems larger that only a kernel can make larger. Grow is given the
-// place of the partition on the disk that is deployed to, and returns the file system's
+// target, counted from 0, and the place of the partition on it, and returns the file system's
 // new size. A *filesystem.CannotGrowError says that it stays as it is, and is sound.
 type Grower interface {
-	Grow(ctx context.Context, fsType string, where quantity.Extent) (quantity.Bytes, error)
+	Grow(ctx context.Context, disk int, fsType string, where quantity.Extent) (quantity.Bytes, error)
 }
 
 // Partition types of Windows' recovery environment. It wants to stay small.
@@ -79,10 +51,10 @@ const (
 	recoveryMBR = "0x27"
 )
 
-// choose gives the partitions that the rule names.
-func (g Grow) choose(d *image.Disk) ([]*image.Partition, error) {
+// toGrow gives the partitions that the rule names.
+func toGrow(d *image.Disk, rule image.GrowDisk) ([]*image.Partition, error) {
 	var out []*image.Partition
-	if g.Last {
+	if rule.Last {
 		for i := range d.Partitions { // by start
 			p := &d.Partitions[i]
 			if p.Mode != image.ModeSwap && p.Type != recoveryGPT && p.Type != recoveryMBR {
@@ -91,7 +63,7 @@ func (g Grow) choose(d *image.Disk) ([]*image.Partition, error) {
 		}
 		return out, nil
 	}
-	for _, n := range g.Numbers {
+	for _, n := range rule.Numbers {
 		i := slices.IndexFunc(d.Partitions, func(p image.Partition) bool { return p.Number == n })
 		if i < 0 {
 			return nil, &RefusedError{Reason: fmt.Sprintf("partition %d was to grow, the image has none", n),
@@ -103,8 +75,8 @@ func (g Grow) choose(d *image.Disk) ([]*image.Partition, error) {
 }
 
 // planGrowth decides how long the partitions become that the rule names.
-func planGrowth(d *image.Disk, g Geometry, rule Grow) ([]Grown, error) {
-	chosen, err := rule.choose(d)
+func planGrowth(d *image.Disk, g Geometry, rule image.GrowDisk) ([]Grown, error) {
+	chosen, err := toGrow(d, rule)
 	if err != nil || len(chosen) == 0 {
 		return nil, err
 	}
@@ -251,7 +223,7 @@ func (d *deploy) growFilesystem(ctx context.Context, g *Grown) (quantity.Bytes, 
 	case d.opts.Grower == nil:
 		return 0, &filesystem.CannotGrowError{Reason: "this program cannot mount it"}
 	}
-	return d.opts.Grower.Grow(ctx, g.Filesystem, where)
+	return d.opts.Grower.Grow(ctx, d.number, g.Filesystem, where)
 }
 
 // growNTFS does what ntfs.Grow plans.

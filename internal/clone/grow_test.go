@@ -19,19 +19,6 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-func TestParseGrow(t *testing.T) {
-	for text, want := range map[string]Grow{"": {}, "last": {Last: true}, "3": {Numbers: []int{3}}, "2, 5": {Numbers: []int{2, 5}}, "0": {Numbers: []int{0}}} {
-		if got, err := ParseGrow(text); err != nil || !cmp.Equal(got, want) {
-			t.Errorf("ParseGrow(%q) = %+v, %v, want %+v", text, got, err, want)
-		}
-	}
-	for _, bad := range []string{"first", "-1", "2,", "2,2", "last,2", "99999999999999999999"} {
-		if got, err := ParseGrow(bad); err == nil {
-			t.Errorf("ParseGrow(%q) = %+v, want an error", bad, got)
-		}
-	}
-}
-
 // growCase is a disk with one file system that is to grow.
 type growCase struct {
 	table string // sfdisk's input; START and SIZE are the partition's
@@ -77,13 +64,13 @@ func TestGrowFileSystems(t *testing.T) {
 			store := captureFile(t, source)
 
 			target := disktest.Image(t, part.End()+larger)
-			rule, err := ParseGrow(tc.grow)
+			rule, err := image.ParseGrow(tc.grow)
 			if err != nil {
 				t.Fatal(err)
 			}
 			var grown Grown
 			for _, run := range []string{"first", "second"} {
-				r := deployFile(t, store, target, DeployOptions{Grow: rule, Grower: kernelfs.Disk{Path: target, Sector: 512}, Verify: true})
+				r := deployFile(t, store, target, DeployOptions{Grow: rule, Grower: kernelfs.Disks{{Path: target, Sector: 512}}, Verify: true})
 				grown = r.Grown[0]
 				if len(r.Grown) != 1 || grown.To < part.Length+larger-2*quantity.MiB {
 					t.Fatalf("%s deploy: %+v", run, r.Grown)
@@ -198,11 +185,11 @@ func TestPlanGrowth(t *testing.T) {
 		"nobody":                  {windows, 2000 * mib, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			rule, err := ParseGrow(tc.grow)
+			rule, err := image.ParseGrow(tc.grow)
 			if err != nil {
 				t.Fatal(err)
 			}
-			plan, err := planGrowth(&tc.disk, Geometry{Size: tc.target, LogicalSector: 512}, rule)
+			plan, err := planGrowth(&tc.disk, Geometry{Size: tc.target, LogicalSector: 512}, rule[0])
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -216,7 +203,7 @@ func TestPlanGrowth(t *testing.T) {
 		})
 	}
 	var refused *RefusedError
-	if _, err := planGrowth(&windows, Geometry{Size: 2000 * mib, LogicalSector: 512}, Grow{Numbers: []int{7}}); !errors.As(err, &refused) {
+	if _, err := planGrowth(&windows, Geometry{Size: 2000 * mib, LogicalSector: 512}, image.GrowDisk{Numbers: []int{7}}); !errors.As(err, &refused) {
 		t.Errorf("a partition that the image has not: %v", err)
 	}
 }
@@ -231,7 +218,7 @@ func TestGrowCut(t *testing.T) {
 	disktest.Run(t, "", "mkntfs", "-q", "-F", "-Q", "-c", "512", dev)
 	store := captureFile(t, source)
 	d, g := &store.manifest.Disks[0], Geometry{Size: start + size + larger, LogicalSector: 512}
-	opts := DeployOptions{Grow: Grow{Last: true}}
+	opts := DeployOptions{Grow: image.Grow{0: {Last: true}}}
 	deploy := func(to *memDisk) error {
 		r, err := Deploy(context.Background(), d, to, g, store, opts)
 		if err == nil && r.Grown[0].Volume == 0 {

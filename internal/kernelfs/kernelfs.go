@@ -31,7 +31,15 @@ type Disk struct {
 
 	// Load makes sure that the kernel has a module; nil where the kernel loads modules
 	// by itself.
-	Load func(ctx context.Context, module string) error
+	Load func(module string) error
+}
+
+// Disks are the disks of one deploy.
+type Disks []Disk
+
+// Grow is Disk.Grow of a disk, counted from 0.
+func (d Disks) Grow(ctx context.Context, disk int, fsType string, where quantity.Extent) (quantity.Bytes, error) {
+	return d[disk].Grow(ctx, fsType, where)
 }
 
 // kind is how a file system is mounted and made larger.
@@ -67,7 +75,7 @@ func (d Disk) Grow(ctx context.Context, fsType string, where quantity.Extent) (q
 	}
 	if d.Load != nil {
 		for _, module := range []string{"loop", k.module} {
-			if err := d.Load(ctx, module); err != nil {
+			if err := d.Load(module); err != nil {
 				return 0, &filesystem.CannotGrowError{Reason: err.Error()}
 			}
 		}

@@ -93,10 +93,10 @@ func TestExtNeedsCapability(t *testing.T) {
 
 func TestCannotGrow(t *testing.T) {
 	path := disktest.Image(t, 16*quantity.MiB)
-	for fsType, load := range map[string]func(context.Context, string) error{
+	for fsType, load := range map[string]func(string) error{
 		"hfsplus": nil,
 		"xfs":     nil, // there is none
-		"btrfs":   func(context.Context, string) error { return errors.New("no such module") },
+		"btrfs":   func(string) error { return errors.New("no such module") },
 	} {
 		_, err := Disk{Path: path, Sector: 512, Load: load}.Grow(context.Background(), fsType, quantity.Extent{Length: 16 * quantity.MiB})
 		var cannot *filesystem.CannotGrowError

@@ -157,6 +157,7 @@ type Operation struct {
 	Version string `json:"version,omitempty"` // deploy: version id
 	Comment string `json:"comment,omitempty"` // capture
 	Force   bool   `json:"force,omitempty"`   // capture: also a hibernated system
+	Grow    string `json:"grow,omitempty"`    // deploy: partitions that take free room (image.ParseGrow)
 
 	// Disks are the rules (package diskrule) that name the disks to work on, one each; empty:
 	// the rule of the hardware class.

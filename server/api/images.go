@@ -155,6 +155,7 @@ type Order struct {
 	Comment  string   `json:"comment,omitempty" maxLength:"1024"`
 	Force    bool     `json:"force,omitempty" doc:"capture: also a hibernated system"`
 	Disks    []string `json:"disks,omitempty" maxItems:"64" doc:"rules that name the disks, one each (docs/disks.md); default: the rule of the hardware class"`
+	Grow     string   `json:"grow,omitempty" maxLength:"160" doc:"deploy: partitions that take the free room behind them: last, or numbers: 2,3"`
 	Then     string   `json:"then,omitempty" enum:"poweroff,reboot,"`
 	DryRun   bool     `json:"dry_run,omitempty" doc:"say what would happen and change nothing"`
 	Unseen   bool     `json:"unseen,omitempty" doc:"order although the disks, as they were last seen, do not fit the rules"`
@@ -182,7 +183,7 @@ type orderIn struct{ Body Order }
 func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 	q := i.Body
 	n := tasks.New{Creator: callerOf(ctx).admin}
-	op := protocol.Operation{Kind: q.Kind, Image: q.Image, Comment: q.Comment, Force: q.Force, Disks: q.Disks}
+	op := protocol.Operation{Kind: q.Kind, Image: q.Image, Comment: q.Comment, Force: q.Force, Disks: q.Disks, Grow: q.Grow}
 	answer := Ordered{Machines: []Target{}}
 	for _, rule := range q.Disks {
 		if _, err := diskrule.Parse(rule); err != nil {
@@ -191,6 +192,9 @@ func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 	}
 	if len(q.Disks) > 1 {
 		return Ordered{}, &protocol.Problem{Code: protocol.CodeInvalid, Title: "an operation is on one disk"}
+	}
+	if _, err := image.ParseGrow(q.Grow); err != nil {
+		return Ordered{}, &protocol.Problem{Code: protocol.CodeInvalid, Title: err.Error()}
 	}
 	if q.Kind == protocol.OpDeploy {
 		v, err := a.resolve(ctx, q.Image)

@@ -328,8 +328,15 @@ func TestCaptureAndDeploy(t *testing.T) {
 		t.Errorf("version is %+v; comment, origin and creator come from the order", detail.Version)
 	}
 
-	s.order(Order{Kind: "deploy", Machines: []string{"b"}, Image: "win"})
-	op = s.next(b, protocol.OpDeploy)
+	var problem *protocol.Problem
+	_, err := s.call(s.local, "", "POST", "/api/v1/tasks", Order{Kind: "deploy", Machines: []string{"b"}, Image: "win", Grow: "first"})
+	if !errors.As(err, &problem) || problem.Code != protocol.CodeInvalid {
+		t.Errorf("an order to grow what nobody understands: %v", err)
+	}
+	s.order(Order{Kind: "deploy", Machines: []string{"b"}, Image: "win", Grow: "last"})
+	if op = s.next(b, protocol.OpDeploy); op.Grow != "last" {
+		t.Errorf("operation %+v, want Grow \"last\"", op)
+	}
 	envelope, err := s.call(s.tls, b, "GET", protocol.PathManifest, nil)
 	if err != nil {
 		t.Fatal(err)
