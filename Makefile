@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --always --dirty --tags 2>/dev/null || echo unkn
 BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 FUZZTIME ?= 60s
 
-.PHONY: build deps test unit fuzz fuzz-smoke qemu demo clean bench
+.PHONY: build deps test unit fuzz fuzz-smoke qemu demo clean bench bench-boot
 
 build:
 	$(BUILD) -o bin/clonecast ./cmd/clonecast
@@ -46,3 +46,7 @@ clean:
 # bench compares capture and deploy with partclone and zstd; docs/performance.md keeps the figures.
 bench: deps build
 	./bench/partclone.sh build/bench
+
+# bench-boot measures the time from the start of a virtual PC to its registration.
+bench-boot: deps build
+	CLONECAST_QEMU=1 $(GO) test -run '^$$' -bench Registration -benchtime 7x ./qemu-tests
