@@ -57,10 +57,21 @@ func BlankDisk(t vm.T, size int64) string {
 // Boot switches the PC on: it boots from the network first, then from its disk, and its disk keeps what is written.
 func (p *PC) Boot(options ...vm.Option) *vm.VM {
 	p.t.Helper()
+	return p.boot(vm.Disk(p.Disk, p.diskSerial()), options...)
+}
+
+// BootFaulty is Boot with a disk on which every request of the kind that touches the sector fails.
+func (p *PC) BootFaulty(fault vm.Fault, sector int64) *vm.VM {
+	p.t.Helper()
+	return p.boot(vm.FaultyDisk(p.Disk, p.diskSerial(), fault, sector))
+}
+
+func (p *PC) boot(disk vm.Option, options ...vm.Option) *vm.VM {
+	p.t.Helper()
 	return vm.Start(p.t, p.Name, append([]vm.Option{
 		vm.Memory(512),
 		vm.NIC(p.net.Namespace, p.tap, p.MAC),
-		vm.Disk(p.Disk, p.diskSerial()),
+		disk,
 		vm.Identity(p.UUID, p.Serial),
 		vm.Args("-device", "virtio-rng-pci"),
 		vm.Reboots(),

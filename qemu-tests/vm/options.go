@@ -27,12 +27,32 @@ func Disk(path, serial string) Option { return disk(path, serial, "off") }
 func Snapshot(path, serial string) Option { return disk(path, serial, "on") }
 
 func disk(path, serial, snapshot string) Option {
+	return drive(fmt.Sprintf("file=%s,format=raw,snapshot=%s", path, snapshot), serial)
+}
+
+// Fault is what a faulty disk does at a sector, each time.
+type Fault string
+
+const (
+	ReadFault  Fault = "read_aio"
+	WriteFault Fault = "write_aio"
+)
+
+// FaultyDisk is Disk, but every request of the kind that touches the sector (of 512 bytes) fails with an I/O error.
+func FaultyDisk(path, serial string, fault Fault, sector int64) Option {
+	return drive(fmt.Sprintf("driver=raw,file.driver=blkdebug,file.image.driver=file,file.image.filename=%s,"+
+		"file.inject-error.0.event=%s,file.inject-error.0.errno=5,file.inject-error.0.sector=%d,file.inject-error.0.once=off",
+		path, fault, sector), serial)
+}
+
+// drive attaches a disk. Errors of the image file reach the guest instead of halting it.
+func drive(spec, serial string) Option {
 	return func(c *config) {
 		id := fmt.Sprintf("disk%d", c.drives)
 		c.drives++
 		c.args = append(c.args,
-			"-drive", fmt.Sprintf("if=none,id=%s,file=%s,format=raw,cache=unsafe,snapshot=%s,discard=unmap", id, path, snapshot),
-			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s,bootindex=%d", id, serial, 10+c.drives))
+			"-drive", fmt.Sprintf("if=none,id=%s,cache=unsafe,discard=unmap,%s", id, spec),
+			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s,bootindex=%d,rerror=report,werror=report", id, serial, 10+c.drives))
 	}
 }
 
