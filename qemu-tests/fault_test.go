@@ -42,6 +42,9 @@ func failed(t *testing.T, room *story.Room, id string, words ...string) {
 	task := room.Server.WaitTask(id, slow, func(task lab.Task) bool { return task.State == "failed" || task.State == "done" })
 	op := task.Runs[0].Operations[0]
 	t.Logf("task %s is %s: %s (%s)", id, task.State, op.Error, op.Hint)
+	if op.Hint == "" {
+		t.Error("nothing is said about what to do")
+	}
 	for _, word := range words {
 		if task.State != "failed" || !strings.Contains(op.Error, word) {
 			t.Errorf("the task is %s: %q, want failed with %q", task.State, op.Error, word)
@@ -51,7 +54,7 @@ func failed(t *testing.T, room *story.Room, id string, words ...string) {
 
 // badSource: a capture does not leave out what it cannot read. It fails and names the place.
 func badSource(t *testing.T, room *story.Room) {
-	bad := partition(t, room.A.Disk, 15).Start/512 + 1000
+	bad := partition(t, room.A.Disk, 15).Start/512 + 4000
 	pc := room.A.BootFaulty(vm.ReadFault, bad)
 	room.Server.WaitRegistered(room.A, slow)
 	room.Server.Adopt(room.A)
@@ -64,7 +67,7 @@ func badSource(t *testing.T, room *story.Room) {
 
 // badTarget: a deploy that cannot write fails and names the place, and the disk boots nothing. A sound disk is then made right.
 func badTarget(t *testing.T, room *story.Room) {
-	bad := partition(t, room.Original, 15).Start/512 + 1000
+	bad := partition(t, room.Original, 15).Start/512 + 4000
 	pc := room.B.BootFaulty(vm.WriteFault, bad)
 	failed(t, room, room.Server.Deploy(story.Image, room.B), "write disk", "input/output error")
 	pc.Kill()

@@ -10,12 +10,11 @@ import (
 	"clonecast/internal/protocol"
 )
 
-// hintOf knows what to do about errors of packages that do not say it themselves.
+// hintOf knows what to do about an error: what it says itself, or what its kind calls for.
 func hintOf(err error) string {
 	var refused *clone.RefusedError
 	var problem *protocol.Problem
-	var medium *clone.MediumError
-	var read *clone.ReadError
+	var hinted interface{ Hint() string }
 	var certificate *tls.CertificateVerificationError
 	switch {
 	case errors.As(err, &refused):
@@ -28,8 +27,8 @@ func hintOf(err error) string {
 		return "the image was not made by this server or was altered; on the server: clonecast store check --read-data"
 	case errors.Is(err, blockdev.ErrBusy):
 		return "restart the machine; if it happens again, RAID or LVM on the disk is active"
-	case errors.As(err, &medium), errors.As(err, &read):
-		return "the disk is probably failing; test it (SMART) and replace it"
+	case errors.As(err, &hinted):
+		return hinted.Hint()
 	}
 	return ""
 }

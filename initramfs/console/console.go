@@ -157,7 +157,10 @@ func (p Progress) String() string {
 	if p.Total > 0 {
 		percent = int64(float64(min(max(p.Done, 0), p.Total)) / float64(p.Total) * 100)
 	}
-	fmt.Fprintf(&b, "%s  %s %3d %%  %d MB/s  %s", p.Title, p.Phase, percent, p.Rate/1e6, eta(p.ETA))
+	fmt.Fprintf(&b, "%s  %s %3d %%", p.Title, p.Phase, percent)
+	if p.Rate > 0 || p.ETA >= 0 { // else nothing is known yet
+		fmt.Fprintf(&b, "  %d MB/s  %s", p.Rate/1e6, eta(p.ETA))
+	}
 	return b.String()
 }
 

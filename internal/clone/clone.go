@@ -106,3 +106,19 @@ func (e *ReadError) Error() string {
 	return fmt.Sprintf("read disk at byte %d: %v", int64(e.Offset), e.Err)
 }
 func (e *ReadError) Unwrap() error { return e.Err }
+func (e *ReadError) Hint() string  { return failingDisk }
+
+// WriteError reports bytes of a disk that cannot be written.
+type WriteError struct {
+	Offset quantity.Bytes
+	Err    error
+}
+
+func (e *WriteError) Error() string {
+	return fmt.Sprintf("write disk at byte %d: %v", int64(e.Offset), e.Err)
+}
+func (e *WriteError) Unwrap() error { return e.Err }
+func (e *WriteError) Hint() string  { return failingDisk }
+
+// failingDisk is what to do about a disk that does not read or write.
+const failingDisk = "the disk is probably failing; test it (SMART) and replace it"

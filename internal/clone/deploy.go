@@ -338,6 +338,7 @@ type MediumError struct{ Offset quantity.Bytes }
 func (e *MediumError) Error() string {
 	return fmt.Sprintf("the disk gives back other bytes than were written at byte %d: it is faulty", int64(e.Offset))
 }
+func (e *MediumError) Hint() string { return failingDisk }
 
 func (d *deploy) flush(context.Context) error {
 	return d.target.Sync()
@@ -424,7 +425,7 @@ func (d *deploy) writeAt(b []byte, off quantity.Bytes) error {
 		err = io.ErrShortWrite
 	}
 	if err != nil {
-		return fmt.Errorf("write disk at byte %d: %w", int64(off)+int64(n), err)
+		return &WriteError{Offset: off + quantity.Bytes(n), Err: err}
 	}
 	d.mu.Lock()
 	d.result.Written += quantity.Bytes(n)

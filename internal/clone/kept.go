@@ -193,7 +193,7 @@ func Restore(t Target, g Geometry, c saved.Copy) error {
 			}
 		}
 		if _, err := t.WriteAt(w.Data, int64(w.Start)); err != nil {
-			return fmt.Errorf("write disk at byte %d: %w", int64(w.Start), err)
+			return &WriteError{Offset: w.Start, Err: err}
 		}
 	}
 	return t.Sync()
