@@ -6,7 +6,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"clonecast/internal/disktest"
@@ -229,18 +228,8 @@ func (r recipe) fill(t *testing.T, dev string) map[string]string {
 		defer disktest.Unmount(t, dir)
 		return disktest.Hashes(t, dir)
 	}
-	dir, rest := t.TempDir(), t.TempDir()
-	disktest.Fill(t, dir, r.files, r.longest)
-	disktest.Fill(t, rest, r.files/3, r.longest)
-	for _, d := range []string{rest, dir} {
-		sub, err := filepath.Glob(filepath.Join(d, "*"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		disktest.Run(t, "", "mcopy", append(append([]string{"-s", "-Q", "-D", "o", "-i", dev}, sub...), "::/")...)
-	}
-	disktest.Run(t, "", "mdel", "-i", dev, "::/d1/*")
-	return r.read(t, dev)
+	disktest.FillFAT(t, dev, r.files, r.longest)
+	return disktest.HashesFAT(t, dev)
 }
 
 // read gives the hashes of all files.
@@ -251,9 +240,7 @@ func (r recipe) read(t *testing.T, dev string) map[string]string {
 		defer disktest.Unmount(t, dir)
 		return disktest.Hashes(t, dir)
 	}
-	dir := t.TempDir()
-	disktest.Run(t, "", "mcopy", "-s", "-n", "-i", dev, "::/*", dir)
-	return disktest.Hashes(t, dir)
+	return disktest.HashesFAT(t, dev)
 }
 
 // checkAllocated compares what a capture stores with what partclone stores.

@@ -71,23 +71,55 @@ func Command(t testing.TB, command string, replace ...string) string {
 // third of them, so that there are holes between the files.
 func Fill(t testing.TB, dir string, n int, longest quantity.Bytes) {
 	t.Helper()
+	writeFiles(t, dir, n, longest)
+	for i := 0; i < n; i += 3 {
+		if err := os.Remove(filepath.Join(dir, fileName(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// FillFAT does what Fill does, with mtools: to a FAT volume in an image or on a device.
+func FillFAT(t testing.TB, dev string, n int, longest quantity.Bytes) {
+	t.Helper()
+	dir := t.TempDir()
+	writeFiles(t, dir, n, longest)
+	subs, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	Run(t, "", "mcopy", append(append([]string{"-s", "-Q", "-i", dev}, subs...), "::/")...)
+	var third []string
+	for i := 0; i < n; i += 3 {
+		third = append(third, "::/"+fileName(i))
+	}
+	Run(t, "", "mdel", append([]string{"-i", dev}, third...)...)
+}
+
+func fileName(i int) string { return filepath.Join(fmt.Sprintf("d%d", i%7), fmt.Sprintf("file %d", i)) }
+
+func writeFiles(t testing.TB, dir string, n int, longest quantity.Bytes) {
+	t.Helper()
 	random := rand.NewChaCha8([32]byte{1})
-	name := func(i int) string { return filepath.Join(dir, fmt.Sprintf("d%d", i%7), fmt.Sprintf("file %d", i)) }
 	for i := range n {
 		b := make([]byte, 1+random.Uint64()%uint64(longest))
 		_, _ = random.Read(b)
-		if err := os.MkdirAll(filepath.Dir(name(i)), 0o755); err != nil {
+		name := filepath.Join(dir, fileName(i))
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := unforked(func() error { return os.WriteFile(name(i), b, 0o644) }); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i := 0; i < n; i += 3 {
-		if err := os.Remove(name(i)); err != nil {
+		if err := unforked(func() error { return os.WriteFile(name, b, 0o644) }); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// HashesFAT does what Hashes does, with mtools.
+func HashesFAT(t testing.TB, dev string) map[string]string {
+	t.Helper()
+	dir := t.TempDir()
+	Run(t, "", "mcopy", "-s", "-n", "-i", dev, "::/*", dir)
+	return Hashes(t, dir)
 }
 
 // Hashes gives the SHA-256 of every file under dir. It fails when there is none.

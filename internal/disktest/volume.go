@@ -2,6 +2,7 @@ package disktest
 
 import (
 	"errors"
+	"io"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -9,6 +10,24 @@ import (
 	"clonecast/internal/filesystem"
 	"clonecast/internal/quantity"
 )
+
+// Reader is the Read function of a file system.
+type Reader func(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error)
+
+// Volume reads the file system in an image, which must be possible.
+func Volume(t testing.TB, path string, read Reader) filesystem.Volume {
+	t.Helper()
+	f := Open(t, path)
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := read(f, quantity.Bytes(info.Size()))
+	if err != nil {
+		t.Fatalf("Read: %v", err)
+	}
+	return v
+}
 
 // CheckVolume holds what the reader of a file system says of a partition of the given
 // size, however damaged it is, to what every reader promises.

@@ -2,10 +2,7 @@ package ext4
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"fmt"
-	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -20,6 +17,8 @@ import (
 	"clonecast/internal/filesystem"
 	"clonecast/internal/quantity"
 )
+
+const mountCommand = "mount -o loop,init_itable=0 -t ext4 DEV DIR"
 
 // TestOracle is the test that decides whether the map is right: everything it
 // calls free is overwritten, then e2fsck must find nothing and every file must read
@@ -64,80 +63,37 @@ func TestOracle(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			path := disktest.Image(t, tc.size)
 			disktest.Run(t, "", "mke2fs", append(append([]string{"-q", "-t", tc.typ, "-L", "Lab ä"}, strings.Fields(tc.args)...), path)...)
-			mnt := mount(t, path)
+			mnt := disktest.Mount(t, path, mountCommand)
 			fill(t, mnt)
-			want := hashes(t, mnt)
-			unmount(t, mnt)
+			want := disktest.Hashes(t, mnt)
+			disktest.Unmount(t, mnt)
 
-			v := readFile(t, path)
+			v := disktest.Volume(t, path, Read)
 			if v.Doubt != nil || v.Type != tc.typ {
 				t.Fatalf("volume = %+v, doubt %+v, want %s without doubt", v, v.Doubt, tc.typ)
 			}
 			checkIdentity(t, path, v)
 			checkFree(t, path, v)
-			scribble(t, path, tc.size, v.Allocated)
+			disktest.Scribble(t, path, v.Allocated)
 			checkJournal(t, path, v)
 			disktest.Run(t, "", "e2fsck", "-fn", path)
-			mnt = mount(t, path)
-			if diff := cmp.Diff(want, hashes(t, mnt)); diff != "" {
+			mnt = disktest.Mount(t, path, mountCommand)
+			if diff := cmp.Diff(want, disktest.Hashes(t, mnt)); diff != "" {
 				t.Errorf("files changed (-before +after):\n%s", diff)
 			}
 			if tc.dirtyAgain {
 				dirtyAgain(t, path, mnt)
 			} else {
-				unmount(t, mnt)
+				disktest.Unmount(t, mnt)
 			}
 		})
 	}
 }
 
-func readFile(t *testing.T, path string) filesystem.Volume {
-	t.Helper()
-	f := disktest.Open(t, path)
-	info, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := Read(f, quantity.Bytes(info.Size()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
-}
-
-func mount(t *testing.T, path string) string {
-	t.Helper()
-	mnt := t.TempDir()
-	disktest.Run(t, "", "mount", "-o", "loop,init_itable=0", "-t", "ext4", path, mnt)
-	t.Cleanup(func() { disktest.Try("", "umount", mnt) })
-	return mnt
-}
-
-func unmount(t *testing.T, mnt string) {
-	t.Helper()
-	disktest.Run(t, "", "umount", mnt)
-}
-
-// fill writes 150 files and deletes every third, some of them sparse or large.
+// fill writes 150 files, deletes every third, and writes one with holes.
 func fill(t *testing.T, mnt string) {
 	t.Helper()
-	random := rand.NewChaCha8([32]byte{1})
-	for i := range 150 {
-		b := make([]byte, 1+i*i*5)
-		random.Read(b)
-		dir := filepath.Join(mnt, fmt.Sprintf("d%d", i%7))
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("f%d", i)), b, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i := 0; i < 150; i += 3 {
-		if err := os.Remove(filepath.Join(mnt, fmt.Sprintf("d%d/f%d", i%7, i))); err != nil {
-			t.Fatal(err)
-		}
-	}
+	disktest.Fill(t, mnt, 150, 112*quantity.KiB)
 	f, err := os.Create(filepath.Join(mnt, "sparse"))
 	if err != nil {
 		t.Fatal(err)
@@ -148,30 +104,6 @@ func fill(t *testing.T, mnt string) {
 			t.Fatal(err)
 		}
 	}
-}
-
-func hashes(t *testing.T, root string) map[string]string {
-	t.Helper()
-	out := map[string]string{}
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(root, path)
-		out[rel] = fmt.Sprintf("%x", sha256.Sum256(b))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(out) < 50 {
-		t.Fatalf("%d files in %s", len(out), root)
-	}
-	return out
 }
 
 func checkIdentity(t *testing.T, path string, v filesystem.Volume) {
@@ -305,7 +237,7 @@ func dirtyAgain(t *testing.T, path, mnt string) {
 	f.Close()
 	frozen := filepath.Join(t.TempDir(), "frozen.img")
 	disktest.Run(t, "", "cp", "--sparse=always", path, frozen)
-	unmount(t, mnt)
+	disktest.Unmount(t, mnt)
 	disktest.Run(t, "", "e2fsck", "-fn", path)
 	disktest.Try("", "e2fsck", "-fp", frozen) // exits with 1 after a replay
 	disktest.Run(t, "", "e2fsck", "-fn", frozen)
@@ -325,7 +257,7 @@ func TestFragmentedJournal(t *testing.T) {
 		t.Run(fsType, func(t *testing.T) {
 			path := disktest.Image(t, 24*quantity.MiB)
 			disktest.Run(t, "", "mke2fs", "-q", "-t", fsType, "-b1024", "-O", "^has_journal", "-N", "8192", path)
-			mnt := mount(t, path)
+			mnt := disktest.Mount(t, path, mountCommand)
 			var names []string
 			for i := range 5000 {
 				name := filepath.Join(mnt, fmt.Sprint(i))
@@ -339,14 +271,14 @@ func TestFragmentedJournal(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			unmount(t, mnt)
+			disktest.Unmount(t, mnt)
 			disktest.Run(t, "", "tune2fs", "-J", "size=4", path)
-			mnt = mount(t, path)
+			mnt = disktest.Mount(t, path, mountCommand)
 			if err := os.Remove(filepath.Join(mnt, "1")); err != nil { // leaves a content in the journal
 				t.Fatal(err)
 			}
-			unmount(t, mnt)
-			v := readFile(t, path)
+			disktest.Unmount(t, mnt)
+			v := disktest.Volume(t, path, Read)
 			if len(v.Discarded) != 1 || len(v.Discarded[0].Extents) < 100 {
 				t.Fatalf("the journal was to have many pieces: %+v", v.Discarded)
 			}
@@ -356,26 +288,13 @@ func TestFragmentedJournal(t *testing.T) {
 	}
 }
 
-// scribble overwrites everything but the allocated extents.
-func scribble(t *testing.T, path string, size quantity.Bytes, allocated []quantity.Extent) {
-	t.Helper()
-	f := disktest.Open(t, path)
-	at := quantity.Bytes(0)
-	for _, e := range append(slices.Clone(allocated), quantity.Extent{Start: size}) {
-		if _, err := f.WriteAt(bytes.Repeat([]byte{0xa5}, int(e.Start-at)), int64(at)); err != nil {
-			t.Fatal(err)
-		}
-		at = e.End()
-	}
-}
-
 // TestDirty copies the image while it is mounted, after fsync returned.
 func TestDirty(t *testing.T) {
 	for _, fsType := range []string{"ext4", "ext3", "ext2"} {
 		t.Run(fsType, func(t *testing.T) {
 			path := disktest.Image(t, 32*quantity.MiB)
 			disktest.Run(t, "", "mke2fs", "-q", "-t", fsType, path)
-			mnt := mount(t, path)
+			mnt := disktest.Mount(t, path, mountCommand)
 			f, err := os.Create(filepath.Join(mnt, "synced"))
 			if err != nil {
 				t.Fatal(err)
@@ -389,12 +308,12 @@ func TestDirty(t *testing.T) {
 			f.Close()
 			frozen := filepath.Join(t.TempDir(), "frozen.img")
 			disktest.Run(t, "", "cp", "--sparse=always", path, frozen)
-			v := readFile(t, frozen)
+			v := disktest.Volume(t, frozen, Read)
 			if v.Doubt == nil || v.Doubt.Reason == "" || v.Doubt.Remedy == "" || v.Allocated != nil || v.Type != fsType {
 				t.Errorf("frozen while mounted: %+v, doubt %+v, want %s with a doubt", v, v.Doubt, fsType)
 			}
-			unmount(t, mnt)
-			if v := readFile(t, path); v.Doubt != nil || len(v.Allocated) == 0 {
+			disktest.Unmount(t, mnt)
+			if v := disktest.Volume(t, path, Read); v.Doubt != nil || len(v.Allocated) == 0 {
 				t.Errorf("after unmounting: %+v, doubt %+v, want none", v, v.Doubt)
 			}
 		})
@@ -404,7 +323,7 @@ func TestDirty(t *testing.T) {
 func TestExternalJournal(t *testing.T) {
 	path := disktest.Image(t, 8*quantity.MiB)
 	disktest.Run(t, "", "mke2fs", "-q", "-b4096", "-O", "journal_dev", path)
-	if v := readFile(t, path); v.Type != "jbd" || v.Doubt == nil {
+	if v := disktest.Volume(t, path, Read); v.Type != "jbd" || v.Doubt == nil {
 		t.Errorf("journal device: %+v, doubt %+v, want jbd with a doubt", v, v.Doubt)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"testing"
 
+	"clonecast/internal/disktest"
 	"clonecast/internal/filesystem"
 	"clonecast/internal/quantity"
 )
@@ -30,8 +31,8 @@ func TestBlank(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			image := makeVolume(t, tt.size, tt.mkfs...)
-			populate(t, image, 20)
-			want := [2]string{blkid(t, image, "UUID"), blkid(t, image, "LABEL")}
+			disktest.FillFAT(t, image, 20, 40_000)
+			want := [2]string{disktest.Blkid(t, image, "UUID"), disktest.Blkid(t, image, "LABEL")}
 			b, err := os.ReadFile(image)
 			if err != nil {
 				t.Fatal(err)
@@ -46,19 +47,19 @@ func TestBlank(t *testing.T) {
 			if err := os.WriteFile(image, made, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			tool(t, "fsck.fat", "-n", image)
-			if got := [2]string{blkid(t, image, "UUID"), blkid(t, image, "LABEL")}; got != want {
+			disktest.Run(t, "", "fsck.fat", "-n", image)
+			if got := [2]string{disktest.Blkid(t, image, "UUID"), disktest.Blkid(t, image, "LABEL")}; got != want {
 				t.Errorf("identity = %q, want %q", got, want)
 			}
-			v := readImage(t, image)
+			v := disktest.Volume(t, image, Read)
 			if free := tt.size - quantity.Total(v.Allocated); v.Doubt != nil || free < tt.size*9/10 {
 				t.Errorf("Doubt %+v, %d bytes are free", v.Doubt, int64(free))
 			}
-			if out := tool(t, "mdir", "-b", "-a", "-i", image, "::/"); out != "" {
+			if out := disktest.Run(t, "", "mdir", "-b", "-a", "-i", image, "::/"); out != "" {
 				t.Errorf("the blank volume holds %s", out)
 			}
-			populate(t, image, 20)
-			tool(t, "fsck.fat", "-n", image)
+			disktest.FillFAT(t, image, 20, 40_000)
+			disktest.Run(t, "", "fsck.fat", "-n", image)
 		})
 	}
 }

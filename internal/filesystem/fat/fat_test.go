@@ -4,15 +4,11 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"io/fs"
-	"math/rand/v2"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
+	"clonecast/internal/disktest"
 	"clonecast/internal/filesystem"
 	"clonecast/internal/layouttest"
 	"clonecast/internal/quantity"
@@ -39,18 +35,18 @@ func TestScribble(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			image := makeVolume(t, tt.size, tt.mkfs...)
-			populate(t, image, tt.files)
-			want := contents(t, image)
-			v := readImage(t, image)
+			disktest.FillFAT(t, image, tt.files, 40_000)
+			want := disktest.HashesFAT(t, image)
+			v := disktest.Volume(t, image, Read)
 			if v.Doubt != nil {
 				t.Fatalf("Doubt = %+v, want none", v.Doubt)
 			}
-			if got, want := [3]string{v.Type, v.UUID, v.Label}, [3]string{tt.want, blkid(t, image, "UUID"), blkid(t, image, "LABEL")}; got != want {
+			if got, want := [3]string{v.Type, v.UUID, v.Label}, [3]string{tt.want, disktest.Blkid(t, image, "UUID"), disktest.Blkid(t, image, "LABEL")}; got != want {
 				t.Errorf("identity = %q, want %q", got, want)
 			}
-			scribble(t, image, v.Allocated)
-			tool(t, "fsck.fat", "-n", image)
-			if diff := cmp.Diff(want, contents(t, image)); diff != "" {
+			disktest.Scribble(t, image, v.Allocated)
+			disktest.Run(t, "", "fsck.fat", "-n", image)
+			if diff := cmp.Diff(want, disktest.HashesFAT(t, image)); diff != "" {
 				t.Errorf("files changed (-want +got):\n%s", diff)
 			}
 		})
@@ -225,124 +221,7 @@ func fatOf(b []byte) []byte {
 
 func makeVolume(t testing.TB, size quantity.Bytes, args ...string) string {
 	t.Helper()
-	image := filepath.Join(t.TempDir(), "fat.img")
-	if err := os.WriteFile(image, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(image, int64(size)); err != nil {
-		t.Fatal(err)
-	}
-	tool(t, "mkfs.fat", append(args, image)...)
+	image := disktest.Image(t, size)
+	disktest.Run(t, "", "mkfs.fat", append(args, image)...)
 	return image
-}
-
-// populate writes n files and deletes a third.
-func populate(t *testing.T, image string, n int) {
-	t.Helper()
-	dir := t.TempDir()
-	rng := rand.New(rand.NewPCG(3, 4))
-	for i := range n {
-		sub := filepath.Join(dir, fmt.Sprintf("dir%d", i%5))
-		if err := os.MkdirAll(sub, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		b := make([]byte, rng.IntN(40000))
-		for j := range b {
-			b[j] = byte(rng.Uint32())
-		}
-		if err := os.WriteFile(filepath.Join(sub, fmt.Sprintf("a long name %d.bin", i)), b, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i := range 5 {
-		tool(t, "mcopy", "-s", "-Q", "-i", image, filepath.Join(dir, fmt.Sprintf("dir%d", i)), "::/")
-	}
-	args := []string{"-i", image}
-	for i := 0; i < n; i += 3 {
-		args = append(args, fmt.Sprintf("::/dir%d/a long name %d.bin", i%5, i))
-	}
-	tool(t, "mdel", args...)
-}
-
-// contents gives all files of image.
-func contents(t *testing.T, image string) map[string]string {
-	t.Helper()
-	dir := t.TempDir()
-	tool(t, "mcopy", "-s", "-n", "-i", image, "::/*", dir)
-	out := map[string]string{}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		out[strings.TrimPrefix(path, dir)] = string(b)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(out) == 0 {
-		t.Fatal("no files to compare")
-	}
-	return out
-}
-
-// scribble overwrites every byte of image outside allocated with 0xA5.
-func scribble(t *testing.T, image string, allocated []quantity.Extent) {
-	t.Helper()
-	f, err := os.OpenFile(image, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if quantity.Total(allocated) >= quantity.Bytes(info.Size()) {
-		t.Fatal("nothing is free: the test would show nothing")
-	}
-	end := quantity.Bytes(0)
-	for _, e := range append(allocated, quantity.Extent{Start: quantity.Bytes(info.Size())}) {
-		if _, err := f.WriteAt(bytes.Repeat([]byte{0xA5}, int(e.Start-end)), int64(end)); err != nil {
-			t.Fatal(err)
-		}
-		end = e.End()
-	}
-}
-
-func readImage(t *testing.T, image string) filesystem.Volume {
-	t.Helper()
-	f, err := os.Open(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := Read(f, quantity.Bytes(info.Size()))
-	if err != nil {
-		t.Fatalf("Read: %v", err)
-	}
-	return v
-}
-
-func blkid(t *testing.T, image, tag string) string {
-	t.Helper()
-	out, err := exec.Command("blkid", "-p", "-o", "value", "-s", tag, image).Output()
-	if err != nil {
-		return "" // blkid's way to say that there is no such tag
-	}
-	return strings.TrimSuffix(string(out), "\n")
-}
-
-func tool(t testing.TB, name string, args ...string) string {
-	t.Helper()
-	out, err := exec.Command(name, args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %s: %v (make deps installs the tools)\n%s", name, strings.Join(args, " "), err, out)
-	}
-	return string(out)
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"clonecast/internal/disktest"
 	"clonecast/internal/filesystem"
 	"clonecast/internal/quantity"
 	"github.com/google/go-cmp/cmp"
@@ -19,14 +20,14 @@ func TestDiscards(t *testing.T) {
 	image := makeVolume(t, 64*quantity.MiB, "-c", "4096")
 	var want map[string]string
 	mounted(t, image, func(dir string) {
-		populate(t, dir, 100)
+		disktest.Fill(t, dir, 100, 60_000)
 		fragment(t, dir)
 		write(t, filepath.Join(dir, "PageFile.sys"), bytes.Repeat([]byte("p"), page))
 		write(t, filepath.Join(dir, "swapfile.sys"), bytes.Repeat([]byte("s"), swap))
 		write(t, filepath.Join(dir, "hiberfil.sys"), append([]byte("wake"), bytes.Repeat([]byte("h"), 100_000)...))
 		write(t, filepath.Join(dir, "d0", "pagefile.sys"), bytes.Repeat([]byte("user's own"), 10_000))
 		write(t, filepath.Join(dir, "pagefile.sys.bak"), bytes.Repeat([]byte("user's own"), 10_000))
-		want = hashTree(t, dir)
+		want = disktest.Hashes(t, dir)
 	})
 	named := bytes.Repeat([]byte("a named stream"), 1000)
 	streams(t, image, func(dir string) { write(t, filepath.Join(dir, "PageFile.sys:kept"), named) })
@@ -35,7 +36,7 @@ func TestDiscards(t *testing.T) {
 	overwrite(t, image, log, restartPageOf(size, 100, 1, true))
 	overwrite(t, image, log+8192, bytes.Repeat([]byte("RCRD of an old disk "), 400))
 
-	got := readImage(t, image)
+	got := disktest.Volume(t, image, Read)
 	sizes := map[string]quantity.Bytes{}
 	for _, d := range got.Discarded {
 		sizes[d.What] = quantity.Total(d.Extents)
@@ -48,15 +49,15 @@ func TestDiscards(t *testing.T) {
 		"hiberfil.sys": round(100_004)}, sizes); diff != "" {
 		t.Fatalf("discarded (-want +got):\n%s", diff)
 	}
-	scribble(t, image, got.Allocated)
+	disktest.Scribble(t, image, got.Allocated)
 	applyDiscards(t, image, got.Discarded)
 
-	tool(t, "ntfsresize", "-i", "-f", image)
-	tool(t, "ntfsfix", "-n", image)
+	disktest.Run(t, "", "ntfsresize", "-i", "-f", image)
+	disktest.Run(t, "", "ntfsfix", "-n", image)
 	if code := ntfs3gProbe(t, image); code != 0 {
 		t.Errorf("ntfs-3g.probe exits with %d", code)
 	}
-	if after := readImage(t, image); after.Doubt != nil || !cmp.Equal(after.Allocated, got.Allocated) {
+	if after := disktest.Volume(t, image, Read); after.Doubt != nil || !cmp.Equal(after.Allocated, got.Allocated) {
 		t.Errorf("read again: doubt %+v, %d bytes allocated, want %d", after.Doubt, quantity.Total(after.Allocated), quantity.Total(got.Allocated))
 	}
 	mounted(t, image, func(dir string) {
@@ -66,7 +67,7 @@ func TestDiscards(t *testing.T) {
 				t.Errorf("%s is not %d zeroes: %d bytes, %v", name, size, len(b), err)
 			}
 		}
-		after := hashTree(t, dir)
+		after := disktest.Hashes(t, dir)
 		for _, name := range []string{"/PageFile.sys", "/swapfile.sys", "/hiberfil.sys"} {
 			delete(want, name)
 			delete(after, name)
@@ -103,7 +104,7 @@ func TestDiscardsNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			image := makeVolume(t, 24*quantity.MiB)
 			mounted(t, image, func(dir string) { files(t, dir) })
-			got := readImage(t, image)
+			got := disktest.Volume(t, image, Read)
 			if len(got.Discarded) != 1 || got.Discarded[0].What != "$LogFile" {
 				t.Errorf("discarded %+v, want only $LogFile", got.Discarded)
 			}
@@ -112,7 +113,7 @@ func TestDiscardsNothing(t *testing.T) {
 	t.Run("doubt", func(t *testing.T) {
 		image := makeVolume(t, 24*quantity.MiB)
 		volumeFlags(volumeDirty)(t, image)
-		if got := readImage(t, image); got.Doubt == nil || got.Discarded != nil {
+		if got := disktest.Volume(t, image, Read); got.Doubt == nil || got.Discarded != nil {
 			t.Errorf("doubt %+v, discarded %v, want nothing discarded of a dirty volume", got.Doubt, got.Discarded)
 		}
 	})
@@ -148,7 +149,7 @@ func applyDiscards(t *testing.T, image string, discards []filesystem.Discard) {
 func streams(t *testing.T, image string, f func(dir string)) {
 	t.Helper()
 	dir := t.TempDir()
-	tool(t, "ntfs-3g", "-o", "streams_interface=windows", image, dir)
-	defer tool(t, "umount", dir)
+	disktest.Run(t, "", "ntfs-3g", "-o", "streams_interface=windows", image, dir)
+	defer disktest.Run(t, "", "umount", dir)
 	f(dir)
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"clonecast/internal/disktest"
 	"clonecast/internal/filesystem"
 	"clonecast/internal/quantity"
 	"github.com/google/go-cmp/cmp"
@@ -36,39 +37,39 @@ func TestGrow(t *testing.T) {
 			image := makeVolume(t, tt.from, tt.mkfs...)
 			var want map[string]string
 			mounted(t, image, func(dir string) {
-				populate(t, dir, 60)
-				want = hashTree(t, dir)
+				disktest.Fill(t, dir, 60, 60_000)
+				want = disktest.Hashes(t, dir)
 			})
-			before := readSparse(t, image)
+			before := disktest.Volume(t, image, Read)
 			resize(t, image, tt.to)
 			judge := filepath.Join(t.TempDir(), "judge.img")
-			tool(t, "cp", "--sparse=always", image, judge)
-			tool(t, "ntfsresize", "-f", "-f", judge)
+			disktest.Run(t, "", "cp", "--sparse=always", image, judge)
+			disktest.Run(t, "", "ntfsresize", "-f", "-f", judge)
 
 			g := plan(t, image)
 			apply(t, image, g.Steps)
 			if again := plan(t, image); len(again.Steps) != 0 || again.From != g.To {
 				t.Errorf("a second Grow has %d steps, from %d, want none from %d", len(again.Steps), again.From, g.To)
 			}
-			got := readSparse(t, image)
+			got := disktest.Volume(t, image, Read)
 			if got.Doubt != nil || got.UUID != before.UUID || got.BlockSize != before.BlockSize {
 				t.Errorf("read again: %+v, doubt %+v", got, got.Doubt)
 			}
 			if diff := cmp.Diff(clusterCounts(t, judge), clusterCounts(t, image)); diff != "" {
 				t.Errorf("clusters (-ntfsresize +ours):\n%s", diff)
 			}
-			tool(t, "ntfsresize", "-i", "-f", image)
-			tool(t, "ntfsfix", "-n", image)
+			disktest.Run(t, "", "ntfsresize", "-i", "-f", image)
+			disktest.Run(t, "", "ntfsfix", "-n", image)
 			checkBootCopies(t, image, tt.to)
 			mounted(t, image, func(dir string) {
-				if diff := cmp.Diff(want, hashTree(t, dir)); diff != "" {
+				if diff := cmp.Diff(want, disktest.Hashes(t, dir)); diff != "" {
 					t.Errorf("files changed (-want +got):\n%s", diff)
 				}
 			})
 			if tt.from == smallest {
 				useNewRoom(t, image, smallest)
 			}
-			if v := readSparse(t, image); v.Doubt != nil {
+			if v := disktest.Volume(t, image, Read); v.Doubt != nil {
 				t.Errorf("after use: doubt %+v", v.Doubt)
 			}
 		})
@@ -95,8 +96,8 @@ func TestGrowCut(t *testing.T) {
 	image := makeVolume(t, from, "-c", "512")
 	var want map[string]string
 	mounted(t, image, func(dir string) {
-		populate(t, dir, 20)
-		want = hashTree(t, dir)
+		disktest.Fill(t, dir, 20, 60_000)
+		want = disktest.Hashes(t, dir)
 	})
 	v := open(t, image)
 	log, size := v.streamPlace(t, recordLogFile)
@@ -124,7 +125,7 @@ func TestGrowCut(t *testing.T) {
 				}
 				write(t, image, b)
 				mounted(t, image, func(dir string) {
-					if diff := cmp.Diff(want, hashTree(t, dir)); diff != "" {
+					if diff := cmp.Diff(want, disktest.Hashes(t, dir)); diff != "" {
 						t.Errorf("%s: files changed (-want +got):\n%s", name, diff)
 					}
 				})
@@ -265,25 +266,6 @@ func apply(t *testing.T, image string, steps [][]filesystem.Write) {
 	}
 }
 
-// readSparse is readImage for images too large for memory.
-func readSparse(t *testing.T, image string) filesystem.Volume {
-	t.Helper()
-	f, err := os.Open(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := Read(f, quantity.Bytes(info.Size()))
-	if err != nil {
-		t.Fatalf("Read: %v", err)
-	}
-	return v
-}
-
 func resize(t *testing.T, image string, size quantity.Bytes) {
 	t.Helper()
 	if err := os.Truncate(image, int64(size)); err != nil {
@@ -295,7 +277,7 @@ func resize(t *testing.T, image string, size quantity.Bytes) {
 func clusterCounts(t *testing.T, image string) []string {
 	t.Helper()
 	var out []string
-	for line := range strings.Lines(tool(t, "ntfsinfo", "-m", "-f", image)) {
+	for line := range strings.Lines(disktest.Run(t, "", "ntfsinfo", "-m", "-f", image)) {
 		if strings.Contains(line, "Clusters") {
 			out = append(out, strings.TrimSpace(line))
 		}

@@ -2,18 +2,13 @@ package ntfs
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"io/fs"
-	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"clonecast/internal/filesystem"
+	"clonecast/internal/disktest"
 	"clonecast/internal/quantity"
 	"github.com/google/go-cmp/cmp"
 )
@@ -35,22 +30,22 @@ func TestScribble(t *testing.T) {
 			image := makeVolume(t, tt.size, tt.mkfs...)
 			var want map[string]string
 			mounted(t, image, func(dir string) {
-				populate(t, dir, 300)
-				want = hashTree(t, dir)
+				disktest.Fill(t, dir, 300, 60_000)
+				want = disktest.Hashes(t, dir)
 			})
-			v := readImage(t, image)
+			v := disktest.Volume(t, image, Read)
 			if v.Doubt != nil {
 				t.Fatalf("Doubt = %+v, want none", v.Doubt)
 			}
 			got := [3]string{v.Type, v.UUID, v.Label}
-			if want := [3]string{blkid(t, image, "TYPE"), blkid(t, image, "UUID"), blkid(t, image, "LABEL")}; got != want {
+			if want := [3]string{disktest.Blkid(t, image, "TYPE"), disktest.Blkid(t, image, "UUID"), disktest.Blkid(t, image, "LABEL")}; got != want {
 				t.Errorf("identity = %q, blkid says %q", got, want)
 			}
-			scribble(t, image, v.Allocated)
-			tool(t, "ntfsresize", "-i", "-f", image)
-			tool(t, "ntfsfix", "-n", image)
+			disktest.Scribble(t, image, v.Allocated)
+			disktest.Run(t, "", "ntfsresize", "-i", "-f", image)
+			disktest.Run(t, "", "ntfsfix", "-n", image)
 			mounted(t, image, func(dir string) {
-				if diff := cmp.Diff(want, hashTree(t, dir)); diff != "" {
+				if diff := cmp.Diff(want, disktest.Hashes(t, dir)); diff != "" {
 					t.Errorf("files changed (-want +got):\n%s", diff)
 				}
 			})
@@ -61,9 +56,9 @@ func TestScribble(t *testing.T) {
 // TestMatchesNtfsinfo compares the number of free clusters with another reader's.
 func TestMatchesNtfsinfo(t *testing.T) {
 	image := makeVolume(t, 64*quantity.MiB)
-	mounted(t, image, func(dir string) { populate(t, dir, 100) })
-	v := readImage(t, image)
-	info := tool(t, "ntfsinfo", "-m", "-f", image)
+	mounted(t, image, func(dir string) { disktest.Fill(t, dir, 100, 60_000) })
+	v := disktest.Volume(t, image, Read)
+	info := disktest.Run(t, "", "ntfsinfo", "-m", "-f", image)
 	var total, free int64
 	for line := range strings.Lines(info) {
 		fmt.Sscanf(strings.TrimSpace(line), "Volume Size in Clusters: %d", &total)
@@ -83,7 +78,7 @@ func TestFragmentedMFT(t *testing.T) {
 	var want map[string]string
 	mounted(t, image, func(dir string) {
 		fillWithHoles(t, dir)
-		want = hashTree(t, dir)
+		want = disktest.Hashes(t, dir)
 	})
 	if v := open(t, image); len(v.mft.runs) < 100 {
 		t.Fatalf("$MFT has only %d runs: the volume did not get fragmented", len(v.mft.runs))
@@ -92,9 +87,9 @@ func TestFragmentedMFT(t *testing.T) {
 	} else if _, err := r.find(typeList, ""); err != nil {
 		t.Fatalf("$MFT with %d runs has no attribute list: %v", len(v.mft.runs), err)
 	}
-	scribble(t, image, readImage(t, image).Allocated)
+	disktest.Scribble(t, image, disktest.Volume(t, image, Read).Allocated)
 	mounted(t, image, func(dir string) {
-		if diff := cmp.Diff(want, hashTree(t, dir)); diff != "" {
+		if diff := cmp.Diff(want, disktest.Hashes(t, dir)); diff != "" {
 			t.Errorf("files changed (-want +got):\n%s", diff)
 		}
 	})
@@ -135,14 +130,8 @@ func fillWithHoles(t *testing.T, dir string) {
 
 func makeVolume(t testing.TB, size quantity.Bytes, args ...string) string {
 	t.Helper()
-	image := filepath.Join(t.TempDir(), "ntfs.img")
-	if err := os.WriteFile(image, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(image, int64(size)); err != nil {
-		t.Fatal(err)
-	}
-	tool(t, "mkntfs", append(append([]string{"-q", "-F", "-Q"}, args...), image)...)
+	image := disktest.Image(t, size)
+	disktest.Run(t, "", "mkntfs", append(append([]string{"-q", "-F", "-Q"}, args...), image)...)
 	return image
 }
 
@@ -150,92 +139,9 @@ func makeVolume(t testing.TB, size quantity.Bytes, args ...string) string {
 func mounted(t *testing.T, image string, f func(dir string)) {
 	t.Helper()
 	dir := t.TempDir()
-	tool(t, "ntfs-3g", image, dir)
-	defer tool(t, "umount", dir)
+	disktest.Run(t, "", "ntfs-3g", image, dir)
+	defer disktest.Run(t, "", "umount", dir)
 	f(dir)
-}
-
-// populate writes n files of random size and content and deletes a third.
-func populate(t *testing.T, dir string, n int) {
-	t.Helper()
-	rng := rand.New(rand.NewPCG(1, 2))
-	for i := range n {
-		sub := filepath.Join(dir, fmt.Sprintf("d%d", i%7))
-		if err := os.MkdirAll(sub, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		b := make([]byte, rng.IntN(60000))
-		for j := range b {
-			b[j] = byte(rng.Uint32())
-		}
-		if err := os.WriteFile(filepath.Join(sub, fmt.Sprintf("file %d.bin", i)), b, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i := 0; i < n; i += 3 {
-		if err := os.Remove(filepath.Join(dir, fmt.Sprintf("d%d", i%7), fmt.Sprintf("file %d.bin", i))); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func hashTree(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	out := map[string]string{}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		sum := sha256.Sum256(b)
-		out[strings.TrimPrefix(path, dir)] = hex.EncodeToString(sum[:])
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(out) == 0 {
-		t.Fatal("no files to compare")
-	}
-	return out
-}
-
-// scribble overwrites every byte of image outside allocated with 0xA5.
-func scribble(t *testing.T, image string, allocated []quantity.Extent) {
-	t.Helper()
-	b, err := os.ReadFile(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if free := quantity.Bytes(len(b)) - quantity.Total(allocated); free == 0 {
-		t.Fatal("nothing is free: the test would show nothing")
-	}
-	end := quantity.Bytes(0)
-	for _, e := range append(allocated, quantity.Extent{Start: quantity.Bytes(len(b))}) {
-		for i := end; i < e.Start; i++ {
-			b[i] = 0xA5
-		}
-		end = e.End()
-	}
-	if err := os.WriteFile(image, b, 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func readImage(t testing.TB, image string) filesystem.Volume {
-	t.Helper()
-	b, err := os.ReadFile(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := Read(bytes.NewReader(b), quantity.Bytes(len(b)))
-	if err != nil {
-		t.Fatalf("Read: %v", err)
-	}
-	return v
 }
 
 // open gives the volume in image with $MFT loaded.
@@ -253,22 +159,4 @@ func open(t testing.TB, image string) *volume {
 		t.Fatal(err)
 	}
 	return v
-}
-
-func blkid(t *testing.T, image, tag string) string {
-	t.Helper()
-	out, err := exec.Command("blkid", "-p", "-o", "value", "-s", tag, image).Output()
-	if err != nil {
-		return "" // blkid's way to say that there is no such tag
-	}
-	return strings.TrimSuffix(string(out), "\n")
-}
-
-func tool(t testing.TB, name string, args ...string) string {
-	t.Helper()
-	out, err := exec.Command(name, args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %s: %v (make deps installs the tools)\n%s", name, strings.Join(args, " "), err, out)
-	}
-	return string(out)
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"clonecast/internal/disktest"
 	"clonecast/internal/filesystem"
 	"clonecast/internal/layouttest"
 	"clonecast/internal/quantity"
@@ -104,7 +105,7 @@ func TestStates(t *testing.T) {
 			if got := ntfs3gProbe(t, image); got != tt.probe {
 				t.Errorf("ntfs-3g.probe exits with %d, want %d", got, tt.probe)
 			}
-			v := readImage(t, image)
+			v := disktest.Volume(t, image, Read)
 			if tt.reason == "" {
 				if v.Doubt != nil || v.Allocated == nil {
 					t.Errorf("Doubt = %+v, want none", v.Doubt)

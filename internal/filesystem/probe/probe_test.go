@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"clonecast/internal/filesystem"
+	"clonecast/internal/disktest"
 	"clonecast/internal/quantity"
 	"github.com/google/go-cmp/cmp"
 )
@@ -45,8 +45,8 @@ func TestMatchesBlkid(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			image := makeImage(t, tt.size, tt.make)
-			v := readImage(t, image)
-			want := [3]string{blkid(t, image, "TYPE"), blkid(t, image, "UUID"), blkid(t, image, "LABEL")}
+			v := disktest.Volume(t, image, Read)
+			want := [3]string{disktest.Blkid(t, image, "TYPE"), disktest.Blkid(t, image, "UUID"), disktest.Blkid(t, image, "LABEL")}
 			if tt.typ != "" {
 				want[0] = tt.typ
 			}
@@ -120,7 +120,7 @@ func TestMade(t *testing.T) {
 			if err := os.WriteFile(image, b, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			v := readImage(t, image)
+			v := disktest.Volume(t, image, Read)
 			if v.Type != tt.want || v.Doubt == nil || v.Doubt.Refuse != tt.refuse {
 				t.Errorf("Read = %q, Doubt %+v; want %q", v.Type, v.Doubt, tt.want)
 			}
@@ -128,7 +128,7 @@ func TestMade(t *testing.T) {
 				t.Errorf("remedy %q does not give the command", v.Doubt.Remedy)
 			}
 			if tt.byBlkid {
-				if got := blkid(t, image, "TYPE"); got != tt.want {
+				if got := disktest.Blkid(t, image, "TYPE"); got != tt.want {
 					t.Errorf("blkid says %q, want %q", got, tt.want)
 				}
 			}
@@ -151,7 +151,7 @@ func raidSuperblock(b []byte, off int) {
 func TestAmbiguous(t *testing.T) {
 	image := makeImage(t, 64*quantity.MiB, []string{"mkntfs", "-q", "-F", "-Q", "IMAGE"})
 	patch(t, image, 0x10040, btrfsMagic)
-	v := readImage(t, image)
+	v := disktest.Volume(t, image, Read)
 	if v.Doubt == nil || !strings.Contains(v.Doubt.Reason, "ambiguous: the partition looks like ntfs and btrfs") || v.Allocated != nil {
 		t.Errorf("Read = %q, Doubt %+v", v.Type, v.Doubt)
 	}
@@ -160,7 +160,7 @@ func TestAmbiguous(t *testing.T) {
 func TestCorrupt(t *testing.T) {
 	image := makeImage(t, 64*quantity.MiB, []string{"mkntfs", "-q", "-F", "-Q", "IMAGE"})
 	patch(t, image, 0x30, "\x88\x13\x00\x00\x00\x00\x00\x00") // $MFT elsewhere
-	v := readImage(t, image)
+	v := disktest.Volume(t, image, Read)
 	if v.Type != "ntfs" || v.Doubt == nil || !strings.Contains(v.Doubt.Reason, "no FILE signature") || v.Doubt.Remedy == "" {
 		t.Errorf("Read = %q, Doubt %+v", v.Type, v.Doubt)
 	}
@@ -288,31 +288,4 @@ func patch(t *testing.T, image string, off int64, s string) {
 	if _, err := f.WriteAt([]byte(s), off); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func readImage(t *testing.T, image string) filesystem.Volume {
-	t.Helper()
-	f, err := os.Open(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := Read(f, quantity.Bytes(info.Size()))
-	if err != nil {
-		t.Fatalf("Read: %v", err)
-	}
-	return v
-}
-
-func blkid(t *testing.T, image, tag string) string {
-	t.Helper()
-	out, err := exec.Command("blkid", "-p", "-o", "value", "-s", tag, image).Output()
-	if err != nil {
-		return "" // blkid's way to say that there is no such tag
-	}
-	return strings.TrimSuffix(string(out), "\n")
 }

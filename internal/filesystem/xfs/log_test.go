@@ -86,7 +86,7 @@ func checkLog(t *testing.T, path string) bool {
 	if !clean && !strings.Contains(out, "state: <DIRTY>") {
 		t.Fatalf("xfs_logprint gives no state:\n%s", out)
 	}
-	v := readFile(t, path)
+	v := disktest.Volume(t, path, Read)
 	if (v.Doubt == nil) != clean {
 		t.Errorf("Doubt = %+v, xfs_logprint says clean: %v", v.Doubt, clean)
 	}
@@ -156,7 +156,7 @@ func TestDirty(t *testing.T) {
 	t.Run("replayed", func(t *testing.T) {
 		dir := disktest.Mount(t, cut, mountCommand)
 		disktest.Unmount(t, dir)
-		v := readFile(t, cut)
+		v := disktest.Volume(t, cut, Read)
 		if v.Doubt != nil {
 			t.Fatalf("Doubt = %+v after mounting and unmounting", v.Doubt)
 		}
@@ -192,6 +192,6 @@ func TestRepaired(t *testing.T) {
 	if !checkLog(t, cut) {
 		t.Error("dirty after using it")
 	}
-	disktest.Scribble(t, cut, readFile(t, cut).Allocated)
+	disktest.Scribble(t, cut, disktest.Volume(t, cut, Read).Allocated)
 	disktest.Run(t, "", "xfs_repair", "-n", cut)
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"clonecast/internal/disktest"
-	"clonecast/internal/filesystem"
 	"clonecast/internal/quantity"
 )
 
@@ -54,7 +53,7 @@ func TestOracle(t *testing.T) {
 				disktest.Command(t, "xfs_admin -U generate DEV", "DEV", path)
 			}
 
-			v := readFile(t, path)
+			v := disktest.Volume(t, path, Read)
 			if v.Doubt != nil {
 				t.Fatalf("Doubt = %+v, want none", v.Doubt)
 			}
@@ -84,7 +83,7 @@ func TestVersion4(t *testing.T) {
 			t.Parallel()
 			path := disktest.Image(t, 310*quantity.MiB)
 			names := makeVersion4(t, path, args)
-			v := readFile(t, path)
+			v := disktest.Volume(t, path, Read)
 			if v.Doubt != nil {
 				t.Fatalf("Doubt = %+v, want none", v.Doubt)
 			}
@@ -193,18 +192,4 @@ func deepest(t *testing.T, path string) int {
 		most = max(most, levels)
 	}
 	return most
-}
-
-func readFile(t *testing.T, path string) filesystem.Volume {
-	t.Helper()
-	f := disktest.Open(t, path)
-	info, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := Read(f, quantity.Bytes(info.Size()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
 }
