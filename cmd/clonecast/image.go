@@ -29,6 +29,8 @@ func newImageCmd() *cobra.Command {
 		},
 		newImageDeleteCmd(&c),
 		newImagePruneCmd(&c),
+		newImageExportCmd(&c),
+		newImageImportCmd(&c),
 	)
 	return cmd
 }

@@ -248,3 +248,44 @@ func TestStoreRepair(t *testing.T) {
 	runHere(t, "", exitOK, []string{"store", "check", "--read-data", "--store", dir}, "1 version")
 	runHere(t, "", exitUsage, []string{"store", "repair"})
 }
+
+func TestImageExportImport(t *testing.T) {
+	dir, to := newLibrary(t), filepath.Join(t.TempDir(), "other")
+	file := filepath.Join(t.TempDir(), "lab.clonecast")
+	runHere(t, "", exitNotFound, []string{"image", "export", "lab@9", file, "--store", dir})
+	runHere(t, "", exitUsage, []string{"image", "export", "lab@2", file})
+	runHere(t, "", exitOK, []string{"image", "export", "lab@2", file, "--store", dir}, "exported lab@2 (")
+	runHere(t, "", exitRefused, []string{"image", "export", "lab@2", file, "--store", dir}, "file already exists", "hint: ")
+	out := runHere(t, "", exitOK, []string{"image", "export", "lab", file + "2", "--store", dir, "--json"})
+	var s fileSummary
+	if lastJSON(t, out, &s); s.Sequence != 3 || s.Bytes == 0 {
+		t.Errorf("summary %+v", s)
+	}
+	in := func(args ...string) []string { return append([]string{"image", "import", "--store", to}, args...) }
+	runHere(t, "", exitUsage, in(file, "--trust-key", "12"))
+	runHere(t, "", exitUsage, in(file, "--name", "../x"))
+	runHere(t, "", exitNotFound, in(file+"3"))
+	text, err := os.ReadFile(filepath.Join(dir, "keys", "signing.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := strings.TrimSpace(string(text))
+	runHere(t, "", exitRefused, in(file), "unknown here: "+key, "hint: ", "--trust-key "+key)
+	runHere(t, "", exitRefused, in(file, "--trust-key", strings.Repeat("ab", 32)))
+	wantLibrary(t, to)
+	runHere(t, "", exitOK, in(file, "--trust-key", key), "as lab@1 (")
+	out = runHere(t, "", exitOK, in(file+"2", "--trust-key", key, "--name", "copy", "--json"))
+	if lastJSON(t, out, &s); s.Image != "copy" || s.Sequence != 1 || s.Stored == nil || *s.Stored == 0 {
+		t.Errorf("summary %+v", s)
+	}
+	wantLibrary(t, to, "copy@1", "lab@1")
+	runHere(t, "", exitOK, []string{"store", "check", "--read-data", "--store", to}, "2 versions")
+	if err := os.Truncate(file, 3000); err != nil {
+		t.Fatal(err)
+	}
+	runHere(t, "", exitFailed, in(file, "--trust-key", key), "ends early")
+	wantLibrary(t, to, "copy@1", "lab@1")
+	if left, err := filepath.Glob(filepath.Dir(file) + "/*.part"); err != nil || len(left) > 0 {
+		t.Errorf("left over: %v, %v", left, err)
+	}
+}

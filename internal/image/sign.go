@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/binary"
@@ -33,6 +34,17 @@ const (
 
 // ErrUntrusted reports an envelope whose signature is not from a trusted key.
 var ErrUntrusted = errors.New("manifest is not signed by a trusted key")
+
+// ErrUnknownKey reports an envelope of a key that is not trusted. It is ErrUntrusted, too.
+var ErrUnknownKey = fmt.Errorf("%w", ErrUntrusted)
+
+// Signer gives the key that an envelope says it is signed by, or nil. Nothing proves that.
+func Signer(envelope []byte) ed25519.PublicKey {
+	if len(envelope) < envelopeHeader || string(envelope[:8]) != envelopeMagic {
+		return nil
+	}
+	return ed25519.PublicKey(bytes.Clone(envelope[8:40]))
+}
 
 // Identify computes the version id of a manifest's binary form.
 func Identify(manifest []byte) VersionID {
@@ -75,7 +87,7 @@ func Open(envelope []byte, trusted []ed25519.PublicKey) (*Manifest, VersionID, e
 	}
 	key := ed25519.PublicKey(envelope[8:40])
 	if !isTrusted(key, trusted) {
-		return nil, VersionID{}, fmt.Errorf("%w: key %x is unknown here", ErrUntrusted, []byte(key[:8]))
+		return nil, VersionID{}, fmt.Errorf("%w: key %x is unknown here", ErrUnknownKey, []byte(key[:8]))
 	}
 	if !ed25519.Verify(key, signedMessage(envelope[signedFrom:]), envelope[40:signedFrom]) {
 		return nil, VersionID{}, fmt.Errorf("%w: it was altered", ErrUntrusted)
