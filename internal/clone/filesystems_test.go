@@ -26,6 +26,10 @@ type recipe struct {
 	files     int
 	longest   quantity.Bytes // of the files
 	partclone string         // the program's name; "" where its map is wrong
+
+	// Set where the files are neither mounted nor copied with mtools.
+	copy   string // copies the files in DIR
+	hashes func(t testing.TB, dev string) map[string]string
 }
 
 func recipes() map[string]recipe {
@@ -34,6 +38,7 @@ func recipes() map[string]recipe {
 	maps.Copy(out, windowsRecipes())
 	maps.Copy(out, xfsRecipes())
 	maps.Copy(out, btrfsRecipes())
+	maps.Copy(out, f2fsRecipes())
 	return out
 }
 
@@ -87,6 +92,21 @@ func btrfsRecipes() map[string]recipe {
 		}
 	}
 	return out
+}
+
+// f2fsRecipes are filled and read by f2fs-tools: not every kernel has the driver.
+func f2fsRecipes() map[string]recipe {
+	f2fs := func(partclone, args string) recipe {
+		return recipe{
+			size: 100 * quantity.MiB, mkfs: "mkfs.f2fs -q -f " + args + " DEV", check: "fsck.f2fs -f --dry-run DEV",
+			copy: "sload.f2fs -f DIR DEV", hashes: disktest.HashesF2FS, files: 60, longest: 120 * quantity.KiB, partclone: partclone,
+		}
+	}
+	return map[string]recipe{
+		"f2fs":                  f2fs("f2fs", ""),
+		"f2fs large NAT bitmap": f2fs("", "-i"), // partclone cannot read it
+		"f2fs checksums":        f2fs("f2fs", "-O extra_attr,inode_checksum,sb_checksum"),
+	}
 }
 
 // windowsRecipes are NTFS, FAT and exFAT.
@@ -228,6 +248,12 @@ func (r recipe) fill(t *testing.T, dev string) map[string]string {
 		defer disktest.Unmount(t, dir)
 		return disktest.Hashes(t, dir)
 	}
+	if r.copy != "" {
+		dir := t.TempDir()
+		disktest.Fill(t, dir, r.files, r.longest)
+		disktest.Command(t, r.copy, "DEV", dev, "DIR", dir)
+		return r.hashes(t, dev)
+	}
 	disktest.FillFAT(t, dev, r.files, r.longest)
 	return disktest.HashesFAT(t, dev)
 }
@@ -239,6 +265,9 @@ func (r recipe) read(t *testing.T, dev string) map[string]string {
 		dir := disktest.Mount(t, dev, r.mount)
 		defer disktest.Unmount(t, dir)
 		return disktest.Hashes(t, dir)
+	}
+	if r.hashes != nil {
+		return r.hashes(t, dev)
 	}
 	return disktest.HashesFAT(t, dev)
 }

@@ -13,11 +13,6 @@ const (
 
 func fileSystems() []kind {
 	return []kind{
-		{
-			name: "f2fs", doubt: noMap("f2fs"),
-			places: []place{{offset: 0x400, magic: f2fsMagic}},
-			uuid:   binaryUUID(0x6c),
-		},
 		{name: "ReFS", doubt: noMap("ReFS"), places: []place{{magic: "\x00\x00\x00ReFS\x00"}}},
 		{
 			name: "hfsplus", doubt: noMap("hfsplus"),
@@ -70,7 +65,7 @@ func markers(size quantity.Bytes) []kind {
 			{offset: 0x10040, magic: btrfsMagic},
 			{offset: 64*quantity.MiB + 0x40, magic: btrfsMagic}, {offset: 256*quantity.GiB + 0x40, magic: btrfsMagic},
 		}},
-		{name: "f2fs", places: []place{{offset: 0x1400, magic: f2fsMagic}}},
+		{name: "f2fs", places: []place{{offset: 0x400, magic: f2fsMagic}, {offset: 0x1400, magic: f2fsMagic}}},
 		{name: "gpt", places: []place{
 			{offset: 512, magic: "EFI PART"}, {offset: 4096, magic: "EFI PART"},
 			{offset: size - 512, magic: "EFI PART"}, {offset: size - 4096, magic: "EFI PART"},

@@ -27,6 +27,7 @@ import (
 	"clonecast/internal/filesystem/btrfs"
 	"clonecast/internal/filesystem/exfat"
 	"clonecast/internal/filesystem/ext4"
+	"clonecast/internal/filesystem/f2fs"
 	"clonecast/internal/filesystem/fat"
 	"clonecast/internal/filesystem/ntfs"
 	"clonecast/internal/filesystem/swap"
@@ -39,7 +40,7 @@ type reader func(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error)
 
 // readers lists the formats whose allocation map can be read, but for FAT.
 func readers() []reader {
-	return []reader{ext4.Read, ntfs.Read, xfs.Read, btrfs.Read, exfat.Read, swap.Read}
+	return []reader{ext4.Read, ntfs.Read, xfs.Read, btrfs.Read, f2fs.Read, exfat.Read, swap.Read}
 }
 
 const checkRemedy = "check the file system with its own tools (chkdsk /f, fsck), then capture again"

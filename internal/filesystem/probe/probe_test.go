@@ -34,7 +34,7 @@ func TestMatchesBlkid(t *testing.T) {
 		"xfs":      {300 * quantity.MiB, []string{"mkfs.xfs", "-q", "-L", "data", "IMAGE"}, true, ""},
 		"btrfs":    {128 * quantity.MiB, []string{"mkfs.btrfs", "-q", "-L", "pool one", "IMAGE"}, true, ""},
 		"exfat":    {64 * quantity.MiB, []string{"mkfs.exfat", "-L", "camera", "IMAGE"}, true, ""},
-		"f2fs":     {64 * quantity.MiB, []string{"mkfs.f2fs", "-q", "IMAGE"}, false, ""},
+		"f2fs":     {64 * quantity.MiB, []string{"mkfs.f2fs", "-q", "IMAGE"}, true, ""},
 		"luks1":    {32 * quantity.MiB, []string{"sh", "-c", "echo secret | cryptsetup -q luksFormat --type luks1 --pbkdf-force-iterations 1000 IMAGE"}, false, ""},
 		"luks2":    {32 * quantity.MiB, []string{"sh", "-c", "echo secret | cryptsetup -q luksFormat --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 IMAGE"}, false, ""},
 		"squashfs": {0, []string{"mksquashfs", "DIR", "IMAGE", "-quiet", "-no-progress", "-noappend"}, false, ""},
