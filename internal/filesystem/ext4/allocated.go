@@ -62,7 +62,7 @@ func (rd *reader) bitmap(g group) ([]byte, error) {
 			rd.window = make([]byte, max(readAhead, rd.blockSize))
 		}
 		rd.window = rd.window[:want*uint64(rd.blockSize)]
-		if err := readFull(rd.r, rd.offset(g.blockBitmap), rd.window); err != nil {
+		if err := filesystem.ReadFull(rd.r, rd.window, rd.offset(g.blockBitmap)); err != nil {
 			rd.window = rd.window[:0]
 			return nil, fmt.Errorf("read block bitmap of group %d: %w", g.number, err)
 		}

@@ -69,7 +69,7 @@ func (rd *reader) mmpDoubt() (*filesystem.Doubt, error) {
 		return nil, corrupt(rd.fsType, "superblock", superblockOffset, fmt.Sprintf("MMP block %d of %d", block, rd.blocks))
 	}
 	b := make([]byte, 8)
-	if err := readFull(rd.r, rd.offset(block), b); err != nil {
+	if err := filesystem.ReadFull(rd.r, b, rd.offset(block)); err != nil {
 		return nil, fmt.Errorf("read MMP block: %w", err)
 	}
 	if binary.LittleEndian.Uint32(b) != mmpMagic {
@@ -148,7 +148,7 @@ func (rd *reader) journal(list []byte, extents bool) (journalSuperblock, error) 
 		return out, errNoJournal
 	}
 	b := make([]byte, binary.Size(out))
-	if err := readFull(rd.r, rd.offset(block), b); err != nil {
+	if err := filesystem.ReadFull(rd.r, b, rd.offset(block)); err != nil {
 		return out, fmt.Errorf("read journal superblock: %w", err)
 	}
 	if _, err := binary.Decode(b, binary.BigEndian, &out); err != nil {

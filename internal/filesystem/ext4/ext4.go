@@ -35,7 +35,7 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 		return filesystem.Volume{}, filesystem.ErrNotFound
 	}
 	raw := make([]byte, superblockSize)
-	if err := readFull(r, superblockOffset, raw); err != nil {
+	if err := filesystem.ReadFull(r, raw, superblockOffset); err != nil {
 		return filesystem.Volume{}, fmt.Errorf("read ext superblock: %w", err)
 	}
 	sb, problem, err := parseSuperblock(raw)
@@ -93,19 +93,6 @@ func corrupt(fsType, structure string, at quantity.Bytes, problem string) error 
 	return &filesystem.CorruptError{Format: fsType, Structure: structure, Offset: at, Problem: problem}
 }
 
-// readFull fills b from offset at; a partition that ends early is
-// io.ErrUnexpectedEOF.
-func readFull(r io.ReaderAt, at quantity.Bytes, b []byte) error {
-	n, err := r.ReadAt(b, int64(at))
-	switch {
-	case n == len(b):
-		return nil
-	case err == nil || err == io.EOF:
-		return io.ErrUnexpectedEOF
-	}
-	return err
-}
-
 // offset is the place of a block below g.blocks.
 func (g *geometry) offset(block uint64) quantity.Bytes {
 	return quantity.Bytes(block) * g.blockSize
@@ -125,7 +112,7 @@ func (rd *reader) group(number uint64) (group, error) {
 		if rd.descriptors == nil {
 			rd.descriptors = make([]byte, rd.blockSize)
 		}
-		if err := readFull(rd.r, rd.offset(where), rd.descriptors); err != nil {
+		if err := filesystem.ReadFull(rd.r, rd.descriptors, rd.offset(where)); err != nil {
 			return group{}, fmt.Errorf("read %s: %w", name, err)
 		}
 		rd.loaded = block + 1

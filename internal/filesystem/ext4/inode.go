@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"clonecast/internal/filesystem"
 	"clonecast/internal/quantity"
 )
 
@@ -44,7 +45,7 @@ func (rd *reader) journalInode() (inode, error) {
 	}
 	at := rd.offset(g.inodeTable) + quantity.Bytes(index%uint64(rd.sb.InodesPerGroup)*rd.inodeSize)
 	b := make([]byte, binary.Size(out))
-	if err := readFull(rd.r, at, b); err != nil {
+	if err := filesystem.ReadFull(rd.r, b, at); err != nil {
 		return out, fmt.Errorf("read journal inode: %w", err)
 	}
 	if _, err := binary.Decode(b, binary.LittleEndian, &out); err != nil {
@@ -76,7 +77,7 @@ func (rd *reader) firstExtent(list []byte) (uint64, error) {
 			return 0, errNoJournal
 		}
 		node = make([]byte, extentNodeSize)
-		if err := readFull(rd.r, rd.offset(child), node); err != nil {
+		if err := filesystem.ReadFull(rd.r, node, rd.offset(child)); err != nil {
 			return 0, fmt.Errorf("read extent block of the journal: %w", err)
 		}
 	}

@@ -216,7 +216,7 @@ func (m *logMap) block(number uint64) ([]byte, error) {
 		return nil, errOddJournal
 	}
 	b := make([]byte, m.rd.blockSize)
-	if err := readFull(m.rd.r, m.rd.offset(number), b); err != nil {
+	if err := filesystem.ReadFull(m.rd.r, b, m.rd.offset(number)); err != nil {
 		return nil, fmt.Errorf("block %d: %w", number, err)
 	}
 	return b, nil

@@ -30,7 +30,7 @@ func Blank(r io.ReaderAt, size quantity.Bytes) (filesystem.Blank, error) {
 	if size < bootSectorSize {
 		return filesystem.Blank{}, filesystem.ErrNotFound
 	}
-	if err := readFull(r, boot, 0); err != nil {
+	if err := filesystem.ReadFull(r, boot, 0); err != nil {
 		return filesystem.Blank{}, err
 	}
 	g, err := parseBoot(boot, size)

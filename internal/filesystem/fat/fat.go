@@ -24,7 +24,6 @@
 package fat
 
 import (
-	"errors"
 	"fmt"
 	"io"
 
@@ -38,7 +37,7 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 		return filesystem.Volume{}, filesystem.ErrNotFound
 	}
 	boot := make([]byte, bootSectorSize)
-	if err := readFull(r, boot, 0); err != nil {
+	if err := filesystem.ReadFull(r, boot, 0); err != nil {
 		return filesystem.Volume{}, err
 	}
 	g, err := parseBoot(boot, size)
@@ -71,16 +70,4 @@ type volume struct {
 	r    io.ReaderAt
 	size quantity.Bytes
 	geometry
-}
-
-// readFull fills p from r at off. The end of r inside p is always a failure.
-func readFull(r io.ReaderAt, p []byte, off quantity.Bytes) error {
-	n, err := r.ReadAt(p, int64(off))
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("read %d bytes at byte %d: %w", len(p), int64(off), err)
 }

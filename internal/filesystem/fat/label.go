@@ -41,7 +41,7 @@ func (v *volume) rootLabel() ([]byte, error) {
 		return v.rootLabel32()
 	}
 	b := make([]byte, v.rootEntries*rootEntrySize)
-	if err := readFull(v.r, b, v.rootDir); err != nil {
+	if err := filesystem.ReadFull(v.r, b, v.rootDir); err != nil {
 		return nil, err
 	}
 	raw, _ := findLabel(b)
@@ -59,14 +59,14 @@ func (v *volume) rootLabel32() ([]byte, error) {
 				Problem: fmt.Sprintf("chain leads to cluster %d of %d", cluster, v.clusters),
 			}
 		}
-		if err := readFull(v.r, b, v.clusterOffset(cluster)); err != nil {
+		if err := filesystem.ReadFull(v.r, b, v.clusterOffset(cluster)); err != nil {
 			return nil, err
 		}
 		if raw, last := findLabel(b); raw != nil || last {
 			return raw, nil
 		}
 		var entry [4]byte
-		if err := readFull(v.r, entry[:], v.fat+quantity.Bytes(cluster)*4); err != nil {
+		if err := filesystem.ReadFull(v.r, entry[:], v.fat+quantity.Bytes(cluster)*4); err != nil {
 			return nil, err
 		}
 		next := int64(v.entry(entry[:], 0))

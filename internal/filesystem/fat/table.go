@@ -26,7 +26,7 @@ func (v *volume) examine() (*filesystem.Doubt, error) {
 		return &filesystem.Doubt{Reason: "the boot sector says that it was not unmounted", Remedy: remedy}, nil
 	}
 	head := make([]byte, 8)
-	if err := readFull(v.r, head, v.fat); err != nil {
+	if err := filesystem.ReadFull(v.r, head, v.fat); err != nil {
 		return nil, err
 	}
 	clean, noError := true, true
@@ -58,7 +58,7 @@ func (v *volume) allocation() ([]quantity.Extent, error) {
 	for first := int64(0); first < entries; first += perChunk {
 		off := quantity.Bytes(first * int64(v.width) / 8)
 		b := buf[:min(length-off, chunk)]
-		if err := readFull(v.r, b, v.fat+off); err != nil {
+		if err := filesystem.ReadFull(v.r, b, v.fat+off); err != nil {
 			return nil, err
 		}
 		for n := max(first, 2); n < min(first+perChunk, entries); n++ {

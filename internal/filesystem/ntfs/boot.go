@@ -58,7 +58,7 @@ func readBoot(r io.ReaderAt, size quantity.Bytes) (geometry, error) {
 		return geometry{}, filesystem.ErrNotFound
 	}
 	b := make([]byte, bootSectorSize)
-	if err := readFull(r, b, 0); err != nil {
+	if err := filesystem.ReadFull(r, b, 0); err != nil {
 		return geometry{}, err
 	}
 	return parseBoot(b, size)

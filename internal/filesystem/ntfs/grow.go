@@ -301,7 +301,7 @@ func (g *grower) growBadClusters() ([]filesystem.Write, error) {
 // bootSector gives sector 0 with the new number of sectors.
 func (g *grower) bootSector() ([]byte, error) {
 	b := make([]byte, g.sectorSize)
-	if err := readFull(g.r, b, 0); err != nil {
+	if err := filesystem.ReadFull(g.r, b, 0); err != nil {
 		return nil, err
 	}
 	binary.LittleEndian.PutUint64(b[totalSectorsOffset:], uint64(g.newSectors))

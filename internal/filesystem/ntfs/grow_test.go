@@ -302,7 +302,7 @@ func checkBootCopies(t *testing.T, image string, size quantity.Bytes) {
 		t.Fatal(err)
 	}
 	first, last := make([]byte, g.sectorSize), make([]byte, g.sectorSize)
-	if err := errors.Join(readFull(f, first, 0), readFull(f, last, size/g.sectorSize*g.sectorSize-g.sectorSize)); err != nil {
+	if err := errors.Join(filesystem.ReadFull(f, first, 0), filesystem.ReadFull(f, last, size/g.sectorSize*g.sectorSize-g.sectorSize)); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(first, last) || quantity.Bytes(g.totalSectors+1) != size/g.sectorSize {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"clonecast/internal/filesystem"
 	"clonecast/internal/quantity"
 )
 
@@ -29,7 +30,7 @@ func (v *volume) loadMFT() error {
 	if v.clusterOffset(v.mftCluster)+v.recordSize > v.size {
 		return corrupt("boot sector", 0, "$MFT at cluster %d lies outside", v.mftCluster)
 	}
-	if err := readFull(v.r, b, v.clusterOffset(v.mftCluster)); err != nil {
+	if err := filesystem.ReadFull(v.r, b, v.clusterOffset(v.mftCluster)); err != nil {
 		return err
 	}
 	r, err := parseRecord(b, recordMFT)

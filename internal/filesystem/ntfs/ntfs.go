@@ -28,7 +28,6 @@
 package ntfs
 
 import (
-	"errors"
 	"fmt"
 	"io"
 
@@ -87,18 +86,6 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 		return filesystem.Volume{}, err
 	}
 	return out, nil
-}
-
-// readFull fills p from r at off. The end of r inside p is always a failure.
-func readFull(r io.ReaderAt, p []byte, off quantity.Bytes) error {
-	n, err := r.ReadAt(p, int64(off))
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("read %d bytes at byte %d: %w", len(p), int64(off), err)
 }
 
 func corrupt(structure string, off quantity.Bytes, problem string, args ...any) error {

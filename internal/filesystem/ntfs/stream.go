@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"clonecast/internal/filesystem"
 	"clonecast/internal/quantity"
 )
 
@@ -164,5 +165,5 @@ func (v *volume) readPiece(s *stream, p []byte, off quantity.Bytes) (int, error)
 		clear(p)
 		return len(p), nil
 	}
-	return len(p), readFull(v.r, p, v.clusterOffset(r.lcn)+inRun)
+	return len(p), filesystem.ReadFull(v.r, p, v.clusterOffset(r.lcn)+inRun)
 }
