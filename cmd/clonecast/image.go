@@ -29,6 +29,7 @@ func newImageCmd() *cobra.Command {
 		},
 		newImageDeleteCmd(&c),
 		newImagePruneCmd(&c),
+		newImageDiffCmd(&c),
 		newImageExportCmd(&c),
 		newImageImportCmd(&c),
 	)

@@ -289,3 +289,18 @@ func TestImageExportImport(t *testing.T) {
 		t.Errorf("left over: %v, %v", left, err)
 	}
 }
+
+func TestImageDiff(t *testing.T) {
+	dir := newLibrary(t)
+	in := func(args ...string) []string { return append([]string{"image", "diff", "--store", dir}, args...) }
+	runHere(t, "", exitOK, in("lab@1", "lab@1"), "no difference")
+	runHere(t, "", exitOK, in("lab@1", "lab", "--ranges"), "partition 1: ", "changed", "bytes at 262144", "together: ")
+	out := runHere(t, "", exitOK, in("lab@1", "room2", "--json", "--ranges"), `{"type":"region","disk":0,"region":"partition 1"`, `"kind":"changed"`)
+	var s diffSummary
+	if lastJSON(t, out, &s); s.Same || s.Changed == 0 {
+		t.Errorf("summary %+v", s)
+	}
+	runHere(t, "", exitNotFound, in("lab@1", "lab@9"))
+	runHere(t, "", exitUsage, in("lab@1", "la/b"))
+	runHere(t, "", exitUsage, []string{"image", "diff", "lab@1", "lab@2"})
+}
