@@ -155,6 +155,14 @@ func describeDisk(d protocol.Disk) string {
 	return text
 }
 
+func describeDisks(disks []protocol.Disk) string {
+	var texts []string
+	for _, d := range disks {
+		texts = append(texts, describeDisk(d))
+	}
+	return strings.Join(texts, " and ")
+}
+
 func newMachineAdoptCmd(c *connection) *cobra.Command {
 	var name, ip string
 	cmd := &cobra.Command{

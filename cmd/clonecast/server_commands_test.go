@@ -140,6 +140,15 @@ func TestServerCommands(t *testing.T) {
 	if list := r.tasks(); len(list) != 2 || list[0].State != tasks.Failed {
 		t.Errorf("tasks: %+v", list)
 	}
+	r.run("", exitOK, "task tables 2", "overwrote no partition table")
+	dir := t.TempDir()
+	if err := r.api.Tasks.SaveTable(context.Background(), r.pc.ID, tasks.Operation{Operation: op}, 0, []byte(`{"format":"clonecast saved table 1","model":"ACME",
+		"serial":"D1","size":1073741824,"logical_sector":512,"table":"mbr","areas":[{"start":0,"length":512,"data":"AAAA"}]}`)); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "task2-pc1-disk1.old-table.json")
+	r.run("", exitOK, "task tables 2 --output "+dir, "pc1, disk 1: mbr table of ACME D1, 1.0 GiB", "written to "+file)
+	r.run("", exitNotFound, "task tables 99", "no task")
 	r.run("", exitOK, "machine remove pc1", "removed pc1")
 	r.run("", exitOK, "machine list", "no machines yet")
 	r.data = t.TempDir()

@@ -27,7 +27,7 @@ func newTaskCmd() *cobra.Command {
 	c.flags(cmd)
 	run := &cobra.Command{Use: "run", Short: "Order a task"}
 	run.AddCommand(newTaskCaptureCmd(&c), newTaskDeployCmd(&c))
-	cmd.AddCommand(run, newTaskListCmd(&c), newTaskShowCmd(&c), newTaskCancelCmd(&c))
+	cmd.AddCommand(run, newTaskListCmd(&c), newTaskShowCmd(&c), newTaskCancelCmd(&c), newTaskTablesCmd(&c))
 	return cmd
 }
 
@@ -41,7 +41,8 @@ func (o *orderFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&o.Machines, "machine", nil, "`MACHINE` by name, id or MAC")
 	f.StringVar(&o.Image, "image", "", "`IMAGE`")
-	f.StringArrayVar(&o.Disks, "disk", nil, "`RULE` that names the disk, as serial=…; see 'clonecast disk list --help' (default: the rule of the hardware class)")
+	f.StringArrayVar(&o.Disks, "disk", nil, "`RULE` that names the disk, as serial=…; once for each disk of an image with several; see 'clonecast disk list --help' (default: the rule of the hardware class)")
+	f.StringArrayVar(&o.Policies, "policy", nil, policyUsage)
 	f.BoolVar(&o.Unseen, "unseen", false, "order although the machine's disks, as they were last seen, do not fit the rule")
 	f.StringVar(&o.Then, "then", "", "what the machine does afterwards: `poweroff|reboot` (default: it starts from its disk)")
 	f.BoolVar(&o.follow, "follow", false, "wait, and show how it goes")
@@ -73,6 +74,7 @@ func newTaskCaptureCmd(c *connection) *cobra.Command {
 	}
 	o.add(cmd)
 	cmd.Flags().StringVar(&o.Comment, "comment", "", "why this version is made, `TEXT`")
+	cmd.Flags().BoolVar(&o.AllDisks, "all-disks", false, "capture every disk that fits the rule as one version")
 	cmd.Flags().BoolVar(&o.Force, "force", false, "capture a hibernated system as well")
 	return cmd
 }
@@ -139,10 +141,10 @@ func confirmDeploy(ctx context.Context, cl *client, o orderFlags, stdin io.Reade
 			refused = append(refused, m.Name)
 		}
 		if len(m.Disks) > 0 {
-			disk = describeDisk(m.Disks[0])
-			if m.Disks[0].Bytes < v.DiskBytes {
-				disk += " (smaller than the captured disk: the machine will refuse)"
-			}
+			disk = describeDisks(m.Disks)
+		}
+		if len(m.Disks) == 1 && m.Disks[0].Bytes < v.DiskBytes {
+			disk += " (smaller than the captured disk: the machine may refuse)"
 		}
 		fmt.Fprintf(t, "  %s\t%s\n", m.Name, disk)
 	}

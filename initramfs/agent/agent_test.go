@@ -465,11 +465,13 @@ func TestChooseDisk(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := chooseDisk(t.Context(), fileDisks(test.disks), rule, 0)
-			if err == nil && got.Name == test.want || err != nil && strings.Contains(err.Error(), test.want) && Hint(err) != "" {
+			got, err := chooseDisks(t.Context(), fileDisks(test.disks), func(disks []diskrule.Disk) ([]int, error) {
+				return diskrule.Assign([]diskrule.Rule{rule}, disks, make([]diskrule.Want, 1))
+			}, 0)
+			if err == nil && len(got) == 1 && got[0].Name == test.want || err != nil && strings.Contains(err.Error(), test.want) && Hint(err) != "" {
 				return
 			}
-			t.Errorf("chooseDisk = %q, %v, want %q", got.Name, err, test.want)
+			t.Errorf("chooseDisks = %v, %v, want %q", got, err, test.want)
 		})
 	}
 }
@@ -481,11 +483,11 @@ func TestRuleOfOperation(t *testing.T) {
 		op    []string
 	}{"only-internal": {}, "bus=nvme": {class: "bus=nvme"}, "serial=A": {"bus=nvme", []string{"serial=A"}}} {
 		a := &Agent{config: Config{Disk: test.class}}
-		if got, err := a.rule(&protocol.Operation{Disks: test.op}); err != nil || got.String() != want {
+		if got, err := a.rules(&protocol.Operation{Disks: test.op}); err != nil || len(got) != 1 || got[0].String() != want {
 			t.Errorf("rule of %+v = %v, %v, want %s", test, got, err, want)
 		}
 	}
-	if _, err := (&Agent{}).rule(&protocol.Operation{Disks: []string{"sda"}}); err == nil {
+	if _, err := (&Agent{}).rules(&protocol.Operation{Disks: []string{"sda"}}); err == nil {
 		t.Error("an operation with a malformed rule is accepted")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"clonecast/internal/clone"
 	"clonecast/internal/image"
 	"clonecast/internal/kernelfs"
+	"clonecast/internal/partition/saved"
 	"clonecast/internal/protocol"
 
 	"github.com/klauspost/compress/zstd"
@@ -100,41 +101,67 @@ func (e *unknownError) Error() string {
 // Hint says what to do.
 func (e *unknownError) Hint() string { return "build the appliance again with the server's version" }
 
-// capture reads the disk and stores it as a version.
+// capture reads the disks and stores them as a version.
 func (a *Agent) capture(ctx context.Context, op *protocol.Operation, track *tracker) (report, error) {
 	started := time.Now()
-	rule, err := a.rule(op)
+	policies, err := image.ParsePolicies(op.Policies)
 	if err != nil {
 		return report{}, err
 	}
-	facts, err := chooseDisk(ctx, a.config.Disks, rule, a.patience)
+	facts, err := a.captureDisks(ctx, op)
 	if err != nil {
 		return report{}, err
 	}
-	a.say("capture of %s", diskText(facts))
-	disk, geometry, err := a.config.Disks.Open(facts.Path, false)
+	a.say("capture of %s", diskText(facts...))
+	disks, err := a.open(facts, false)
 	if err != nil {
 		return report{}, err
 	}
-	defer disk.Close()
-	layout, err := clone.Inspect(disk, geometry)
+	defer closeDisks(disks)
+	captured, notes, err := inspect(disks, policies)
 	if err != nil {
-		return report{}, fmt.Errorf("inspect %s: %w", diskText(facts), err)
+		return report{}, err
 	}
-	notes := notesOf(layout)
 	for _, n := range notes {
 		a.say("note: %s", n)
 	}
-	result, err := clone.Capture(ctx, disk, layout, transfer{a.client}, clone.CaptureOptions{
+	result, err := clone.CaptureDisks(ctx, captured, transfer{a.client}, clone.CaptureOptions{
 		Image: op.Image, Comment: op.Comment, Engine: a.config.Build, Force: op.Force, Level: zstd.SpeedDefault, Progress: track.progress,
 	})
 	if err != nil {
-		return report{notes: notes}, fmt.Errorf("capture of %s: %w", diskText(facts), err)
+		return report{notes: notes}, fmt.Errorf("capture of %s: %w", diskText(facts...), err)
 	}
 	v := result.Version
 	a.say("image %s version %d (%s): %v allocated, %v new in the store", v.Image, v.Sequence, v.ID.Short(), result.Allocated, result.Stored)
-	return report{captureResult{Image: v.Image, Sequence: v.Sequence, Version: v.ID.String(), Disk: diskText(facts),
+	return report{captureResult{Image: v.Image, Sequence: v.Sequence, Version: v.ID.String(), Disk: diskText(facts...),
 		Allocated: int64(result.Allocated), Read: int64(result.Read), Stored: int64(result.Stored), Seconds: time.Since(started).Seconds()}, notes}, nil
+}
+
+// inspect finds out what is on the disks, and what people should know of how that is
+// captured.
+func inspect(disks []opened, policies image.Policies) (captured []clone.Captured, notes []string, err error) {
+	for i := range policies {
+		if i >= len(disks) {
+			return nil, nil, &clone.RefusedError{Reason: fmt.Sprintf("a policy is for disk %d, and the capture is of %d", i+1, len(disks))}
+		}
+	}
+	for i, d := range disks {
+		layout, err := clone.Inspect(d, d.geometry)
+		if err == nil {
+			err = layout.Apply(d, policies[i])
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("inspect %s: %w", diskText(d.facts), err)
+		}
+		for _, n := range notesOf(layout) {
+			if len(disks) > 1 {
+				n = fmt.Sprintf("disk %d: %s", i+1, n)
+			}
+			notes = append(notes, n)
+		}
+		captured = append(captured, clone.Captured{Disk: d, Layout: layout})
+	}
+	return captured, notes, nil
 }
 
 // notesOf tells what a person should know of how the partitions are captured.
@@ -153,21 +180,13 @@ func notesOf(layout *clone.Layout) []string {
 	return notes
 }
 
-// deploy makes the disk hold the version. Everything that can refuse comes before the
+// deploy makes the disks hold the version. Everything that can refuse comes before the
 // first write.
 func (a *Agent) deploy(ctx context.Context, op *protocol.Operation, track *tracker) (report, error) {
 	started := time.Now()
 	want, err := image.ParseVersionID(op.Version)
 	if err != nil {
 		return report{}, fmt.Errorf("the task's version: %w", err)
-	}
-	rule, err := a.rule(op)
-	if err != nil {
-		return report{}, err
-	}
-	facts, err := chooseDisk(ctx, a.config.Disks, rule, a.patience)
-	if err != nil {
-		return report{}, err
 	}
 	grow, err := image.ParseGrow(op.Grow)
 	if err != nil {
@@ -178,38 +197,76 @@ func (a *Agent) deploy(ctx context.Context, op *protocol.Operation, track *track
 	if err != nil {
 		return report{}, err
 	}
-	if len(m.Disks) != 1 {
-		return report{}, &clone.RefusedError{Reason: fmt.Sprintf("image %s has %d disks; one operation deploys one", m.Image, len(m.Disks))}
+	if err := keep(m, op.Policies); err != nil {
+		return report{}, err
 	}
 	parent, err := source.parent(ctx, m, a.config)
 	if err != nil {
 		return report{}, fmt.Errorf("version before: %w", err)
 	}
-	disk, geometry, err := a.config.Disks.Open(facts.Path, true)
+	facts, err := a.deployDisks(ctx, op, m)
 	if err != nil {
 		return report{}, err
 	}
-	defer disk.Close()
-	a.say("deploy of %s version %d (%s) to %s", m.Image, m.Sequence, want.Short(), diskText(facts))
-	result, err := clone.Deploy(ctx, &m.Disks[0], disk, geometry, source, clone.DeployOptions{
-		Verify: true, Parent: parent, Progress: track.progress, Grow: grow,
-		Grower: kernelfs.Disks{{Path: facts.Path, Sector: geometry.LogicalSector, Load: a.config.LoadModule}},
-	})
+	disks, err := a.open(facts, true)
 	if err != nil {
-		return report{}, fmt.Errorf("deploy to %s: %w", diskText(facts), err)
+		return report{}, err
+	}
+	defer closeDisks(disks)
+	a.say("deploy of %s version %d (%s) to %s", m.Image, m.Sequence, want.Short(), diskText(facts...))
+	var targets []clone.Deployment
+	var growers kernelfs.Disks
+	for i, d := range disks {
+		targets = append(targets, clone.Deployment{Disk: &m.Disks[i], Target: d, Geometry: d.geometry})
+		growers = append(growers, kernelfs.Disk{Path: d.facts.Path, Sector: d.geometry.LogicalSector, Load: a.config.LoadModule})
 	}
 	var notes []string
-	for _, g := range result.Grown {
-		a.say("grow: %v", g)
-		if g.Note != "" {
-			notes = append(notes, "grow: "+g.String())
+	results, err := clone.DeployDisks(ctx, targets, source, clone.DeployOptions{
+		Verify: true, Parent: parent, Progress: track.progress, Grow: grow, Grower: growers,
+		SaveTable: func(ctx context.Context, disk int, c saved.Copy) error {
+			if err := source.saveTable(ctx, disk, c); err != nil {
+				return err
+			}
+			notes = append(notes, fmt.Sprintf("the old partition table of %s is saved: clonecast task tables %s", diskText(facts[disk]), op.TaskID))
+			return nil
+		}})
+	if err != nil {
+		return report{notes: notes}, fmt.Errorf("deploy to %s: %w", diskText(facts...), err)
+	}
+	var sum clone.DeployResult
+	for i, r := range results {
+		for _, g := range r.Grown {
+			a.say("grow: %v", g)
+			if g.Note != "" {
+				notes = append(notes, "grow: "+g.String())
+			}
+		}
+		if err := disks[i].Reread(); err != nil {
+			notes = append(notes, fmt.Sprintf("the kernel did not read the new partition table of %s: %v", diskText(facts[i]), err))
+		}
+		sum.Add(r)
+	}
+	a.say("disk is %s version %d: %v compared, %v kept, %v written", m.Image, m.Sequence, sum.Compared, sum.Kept, sum.Written)
+	return report{deployResult{Image: m.Image, Sequence: m.Sequence, Version: want.String(), Disk: diskText(facts...),
+		Compared: int64(sum.Compared), Kept: int64(sum.Kept), Written: int64(sum.Written), Fetched: int64(sum.Fetched),
+		Verified: int64(sum.Verified), Seconds: time.Since(started).Seconds(), Grown: sum.Grown}, notes}, nil
+}
+
+// keep makes the manifest one that leaves partitions as they are.
+func keep(m *image.Manifest, list []string) error {
+	policies, err := image.ParsePolicies(list)
+	if err != nil {
+		return err
+	}
+	for i := range policies {
+		if i >= len(m.Disks) {
+			return &clone.RefusedError{Reason: fmt.Sprintf("a policy is for disk %d, and the image has %d", i+1, len(m.Disks))}
 		}
 	}
-	if err := disk.Reread(); err != nil {
-		notes = append(notes, "the kernel did not read the new partition table: "+err.Error())
+	for i := range m.Disks {
+		if m.Disks[i], err = clone.Keep(m.Disks[i], policies[i]); err != nil {
+			return err
+		}
 	}
-	a.say("disk is %s version %d: %v compared, %v kept, %v written", m.Image, m.Sequence, result.Compared, result.Kept, result.Written)
-	return report{deployResult{Image: m.Image, Sequence: m.Sequence, Version: want.String(), Disk: diskText(facts),
-		Compared: int64(result.Compared), Kept: int64(result.Kept), Written: int64(result.Written), Fetched: int64(result.Fetched),
-		Verified: int64(result.Verified), Seconds: time.Since(started).Seconds(), Grown: result.Grown}, notes}, nil
+	return nil
 }

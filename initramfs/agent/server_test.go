@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"clonecast/internal/chunkstore"
 	"clonecast/internal/chunkstore/mem"
 	"clonecast/internal/image"
+	"clonecast/internal/partition/saved"
 	"clonecast/internal/protocol"
 )
 
@@ -82,6 +84,7 @@ type testServer struct {
 	logoffs    []protocol.LogoffRequest
 	calls      map[string]int
 	published  *protocol.PublishResponse
+	tables     map[string]saved.Copy // by disk
 	// hook runs before a call is answered; true means that it answered.
 	hook func(w http.ResponseWriter, r *http.Request, nth int) bool
 	// envelope changes a manifest before it is sent.
@@ -97,7 +100,8 @@ func newTestServer(t *testing.T, ca authority, ops ...protocol.Operation) *testS
 	for i := range ops {
 		ops[i].TaskID, ops[i].Index = "t1", i
 	}
-	s := &testServer{t: t, ca: ca, store: store, address: "127.0.0.1:0", ops: ops, tokens: map[string]bool{}, calls: map[string]int{}}
+	s := &testServer{t: t, ca: ca, store: store, address: "127.0.0.1:0", ops: ops, tokens: map[string]bool{}, calls: map[string]int{},
+		tables: map[string]saved.Copy{}}
 	s.start()
 	t.Cleanup(s.stop)
 	return s
@@ -285,6 +289,14 @@ func (s *testServer) data(w http.ResponseWriter, r *http.Request, body []byte, r
 			_, err := w.Write(frame)
 			return err
 		})
+	}
+	if disk, found := strings.CutPrefix(r.URL.Path, protocol.PathTable); found {
+		c, err := saved.Parse(body)
+		if err != nil {
+			return err
+		}
+		s.tables[disk] = c
+		return reply(struct{}{})
 	}
 	return fmt.Errorf("unknown path %s", r.URL.Path)
 }

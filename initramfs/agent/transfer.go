@@ -14,6 +14,7 @@ import (
 	"clonecast/internal/chunk"
 	"clonecast/internal/chunkstore"
 	"clonecast/internal/image"
+	"clonecast/internal/partition/saved"
 	"clonecast/internal/protocol"
 )
 
@@ -140,6 +141,20 @@ func (t transfer) open(ctx context.Context, path string, want image.VersionID, c
 		return nil, &manifestError{want, id}
 	}
 	return m, nil
+}
+
+// saveTable gives the server the old table of an operation's disk.
+func (t transfer) saveTable(ctx context.Context, disk int, c saved.Copy) error {
+	body, err := c.Marshal()
+	if err != nil {
+		return err
+	}
+	k := t.data(fmt.Sprintf("%s%d", protocol.PathTable, disk), body, protocol.MaxBody)
+	k.kind = "application/json"
+	if _, err := t.do(ctx, k); err != nil {
+		return fmt.Errorf("send the old partition table: %w", err)
+	}
+	return nil
 }
 
 type manifestError struct{ want, got image.VersionID }

@@ -10,11 +10,15 @@
 // Deploy: the disk itself is the state, no progress file is trusted.
 //
 //	compare    read what the target holds, keep every chunk that already matches
+//	save       hand out the old table, if it changes
 //	invalidate zero the table and the first bytes of each partition to be written; flush
 //	write      fetch and verify the chunks that differ, write their allocated bytes; flush
 //	verify     read back what was written
 //	finish     first bytes of partitions, swap headers; flush; table, LBA 0 last; flush
 //	grow       make file systems as large as the partitions that became longer
+//
+// Where a partition is kept, the boot code goes instead of the table (kept.go). Of several
+// disks each step is done for all before the next one begins (disks.go).
 //
 // A disk that is cut anywhere before the last step does not boot, and the same call finishes it.
 // If nothing differs nothing is written. Bytes outside the allocated extents are not

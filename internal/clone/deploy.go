@@ -54,6 +54,7 @@ func (r *DeployResult) Add(o DeployResult) {
 	r.Written += o.Written
 	r.Fetched += o.Fetched
 	r.Verified += o.Verified
+	r.Grown = append(r.Grown, o.Grown...)
 }
 
 // deploy is one running deploy.

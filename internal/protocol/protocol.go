@@ -54,7 +54,14 @@ const (
 	// PathDeltas takes pairs of chunk ids (at most MaxIDs/2): a chunk, and one of the parent
 	// version that the machine has, or zero. It answers differences one after the other.
 	PathDeltas = "/machine/v1/deploy/deltas"
+	// PathTable takes the old partition table of a disk (saved.Copy, at most MaxTable bytes)
+	// before a deploy overwrites it. The number of the disk in the operation follows, from 0.
+	// What came first for a disk stays: a second try may see the table half overwritten.
+	PathTable = "/machine/v1/deploy/table/"
 )
+
+// MaxTable bounds a saved partition table.
+const MaxTable = 16 << 20
 
 // MaxIDs bounds the chunk ids of one call.
 const MaxIDs = 4096
@@ -162,6 +169,11 @@ type Operation struct {
 	// Disks are the rules (package diskrule) that name the disks to work on, one each; empty:
 	// the rule of the hardware class.
 	Disks []string `json:"disks,omitempty"`
+	// AllDisks makes a capture take every disk that fits the rule.
+	AllDisks bool `json:"all_disks,omitempty"`
+	// Policies say what to do with partitions ("3=skip", "2:3=raw"; image.ParsePolicies). A
+	// deploy can only skip.
+	Policies []string `json:"policies,omitempty"`
 }
 
 // States of an operation in Status.

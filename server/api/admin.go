@@ -86,6 +86,8 @@ func (a *API) adminRoutes() {
 	operation(a, h, "DELETE", "/api/v1/machines/{id}", "Forget a machine", a.remove)
 	operation(a, h, "GET", "/api/v1/tasks", "The newest tasks", func(ctx context.Context, _ *in) ([]tasks.Task, error) { return a.Tasks.List(ctx, 100) })
 	operation(a, h, "GET", "/api/v1/tasks/{id}", "A task", func(ctx context.Context, i *byID) (tasks.Task, error) { return a.Tasks.Get(ctx, i.ID) })
+	operation(a, h, "GET", "/api/v1/tasks/{id}/tables", "The partition tables that a task overwrote",
+		func(ctx context.Context, i *byID) ([]tasks.SavedTable, error) { return a.Tasks.SavedTables(ctx, i.ID) })
 	operation(a, h, "POST", "/api/v1/tasks", "Order a task", a.order)
 	operation(a, h, "POST", "/api/v1/tasks/{id}/cancel", "Cancel a task", a.cancel)
 	operation(a, h, "GET", "/api/v1/images", "All images with their versions", func(ctx context.Context, _ *in) ([]Image, error) { return a.images(ctx) })

@@ -5,14 +5,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
 	"clonecast/internal/chunk"
 	"clonecast/internal/chunkstore"
 	"clonecast/internal/image"
+	"clonecast/internal/partition/saved"
 	"clonecast/internal/protocol"
 
 	"github.com/klauspost/compress/zstd"
@@ -170,6 +173,38 @@ func (f *filter) close() {
 	if f.sieve != nil {
 		f.sieve.Close()
 	}
+}
+
+// maxDisk bounds the number of an operation's disk.
+const maxDisk = 64
+
+// saveTable keeps the old partition table of a disk that is about to be overwritten.
+func (a *API) saveTable(w http.ResponseWriter, r *http.Request) error {
+	op, _, err := a.doing(r, protocol.OpDeploy)
+	if err != nil {
+		return err
+	}
+	disk, err := strconv.Atoi(r.PathValue("disk"))
+	if err != nil || disk < 0 || disk >= maxDisk {
+		return invalidBody("disk %q is no number below %d", r.PathValue("disk"), maxDisk)
+	}
+	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, protocol.MaxTable))
+	if err != nil {
+		return err
+	}
+	received(w)
+	c, err := saved.Parse(raw)
+	if err != nil {
+		return invalidBody("%v", err)
+	}
+	content, err := c.Marshal() // what was understood, and nothing else
+	if err != nil {
+		return err
+	}
+	if err := a.Tasks.SaveTable(r.Context(), callerOf(r.Context()).machine, op, disk, content); err != nil {
+		return err
+	}
+	return writeJSON(w, struct{}{})
 }
 
 // frameTimeout is how long a machine may take to accept one frame (4 MiB at most): a

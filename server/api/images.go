@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"clonecast/internal/chunkstore"
+	"clonecast/internal/clone"
 	"clonecast/internal/diskrule"
 	"clonecast/internal/image"
 	"clonecast/internal/protocol"
@@ -122,18 +123,27 @@ func (a *API) resolve(ctx context.Context, ref string) (image.Version, error) {
 	return found[len(found)-1], nil
 }
 
-func (a *API) imageDetail(ctx context.Context, ref string) (ImageDetail, error) {
+// version finds the version that a person means, and opens its manifest.
+func (a *API) version(ctx context.Context, ref string) (image.Version, *image.Manifest, error) {
 	v, err := a.resolve(ctx, ref)
 	if err != nil {
-		return ImageDetail{}, err
+		return image.Version{}, nil, err
 	}
 	envelope, err := a.Store.Manifest(ctx, v.Image, v.Sequence)
 	if err != nil {
-		return ImageDetail{}, fmt.Errorf("manifest of %s: %w", ref, err)
+		return image.Version{}, nil, fmt.Errorf("manifest of %s: %w", ref, err)
 	}
 	m, _, err := image.Open(envelope, a.Store.TrustedKeys())
 	if err != nil {
-		return ImageDetail{}, fmt.Errorf("manifest of %s: %w", ref, err)
+		return image.Version{}, nil, fmt.Errorf("manifest of %s: %w", ref, err)
+	}
+	return v, m, nil
+}
+
+func (a *API) imageDetail(ctx context.Context, ref string) (ImageDetail, error) {
+	v, m, err := a.version(ctx, ref)
+	if err != nil {
+		return ImageDetail{}, err
 	}
 	d := ImageDetail{Version: versionOf(v), Creator: m.Creator, Engine: m.Engine, Layout: []DiskDetail{}}
 	for _, disk := range m.Disks {
@@ -156,6 +166,8 @@ type Order struct {
 	Force    bool     `json:"force,omitempty" doc:"capture: also a hibernated system"`
 	Disks    []string `json:"disks,omitempty" maxItems:"64" doc:"rules that name the disks, one each (docs/disks.md); default: the rule of the hardware class"`
 	Grow     string   `json:"grow,omitempty" maxLength:"160" doc:"deploy: partitions that take the free room behind them: last, or numbers: 2,3"`
+	AllDisks bool     `json:"all_disks,omitempty" doc:"capture: every disk that fits the rule"`
+	Policies []string `json:"policies,omitempty" maxItems:"64" doc:"what to do with partitions: 3=skip, or 2:3=raw for the second disk; a deploy can only skip"`
 	Then     string   `json:"then,omitempty" enum:"poweroff,reboot,"`
 	DryRun   bool     `json:"dry_run,omitempty" doc:"say what would happen and change nothing"`
 	Unseen   bool     `json:"unseen,omitempty" doc:"order although the disks, as they were last seen, do not fit the rules"`
@@ -183,24 +195,21 @@ type orderIn struct{ Body Order }
 func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 	q := i.Body
 	n := tasks.New{Creator: callerOf(ctx).admin}
-	op := protocol.Operation{Kind: q.Kind, Image: q.Image, Comment: q.Comment, Force: q.Force, Disks: q.Disks, Grow: q.Grow}
+	op := protocol.Operation{Kind: q.Kind, Image: q.Image, Comment: q.Comment, Force: q.Force, Disks: q.Disks, AllDisks: q.AllDisks, Policies: q.Policies, Grow: q.Grow}
 	answer := Ordered{Machines: []Target{}}
-	for _, rule := range q.Disks {
-		if _, err := diskrule.Parse(rule); err != nil {
-			return Ordered{}, &protocol.Problem{Code: protocol.CodeInvalid, Title: err.Error()}
-		}
-	}
-	if len(q.Disks) > 1 {
-		return Ordered{}, &protocol.Problem{Code: protocol.CodeInvalid, Title: "an operation is on one disk"}
+	if problem := q.problem(); problem != "" {
+		return Ordered{}, &protocol.Problem{Code: protocol.CodeInvalid, Title: problem}
 	}
 	if _, err := image.ParseGrow(q.Grow); err != nil {
 		return Ordered{}, &protocol.Problem{Code: protocol.CodeInvalid, Title: err.Error()}
 	}
+	wants := make([]diskrule.Want, max(1, len(q.Disks)))
 	if q.Kind == protocol.OpDeploy {
-		v, err := a.resolve(ctx, q.Image)
+		v, m, err := a.version(ctx, q.Image)
 		if err != nil {
 			return Ordered{}, err
 		}
+		wants = clone.Wants(m)
 		op.Image, op.Version = v.Image, v.ID.String()
 		seen := versionOf(v)
 		answer.Version = &seen
@@ -220,7 +229,7 @@ func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 			return Ordered{}, err
 		}
 		t := Target{ID: m.ID, Name: m.Name, State: m.State}
-		if t.Disks, err = a.foretell(m, q.Disks); err != nil {
+		if t.Disks, err = a.foretell(m, q, wants); err != nil {
 			t.Problem = err.Error()
 		}
 		if err != nil && !q.DryRun && !q.Unseen {
@@ -245,34 +254,71 @@ func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 	return answer, nil
 }
 
-const unseenHint = "name the disk by its serial number: --disk serial=…; if the machine has other disks by now: --unseen"
+const unseenHint = "name each disk by its serial number: --disk serial=…; if the machine has other disks by now: --unseen"
+
+// problem says what no machine could do.
+func (q Order) problem() string {
+	for _, rule := range q.Disks {
+		if _, err := diskrule.Parse(rule); err != nil {
+			return err.Error()
+		}
+	}
+	policies, err := image.ParsePolicies(q.Policies)
+	if err != nil {
+		return err.Error()
+	}
+	if q.Kind == protocol.OpDeploy {
+		for _, disk := range policies {
+			for partition, mode := range disk {
+				if mode != image.ModeSkip {
+					return fmt.Sprintf("partition %d: a deploy can only skip, not %s", partition, mode)
+				}
+			}
+		}
+	}
+	if q.AllDisks && (q.Kind != protocol.OpCapture || len(q.Disks) > 1) {
+		return "all_disks is for a capture with at most one rule"
+	}
+	return ""
+}
 
 // foretell says which disks the appliance will choose; it decides itself again with
 // what it then sees. Of a machine that never showed a disk nothing is foretold.
-func (a *API) foretell(m machines.Machine, rules []string) ([]protocol.Disk, error) {
+func (a *API) foretell(m machines.Machine, q Order, wants []diskrule.Want) ([]protocol.Disk, error) {
 	if len(m.Facts.Disks) == 0 {
 		return nil, nil
 	}
-	if len(rules) == 0 {
-		rules = []string{a.DiskRule(m)}
+	texts := q.Disks
+	if len(texts) == 0 {
+		texts = []string{a.DiskRule(m)}
+	}
+	var rules []diskrule.Rule
+	for _, text := range texts {
+		rule, err := diskrule.Parse(text)
+		if err != nil {
+			return nil, err
+		}
+		rules = append(rules, rule)
 	}
 	var disks []diskrule.Disk
 	for _, d := range m.Facts.Disks {
 		disks = append(disks, d.Rule())
 	}
-	var chosen []protocol.Disk
-	for _, text := range rules {
-		rule, err := diskrule.Parse(text)
-		if err != nil {
-			return nil, err
-		}
-		i, err := rule.Choose(disks)
-		if err != nil {
-			return nil, err
-		}
-		chosen = append(chosen, m.Facts.Disks[i])
+	var chosen []int
+	var err error
+	if q.AllDisks {
+		chosen, err = rules[0].All(disks)
+	} else {
+		chosen, err = diskrule.Assign(rules, disks, wants)
 	}
-	return chosen, nil
+	if err != nil {
+		return nil, err
+	}
+	var out []protocol.Disk
+	for _, i := range chosen {
+		out = append(out, m.Facts.Disks[i])
+	}
+	return out, nil
 }
 
 func writeLine(w io.Writer, v any) error { return json.NewEncoder(w).Encode(v) }

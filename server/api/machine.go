@@ -34,6 +34,7 @@ func (a *API) machineRoutes() {
 	a.handle("POST "+protocol.PathChunks, forMachine, a.chunks)
 	a.handle("GET "+protocol.PathParent, forMachine, a.parent)
 	a.handle("POST "+protocol.PathDeltas, forMachine, a.deltas)
+	a.handle("POST "+protocol.PathTable+"{disk}", forMachine, a.saveTable)
 }
 
 func (a *API) register(w http.ResponseWriter, r *http.Request) error {

@@ -87,6 +87,18 @@ CREATE TABLE operations (
     FOREIGN KEY (task_id, machine_id) REFERENCES runs (task_id, machine_id) ON DELETE CASCADE
 );
 
+-- Partition tables as they were before a deploy overwrote them (JSON, package saved).
+CREATE TABLE saved_tables (
+    task_id    BIGINT NOT NULL,
+    machine_id TEXT NOT NULL,
+    position   BIGINT NOT NULL,
+    disk       BIGINT NOT NULL,
+    content    TEXT NOT NULL,
+    saved      BIGINT NOT NULL,
+    PRIMARY KEY (task_id, machine_id, position, disk),
+    FOREIGN KEY (task_id, machine_id, position) REFERENCES operations (task_id, machine_id, position) ON DELETE CASCADE
+);
+
 CREATE TABLE dhcp_leases (
     ip       TEXT PRIMARY KEY,
     mac      TEXT NOT NULL,
@@ -96,6 +108,7 @@ CREATE TABLE dhcp_leases (
 
 -- +goose Down
 DROP TABLE dhcp_leases;
+DROP TABLE saved_tables;
 DROP TABLE operations;
 DROP TABLE runs;
 DROP TABLE tasks;
