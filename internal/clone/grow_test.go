@@ -30,7 +30,7 @@ type growCase struct {
 // fill it: the file system's own tools judge, and every file must be as it was. A second
 // deploy must find its way, and a deploy without growing must put the old sizes back.
 func TestGrowFileSystems(t *testing.T) {
-	const start, larger = 8 * quantity.MiB, 120 * quantity.MiB
+	const start, larger = 8 * quantity.MiB, 150 * quantity.MiB
 	gpt := "label: gpt\n1 : start=2048, size=2048, type=uefi\n3 : start=START, size=SIZE\n"
 	logical := "label: dos\n1 : start=63, size=1000, type=7\n2 : start=4096, size=EXTENDED, type=5\n5 : start=START, size=SIZE\n"
 	ntfs, xfs := windowsRecipes()["ntfs 4096"], xfsRecipes()["xfs"]
@@ -42,6 +42,7 @@ func TestGrowFileSystems(t *testing.T) {
 		"NTFS 512, primary":  {"label: dos\nstart=START, size=SIZE, type=7\n", "1", windowsRecipes()["ntfs 512"]},
 		"NTFS, no table":     {"", "0", ntfs},
 		"XFS, GPT":           {gpt, "3", xfs},
+		"btrfs, GPT":         {gpt, "last", btrfsRecipes()["btrfs"]},
 		"ext4, logical":      {logical, "last", ext},
 		"ext4, sparse_super": {gpt, "last", extRecipes()["ext4 sparse_super2"]},
 	} {

@@ -108,7 +108,13 @@ type btrfsInfo struct {
 	_              [1008]byte
 }
 
-func growBtrfs(root *os.File, _ quantity.Bytes) error {
+// minBtrfs is the smallest size that the kernel resizes a btrfs to.
+const minBtrfs = 256 * quantity.MiB
+
+func growBtrfs(root *os.File, size quantity.Bytes) error {
+	if size < minBtrfs {
+		return fmt.Errorf("the kernel grows a btrfs to %v at least", minBtrfs)
+	}
 	id, err := btrfsDevice(root)
 	if err != nil {
 		return err

@@ -91,6 +91,17 @@ func TestExtNeedsCapability(t *testing.T) {
 	disktest.Run(t, "", "e2fsck", "-fn", path)
 }
 
+func TestSmallBtrfs(t *testing.T) {
+	path := disktest.Image(t, 200*quantity.MiB)
+	disktest.Run(t, "", "mkfs.btrfs", "-q", "-b", "128M", path)
+	_, err := Disk{Path: path, Sector: 512}.Grow(context.Background(), "btrfs", quantity.Extent{Length: 200 * quantity.MiB})
+	var cannot *filesystem.CannotGrowError
+	if !errors.As(err, &cannot) || !strings.Contains(err.Error(), "256.0 MiB at least") {
+		t.Errorf("Grow = %v", err)
+	}
+	disktest.Run(t, "", "btrfs", "check", path)
+}
+
 func TestCannotGrow(t *testing.T) {
 	path := disktest.Image(t, 16*quantity.MiB)
 	for fsType, load := range map[string]func(string) error{

@@ -190,18 +190,25 @@ func (t Task) over() bool { return t.State == "done" || t.State == "failed" || t
 // Capture orders a capture of the PC and returns the task.
 func (s *Server) Capture(pc *PC, image string) string {
 	s.t.Helper()
-	return s.order("capture", image, pc)
+	return s.order("capture", image, nil, pc)
 }
 
 // Deploy orders the newest version of an image for PCs and returns the task.
 func (s *Server) Deploy(image string, pcs ...*PC) string {
 	s.t.Helper()
-	return s.order("deploy", image, pcs...)
+	return s.order("deploy", image, nil, pcs...)
 }
 
-func (s *Server) order(kind, image string, pcs ...*PC) string {
+// DeployGrowing is Deploy with partitions that are to take free room.
+func (s *Server) DeployGrowing(image, grow string, pcs ...*PC) string {
+	s.t.Helper()
+	return s.order("deploy", image, []string{"--grow", grow}, pcs...)
+}
+
+func (s *Server) order(kind, image string, more []string, pcs ...*PC) string {
 	s.t.Helper()
 	args := []string{"task", "run", kind, "--image", image, "--then", "poweroff"}
+	args = append(args, more...)
 	if kind == "deploy" {
 		args = append(args, "--yes")
 	}

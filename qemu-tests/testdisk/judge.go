@@ -137,9 +137,11 @@ func readArea(t vm.T, disk string, area Area) []byte {
 func Check(t vm.T, filesystem, partition string) {
 	t.Helper()
 	checks := map[string][][]string{
-		"ext":  {{"e2fsck", "-fn", partition}},
-		"vfat": {{"fsck.fat", "-n", partition}},
-		"ntfs": {{"ntfsresize", "--info", "--force", "--no-progress-bar", partition}, {"ntfsfix", "-n", partition}},
+		"ext":   {{"e2fsck", "-fn", partition}},
+		"vfat":  {{"fsck.fat", "-n", partition}},
+		"xfs":   {{"xfs_repair", "-n", partition}},
+		"btrfs": {{"btrfs", "check", partition}},
+		"ntfs":  {{"ntfsresize", "--info", "--force", "--no-progress-bar", partition}, {"ntfsfix", "-n", partition}},
 	}[strings.TrimRight(filesystem, "234")]
 	for _, argv := range checks {
 		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
