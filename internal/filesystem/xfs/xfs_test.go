@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -190,8 +191,9 @@ func TestDoubts(t *testing.T) {
 // the damage from the code behind it, it is made to fit.
 func TestMutations(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 6))
-	for _, args := range []string{"", smallV4, "-b size=1024", "-m rmapbt=1 -s size=4096"} {
-		base := small(t, args)
+	for _, base := range []*disktest.Sparse{
+		small(t, ""), small(t, smallV4), small(t, "-m rmapbt=1 -s size=4096"), fragmented(t),
+	} {
 		places := metadata(t, base)
 		for range 1200 {
 			s := base.Clone()
@@ -207,6 +209,20 @@ func TestMutations(t *testing.T) {
 			disktest.CheckVolume(t, v, err, s.Size)
 		}
 	}
+}
+
+// fragmented makes a file system whose tree of free extents has three levels.
+func fragmented(t *testing.T) *disktest.Sparse {
+	t.Helper()
+	path := disktest.Image(t, 64*quantity.MiB)
+	disktest.Command(t, "mkfs.xfs -q -f --unsupported -d agcount=2 -b size=1024 -m rmapbt=0,reflink=0 DEV", "DEV", path)
+	dir := disktest.Mount(t, path, mountCommand)
+	punchHoles(t, filepath.Join(dir, "punched"), 11_000)
+	disktest.Unmount(t, dir)
+	if got := deepest(t, path); got != 3 {
+		t.Fatalf("the deepest tree has %d levels, want 3", got)
+	}
+	return disktest.Load(t, path)
 }
 
 // place is a structure, and where its checksum is.
@@ -234,12 +250,32 @@ func metadata(t *testing.T, s *disktest.Sparse) []place {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out = append(out, place{int64(rd.agfOffset(group)), int(g.sectorSize), agfCRC},
-			place{int64(rd.offset(group, uint64(f.ByBlock))), int(g.blockSize), treeCRC})
+		out = append(out, place{int64(rd.agfOffset(group)), int(g.sectorSize), agfCRC})
+		w := treeWalk{rd: &rd, group: group, levels: make([][]byte, f.Levels)}
+		for _, block := range treeBlocks(t, &w, uint64(f.ByBlock), int(f.Levels)-1) {
+			out = append(out, place{int64(rd.offset(group, block)), int(g.blockSize), treeCRC})
+		}
 	}
 	if !sb.v5() {
 		for i := range out {
 			out[i].crc = 0
+		}
+	}
+	return out
+}
+
+// treeBlocks gives the first blocks of each level of a tree.
+func treeBlocks(t *testing.T, w *treeWalk, block uint64, level int) []uint64 {
+	t.Helper()
+	out := []uint64{block}
+	records, body, err := w.read(block, level)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if level > 0 {
+		pointers := body[len(body)/(recordSize+pointerSize)*recordSize:]
+		for i := range min(records, 4) {
+			out = append(out, treeBlocks(t, w, uint64(binary.BigEndian.Uint32(pointers[i*pointerSize:])), level-1)...)
 		}
 	}
 	return out
