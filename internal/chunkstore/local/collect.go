@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"slices"
 	"time"
@@ -217,7 +218,7 @@ func (c *collector) second(ctx context.Context, m *marks) (*marks, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.remove(remove); err != nil {
+	if err := c.remove(ctx, remove); err != nil {
 		return nil, err
 	}
 	if err := c.store.removeMarks(); err != nil {
@@ -405,22 +406,41 @@ func (c *collector) write(frame []byte, wanted func(chunk.ID) bool) error {
 	return nil
 }
 
-func (c *collector) remove(packs []*countedPack) error {
+func (c *collector) remove(ctx context.Context, packs []*countedPack) error {
 	var names []string
 	for _, p := range packs {
 		names = append(names, p.name)
 		c.report.Freed += p.size
 	}
 	c.report.Removed += len(packs)
-	return c.store.removePacks(names)
+	return c.store.removePacks(ctx, names)
 }
 
-// removePacks takes packs away, their indexes first: an index without a pack is a sign of loss.
-func (s *Store) removePacks(names []string) error {
-	if len(names) == 0 {
-		return nil
+// removePacks takes packs away, some at a time.
+func (s *Store) removePacks(ctx context.Context, names []string) error {
+	for some := range slices.Chunk(names, 64) {
+		if err := s.removeSome(ctx, some); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// removeSome removes indexes first: an index without a pack is a sign of loss. The packs'
+// locks keep others from making the indexes anew meanwhile.
+func (s *Store) removeSome(ctx context.Context, names []string) (err error) {
+	locks := map[string]io.Closer{}
+	defer func() {
+		for name, lock := range locks {
+			err = errors.Join(err, s.unlock(name, lock))
+		}
+	}()
 	for _, name := range names {
+		lock, err := s.waitForLock(ctx, stagedLock(name))
+		if err != nil {
+			return err
+		}
+		locks[name] = lock
 		if err := s.fs.Remove(idxPath(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

@@ -287,7 +287,12 @@ func (s *Store) repairIdx(name string, length int64, frames []packFrame) error {
 	if err != nil {
 		return err
 	}
-	err = writeFile(s.fs, stagedIdx(name), idxPath(name), 0o600, marshalIdx(length, frames))
+	_, err = s.fs.Stat(packPath(name)) // a collection removes it under the same lock
+	if err == nil {
+		err = writeFile(s.fs, stagedIdx(name), idxPath(name), 0o600, marshalIdx(length, frames))
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
 	return errors.Join(err, s.unlock(name, lock))
 }
 

@@ -340,5 +340,5 @@ func (r *repairer) replace(damaged []string) error {
 		}
 	}
 	r.report.Replaced = len(remove)
-	return r.store.removePacks(remove)
+	return r.store.removePacks(r.ctx, remove)
 }
