@@ -13,7 +13,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
+	"clonecast/internal/blockdev"
+	"clonecast/internal/chunkstore/local"
+	"clonecast/internal/clone"
+	"clonecast/internal/image"
 	"clonecast/internal/multicast"
 	"clonecast/internal/multicast/blocks"
 
@@ -65,8 +70,8 @@ rest continues alone. The command ends when every receiver is done or gone.`,
 
 func runMulticastSend(ctx context.Context, names []string, opts multicastSendOptions, rep *reporter) error {
 	defer rep.close()
-	if (len(names) == 1) == (opts.file != "") {
-		return withCode(exitUsage, errors.New("name either an image or --file"), "clonecast multicast send --help")
+	if (len(names) == 1) == (opts.file != "") || (len(names) == 1) != (opts.store != "") {
+		return withCode(exitUsage, errors.New("name either an image and its --store, or a --file"), "run 'clonecast multicast send --help' for how it is used")
 	}
 	maxRate, err := parseRate(opts.maxRate)
 	if err != nil {
@@ -79,7 +84,12 @@ func runMulticastSend(ctx context.Context, names []string, opts multicastSendOpt
 	if err != nil {
 		return err
 	}
-	offer, err := offerFile(opts.file)
+	var offer *offer
+	if opts.file != "" {
+		offer, err = offerFile(opts.file)
+	} else {
+		offer, err = offerImage(ctx, opts.store, names[0])
+	}
 	if err != nil {
 		return err
 	}
@@ -193,13 +203,15 @@ type multicastReceiveOptions struct {
 func newMulticastReceiveCmd() *cobra.Command {
 	var opts multicastReceiveOptions
 	cmd := &cobra.Command{
-		Use:   "receive --file FILE --interface IF (--code CODE | --key-file FILE)",
+		Use:   "receive (DISK | --file FILE) --interface IF (--code CODE | --key-file FILE)",
 		Short: "Receive what a sender offers",
-		Long: `Wait for a session on the interface and receive what it offers. --code is what the sender shows. A file is written
-beside its place and takes it when it is complete and verified.`,
-		Args: args(cobra.NoArgs),
+		Long: `Wait for a session on the interface and receive what it offers. --code is what the sender shows.
+An image is deployed to DISK, a block device or a disk image file: only what differs is fetched and written, and the command
+shows what it is about to overwrite and asks, unless --yes is given. A file is written beside its place and takes it when it
+is complete and verified.`,
+		Args: args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
-			return runMulticastReceive(cmd.Context(), opts, newReporter(cmd, opts.json))
+			return runMulticastReceive(cmd.Context(), a, opts, newReporter(cmd, opts.json), cmd.InOrStdin())
 		},
 	}
 	f := cmd.Flags()
@@ -213,12 +225,12 @@ beside its place and takes it when it is complete and verified.`,
 	return cmd
 }
 
-func runMulticastReceive(ctx context.Context, opts multicastReceiveOptions, rep *reporter) error {
+func runMulticastReceive(ctx context.Context, disks []string, opts multicastReceiveOptions, rep *reporter, in io.Reader) error {
 	defer rep.close()
-	if opts.file == "" {
-		return withCode(exitUsage, errors.New("name --file"), "clonecast multicast receive --help")
+	if (len(disks) == 1) == (opts.file != "") {
+		return withCode(exitUsage, errors.New("name either a disk or a --file"), "run 'clonecast multicast receive --help' for how it is used")
 	}
-	if _, err := os.Stat(opts.file); err == nil && !opts.yes {
+	if _, err := os.Stat(opts.file); opts.file != "" && err == nil && !opts.yes {
 		return withCode(exitRefused, fmt.Errorf("%s exists", opts.file), "add --yes to overwrite it")
 	}
 	pairing, err := receiverPairing(opts)
@@ -234,7 +246,73 @@ func runMulticastReceive(ctx context.Context, opts multicastReceiveOptions, rep 
 	if err := json.Unmarshal(found.Description.Details, &details); err != nil {
 		return fmt.Errorf("the sender's description: %w", err)
 	}
-	return receiveFile(ctx, found, opts.file, rep)
+	switch {
+	case details.Kind == kindFile && opts.file != "":
+		return receiveFile(ctx, found, opts.file, rep)
+	case details.Kind == kindImage && opts.file == "":
+		return receiveImage(ctx, found, details, disks[0], opts.yes, rep, in)
+	case details.Kind == kindImage:
+		return withCode(exitRefused, errors.New("the sender offers an image, which goes to a disk"), "name the disk instead of --file")
+	}
+	return withCode(exitRefused, fmt.Errorf("the sender offers a %s, which does not go to a disk", printable(details.Kind)), "use --file")
+}
+
+// receiveImage deploys an image that comes by multicast.
+func receiveImage(ctx context.Context, found *multicast.Found, details sessionDetails, path string, yes bool, rep *reporter, in io.Reader) error {
+	started := time.Now()
+	manifest, id, err := image.Open(details.Envelope, []ed25519.PublicKey{details.Key})
+	if err != nil {
+		return fmt.Errorf("the sender's manifest: %w", err)
+	}
+	if len(manifest.Disks) != 1 {
+		return withCode(exitRefused, fmt.Errorf("%s@%d holds %d disks, this command deploys one", manifest.Image, manifest.Sequence, len(manifest.Disks)), "")
+	}
+	source, err := multicast.NewImageSource(found, manifest, details.Table)
+	if err != nil {
+		return err
+	}
+	dev, err := blockdev.OpenExclusive(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return withCode(exitNotFound, err, fmt.Sprintf("for a disk image file make it first: truncate -s %d %s", manifest.Disks[0].Size, path))
+	}
+	if err != nil {
+		return diskError(err)
+	}
+	defer dev.Close()
+	if !yes {
+		if err := confirm(rep.stderr, in, []*blockdev.Device{dev}, manifest); err != nil {
+			return err
+		}
+	}
+	tables := tableSaver{paths: []string{path}, rep: rep}
+	result, err := clone.Deploy(ctx, &manifest.Disks[0], dev, geometry(dev), source, clone.DeployOptions{
+		Verify: dev.Block, SaveTable: tables.save, Progress: bytesProgress(rep),
+	})
+	if err != nil {
+		return diskError(fmt.Errorf("deploy %s@%d to %s: %w", manifest.Image, manifest.Sequence, path, err))
+	}
+	if result.Written > 0 {
+		if err := dev.RereadPartitions(); err != nil {
+			rep.warn("the kernel still shows the old partitions of %s: %v", path, err)
+		}
+	}
+	summary, received := source.Summary()
+	if !received { // the sender waits for everybody, also for who needs nothing
+		if err := source.Frames(ctx, nil, nil); err != nil {
+			return err
+		}
+		summary, _ = source.Summary()
+	}
+	took := time.Since(started)
+	rep.printf("%s, %s\n%s\n", deployOutcome(manifest, path, false, result), rate(result.Compared, took), receiveOutcome(summary))
+	return rep.summary(struct {
+		receiveSummary
+		Deploy deploySummary `json:"deploy"`
+	}{newReceiveSummary(summary), deploySummary{
+		Image: manifest.Image, Sequence: manifest.Sequence, Version: id.String(), Compared: int64(result.Compared), Kept: int64(result.Kept),
+		Differ: int64(result.Differ), Written: int64(result.Written), Fetched: int64(result.Fetched), Verified: int64(result.Verified),
+		Seconds: took.Seconds(), SavedTables: tables.saved,
+	}})
 }
 
 func receiverPairing(opts multicastReceiveOptions) (multicast.Pairing, error) {
@@ -275,6 +353,9 @@ func receiveFile(ctx context.Context, found *multicast.Found, name string, rep *
 }
 
 func receiveOutcome(s multicast.ReceiveSummary) string {
+	if s.Payload == 0 {
+		return "nothing had to be received"
+	}
 	out := fmt.Sprintf("%d bytes in %.1f s, %.0f Mbit/s, %.1f %% of the packets lost", s.Payload, s.Seconds, mbit(s.Payload, s.Seconds), 100*s.Loss)
 	if s.Fetched > 0 {
 		out += fmt.Sprintf(", %d bytes by unicast: %v", s.Fetched, s.Reason)
@@ -305,11 +386,17 @@ func newReceiveSummary(s multicast.ReceiveSummary) receiveSummary {
 
 // sessionDetails say what a session's payload is.
 type sessionDetails struct {
-	Kind string `json:"kind"` // "file"
-	Name string `json:"name"`
+	Kind     string            `json:"kind"`
+	Name     string            `json:"name"`
+	Envelope []byte            `json:"envelope,omitempty"` // of an image: the signed manifest
+	Key      ed25519.PublicKey `json:"key,omitempty"`      // that signed it; the pairing vouches for it
+	Table    []byte            `json:"table,omitempty"`    // where the frames are
 }
 
-const kindFile = "file"
+const (
+	kindFile  = "file"
+	kindImage = "image"
+)
 
 // offer is what a sender sends.
 type offer struct {
@@ -324,6 +411,57 @@ type multicastSource interface {
 }
 
 func (o *offer) close() { o.closer.Close() }
+
+// offerImage offers the chunks of a version. The store is pinned until the offer is closed.
+func offerImage(ctx context.Context, dir, ref string) (*offer, error) {
+	store, err := openStore(dir)
+	if err != nil {
+		return nil, err
+	}
+	o, err := imageOf(ctx, store, ref)
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	return o, nil
+}
+
+func imageOf(ctx context.Context, store *local.Store, ref string) (*offer, error) {
+	pin, err := store.Pin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	manifest, _, err := findVersion(ctx, store, ref)
+	if err != nil {
+		return nil, errors.Join(diskError(err), pin.Close())
+	}
+	envelope, err := store.Manifest(ctx, manifest.Image, manifest.Sequence)
+	if err != nil {
+		return nil, errors.Join(err, pin.Close())
+	}
+	payload, err := multicast.NewImagePayload(store, manifest)
+	if err != nil {
+		return nil, errors.Join(err, pin.Close())
+	}
+	for _, key := range store.TrustedKeys() {
+		if _, _, err := image.Open(envelope, []ed25519.PublicKey{key}); err != nil {
+			continue
+		}
+		details, err := json.Marshal(sessionDetails{Kind: kindImage, Name: ref, Envelope: envelope, Key: key, Table: payload.Table()})
+		return &offer{payload.Size(), payload, details, closers{pin, store}}, err
+	}
+	return nil, errors.Join(fmt.Errorf("image %s: no key of the store signed it", ref), pin.Close())
+}
+
+// closers are closed one after the other.
+type closers []io.Closer
+
+func (c closers) Close() error {
+	var all error
+	for _, one := range c {
+		all = errors.Join(all, one.Close())
+	}
+	return all
+}
 
 func offerFile(name string) (*offer, error) {
 	f, err := os.Open(name)

@@ -64,6 +64,13 @@ type PlainSource interface {
 	Plain(ctx context.Context, ids []chunk.ID, yield func(h chunk.FrameHeader, plain []byte) error) error
 }
 
+// WholeSource is a Source that gives frames in an order of its own, as a multicast session does. It
+// is asked once, for all chunks.
+type WholeSource interface {
+	Source
+	Whole()
+}
+
 // Target is a disk that a deploy writes.
 type Target interface {
 	io.ReaderAt

@@ -75,8 +75,11 @@ func (d *deploy) write(ctx context.Context) error {
 }
 
 // groups gives the pieces that differ in groups of one call to the source each: of one
-// partition, so that all of a group are fetched as differences or none.
+// partition, so that all of a group are fetched as differences or none. A WholeSource gets all in one.
 func (d *deploy) groups() iter.Seq[[]piece] {
+	if _, ok := d.source.(WholeSource); ok {
+		return d.wholeGroup
+	}
 	return func(yield func([]piece) bool) {
 		for i, c := range d.contents {
 			limit := fetchPieces
@@ -99,6 +102,21 @@ func (d *deploy) groups() iter.Seq[[]piece] {
 				return
 			}
 		}
+	}
+}
+
+// wholeGroup gives all pieces that differ as one group.
+func (d *deploy) wholeGroup(yield func([]piece) bool) {
+	var all []piece
+	for i, c := range d.contents {
+		for p := range pieces(i, c) {
+			if d.differ[i][p.number] {
+				all = append(all, p)
+			}
+		}
+	}
+	if len(all) > 0 {
+		yield(all)
 	}
 }
 

@@ -97,8 +97,8 @@ type ReceiveSummary struct {
 	Reason  packet.Reason
 }
 
-// local finds the IPv4 address of an interface that packets of a session fit through.
-func local(name string) (*net.Interface, netip.Addr, error) {
+// localAddress finds the IPv4 address of an interface that packets of a session fit through.
+func localAddress(name string) (*net.Interface, netip.Addr, error) {
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {
 		return nil, netip.Addr{}, fmt.Errorf("interface %s: %w", name, err)

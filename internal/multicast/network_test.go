@@ -25,7 +25,7 @@ import (
 // a bridge between them and random loss at the receivers. The test program is all of them.
 
 const (
-	roleVariable = "CLONECAST_MULTICAST_ROLE" // send or receive
+	roleVariable = "CLONECAST_MULTICAST_ROLE" // which end of a session the process is
 	testKey      = "a key for tests, long enough"
 	testRate     = 60e6 / 8
 )
@@ -37,6 +37,10 @@ func TestMain(m *testing.M) {
 		err = sendRole(os.Args[1], os.Args[2])
 	case "receive":
 		err = receiveRole(os.Args[1])
+	case "send image":
+		err = sendImageRole(os.Args[1])
+	case "receive image":
+		err = receiveImageRole(os.Args[1], os.Args[2])
 	default:
 		os.Exit(m.Run())
 	}

@@ -52,7 +52,7 @@ func (f *Found) Close() { f.client.close() }
 
 // Find waits for the announcement of a session that the pairing opens, and asks its sender for the description.
 func Find(ctx context.Context, name string, pairing Pairing, log *slog.Logger) (*Found, error) {
-	ifi, addr, err := local(name)
+	ifi, addr, err := localAddress(name)
 	if err != nil {
 		return nil, err
 	}
@@ -150,8 +150,12 @@ func retry(ctx context.Context, patience time.Duration, do func(context.Context)
 // Geometry is how the payload is cut into blocks.
 func (f *Found) Geometry() blocks.Geometry { return blocks.Geometry{Payload: f.Description.Payload} }
 
-// Write takes a verified block. It is called by several workers at once, each block once.
+// Write takes a verified block. It is called by several workers at once, each block once, unless it
+// answers ErrLater.
 type Write func(b int, plain []byte) error
+
+// ErrLater says that there is no room for a block now; it is fetched again.
+var ErrLater = errors.New("no room for the block now")
 
 // Receive joins the session, and returns when every block in need was written, or an error when that cannot be.
 func (f *Found) Receive(ctx context.Context, need *blocks.Set, write Write, progress Progress) (ReceiveSummary, error) {
@@ -369,15 +373,17 @@ func (s *reception) work() error {
 		}
 		plain := b.Data[:s.geo.Length(b.Number)]
 		ok := code.Rebuild(b.Data, b.Have, b.Parity) == nil && blake3.Sum256(plain) == b.Digest
-		if ok {
-			if err := s.write(b.Number, plain); err != nil {
-				return err
-			}
-		} else {
+		outcome := receiver.Written
+		if !ok {
 			s.log.Warn("a block does not have the bytes that the sender signed; it is fetched again", "block", b.Number)
+			outcome = receiver.Forged
+		} else if err := s.write(b.Number, plain); errors.Is(err, ErrLater) {
+			outcome = receiver.Postponed
+		} else if err != nil {
+			return err
 		}
 		s.mu.Lock()
-		s.receiver.Finish(s.clock.now(), b, ok)
+		s.receiver.Finish(s.clock.now(), b, outcome)
 		s.rebuilt += lacked
 		s.noteProgress()
 		s.mu.Unlock()
@@ -433,6 +439,9 @@ func (s *reception) fetch(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case errors.As(err, &local) && errors.Is(local.err, ErrLater):
+			lastGood = time.Now()
+			time.Sleep(fetchPause)
 		case errors.As(err, &local):
 			return local.err
 		case err != nil && time.Since(lastGood) > fetchPatience:
@@ -481,7 +490,7 @@ func (s *reception) summary() ReceiveSummary {
 	defer s.mu.Unlock()
 	_, fetched := s.receiver.Finished()
 	out := ReceiveSummary{Payload: blocksBytes(s.geo, s.need), Wire: s.wire, Blocks: s.need.Len(), Rebuilt: s.rebuilt, Loss: s.receiver.Loss(), Fetched: int64(fetched) * blocks.Size}
-	if s.began >= 0 {
+	if s.began >= 0 && s.ended > s.began {
 		out.Seconds = (s.ended - s.began).Seconds()
 	}
 	out.State, out.Reason = s.receiver.State()

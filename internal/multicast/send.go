@@ -95,7 +95,7 @@ type cast struct {
 }
 
 func newCast(opts SendOptions) (c *cast, err error) {
-	ifi, addr, err := local(opts.Interface)
+	ifi, addr, err := localAddress(opts.Interface)
 	if err != nil {
 		return nil, err
 	}

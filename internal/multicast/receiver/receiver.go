@@ -4,7 +4,7 @@
 //	Handle(now, packet)        a packet came from the group or the sender
 //	report, wait := Next(now)  what to tell the sender, when to come back
 //	b := Take()                a block that can be rebuilt; rebuild, verify, write, then
-//	Finish(now, b, ok)         say how that went
+//	Finish(now, b, outcome)    say how that went
 //	b := Fetch()               a block to be had from the sender by unicast instead; then Fetched
 //
 // Symbols go to their place in their block, whatever the order in which they come. A block is given
@@ -82,7 +82,7 @@ type Receiver struct {
 	reason packet.Reason
 
 	missing  *blocks.Set // needed, and not given out
-	poisoned *blocks.Set // forged: to be fetched
+	poisoned *blocks.Set // forged or postponed: to be fetched
 	taken    map[int]bool
 	open     map[int]*Block
 	digests  map[int][packet.DigestSize]byte // of blocks that are missing
@@ -422,20 +422,33 @@ func (r *Receiver) Take() *Block {
 	return block
 }
 
-// Finish says that a block was verified and written, or that it has not the bytes that the sender signed.
-func (r *Receiver) Finish(now time.Duration, block *Block, ok bool) {
+// Outcome is what became of a block that was taken.
+type Outcome int
+
+// The outcomes.
+const (
+	Written   Outcome = iota // verified and written
+	Forged                   // its bytes are not what the sender signed
+	Postponed                // there was no room for it; it must be fetched
+)
+
+// Finish says what became of a block.
+func (r *Receiver) Finish(now time.Duration, block *Block, outcome Outcome) {
 	delete(r.taken, block.Number)
 	r.free = append(r.free, block.Data[:blocks.Size])
-	if ok {
+	switch outcome {
+	case Written:
 		r.finished++
 		r.checkDone(now)
-		return
-	}
-	r.counters.Forged++
-	r.suspects++
-	r.poisoned.Add(block.Number)
-	if r.suspects >= maxSuspects {
-		r.leave(now, packet.ReasonForged)
+	case Postponed:
+		r.poisoned.Add(block.Number)
+	case Forged:
+		r.counters.Forged++
+		r.suspects++
+		r.poisoned.Add(block.Number)
+		if r.suspects >= maxSuspects {
+			r.leave(now, packet.ReasonForged)
+		}
 	}
 }
 

@@ -302,11 +302,11 @@ func (s *Sender) watchReceiver(now time.Duration, r *receiver) {
 	}
 }
 
-// Present counts the receivers that are in the session and not gone.
+// Present counts the receivers that have come and are not gone; one that needs nothing counts too.
 func (s *Sender) Present() int {
 	n := 0
 	for _, r := range s.order {
-		if !r.over() {
+		if !r.vanished && r.state != packet.StateFailed {
 			n++
 		}
 	}

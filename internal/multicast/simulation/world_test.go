@@ -368,7 +368,11 @@ func (n *node) work() {
 		plain := b.Data[:w.geo.Length(b.Number)]
 		err := n.code.Rebuild(b.Data, b.Have, b.Parity)
 		ok := err == nil && blake3.Sum256(plain) == b.Digest
-		n.write(b.Number, plain, ok, func() { n.r.Finish(w.now, b, ok) })
+		outcome := receiver.Written
+		if !ok {
+			outcome = receiver.Forged
+		}
+		n.write(b.Number, plain, ok, func() { n.r.Finish(w.now, b, outcome) })
 	}
 	for b, ok := n.r.Fetch(); ok; b, ok = n.r.Fetch() {
 		plain := w.payload[w.geo.Offset(b):][:w.geo.Length(b)]

@@ -1,0 +1,29 @@
+package local
+
+import "clonecast/internal/chunk"
+
+// Layout tells how Frames hands out chunks while no copy is found damaged: the sizes of the
+// frames in their order, and for each id which of them holds it. Nothing is read.
+func (s *Store) Layout(ids []chunk.ID) (sizes, frames []int, err error) {
+	given := map[location]int{}
+	for _, id := range ids {
+		copies, err := s.locate(id)
+		if err != nil {
+			return nil, nil, err
+		}
+		at := -1
+		for _, c := range copies {
+			if n, ok := given[c.location]; ok {
+				at = n
+				break
+			}
+		}
+		if at < 0 {
+			at = len(sizes)
+			given[copies[0].location] = at
+			sizes = append(sizes, int(copies[0].size))
+		}
+		frames = append(frames, at)
+	}
+	return sizes, frames, nil
+}

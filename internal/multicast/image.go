@@ -1,0 +1,335 @@
+package multicast
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"clonecast/internal/chunk"
+	"clonecast/internal/image"
+	"clonecast/internal/multicast/blocks"
+)
+
+// An image's payload is the frames that hold its chunks, in disk order, one after the other. The
+// receiver gets a table with the description, and from it knows which frames and blocks it needs:
+//
+//	varint                number of frames
+//	varint per frame      its bytes
+//	varint per chunk      frame that holds it, as a signed difference to the chunk before
+//
+// The chunks are those of the manifest in order, each once, without those that are all zeros.
+
+// FrameStore is where the frames of an image come from.
+type FrameStore interface {
+	Frames(ctx context.Context, ids []chunk.ID, yield func(frame []byte) error) error
+	// Layout gives the sizes of the frames that Frames would hand out for ids, and for each id its frame.
+	Layout(ids []chunk.ID) (sizes, frames []int, err error)
+}
+
+// payloadChunks lists the chunks of a manifest that a deploy can ask for.
+func payloadChunks(m *image.Manifest) []chunk.ID {
+	var ids []chunk.ID
+	known := map[chunk.ID]bool{chunk.Sum(make([]byte, chunk.Size)): true}
+	for id, n := range m.Chunks() {
+		if known[id] || n < int(chunk.Size) && id == chunk.Sum(make([]byte, n)) {
+			continue
+		}
+		known[id] = true
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// frameTable says where the frames of a payload lie.
+type frameTable struct {
+	starts []int64 // of each frame, and the payload's end
+	of     map[chunk.ID]int
+}
+
+func newFrameTable(ids []chunk.ID, sizes, frames []int) (*frameTable, error) {
+	t := &frameTable{starts: make([]int64, 1, len(sizes)+1), of: make(map[chunk.ID]int, len(ids))}
+	for _, n := range sizes {
+		if n < 1 || n > chunk.MaxFrameSize {
+			return nil, fmt.Errorf("table of frames: a frame of %d bytes", n)
+		}
+		t.starts = append(t.starts, t.starts[len(t.starts)-1]+int64(n))
+	}
+	for i, id := range ids {
+		if frames[i] < 0 || frames[i] >= len(sizes) {
+			return nil, fmt.Errorf("table of frames: chunk %v is in frame %d of %d", id, frames[i], len(sizes))
+		}
+		t.of[id] = frames[i]
+	}
+	return t, nil
+}
+
+func (t *frameTable) payload() int64 { return t.starts[len(t.starts)-1] }
+
+func appendTable(b []byte, sizes, frames []int) []byte {
+	b = binary.AppendUvarint(b, uint64(len(sizes)))
+	for _, n := range sizes {
+		b = binary.AppendUvarint(b, uint64(n))
+	}
+	last := 0
+	for _, f := range frames {
+		b = binary.AppendVarint(b, int64(f-last))
+		last = f
+	}
+	return b
+}
+
+var errTable = errors.New("malformed table of frames")
+
+// parseTable reads the table of the chunks ids.
+func parseTable(b []byte, ids []chunk.ID) (*frameTable, error) {
+	n, size := binary.Uvarint(b)
+	if size <= 0 || n > uint64(len(b)) {
+		return nil, errTable
+	}
+	b = b[size:]
+	var sizes, frames []int
+	for range n {
+		v, size := binary.Uvarint(b)
+		if size <= 0 || v > uint64(chunk.MaxFrameSize) {
+			return nil, errTable
+		}
+		sizes, b = append(sizes, int(v)), b[size:]
+	}
+	at := int64(0)
+	for range ids {
+		v, size := binary.Varint(b)
+		if size <= 0 || v > int64(n) || v < -int64(n) {
+			return nil, errTable
+		}
+		at += v
+		frames, b = append(frames, int(at)), b[size:]
+	}
+	if len(b) > 0 {
+		return nil, errTable
+	}
+	return newFrameTable(ids, sizes, frames)
+}
+
+// overlap gives the frames first..last that the payload bytes start..end-1 touch.
+func (t *frameTable) overlap(start, end int64) (first, last int) {
+	low, high := 0, len(t.starts)-1 // the last frame that begins at or before start
+	for high-low > 1 {
+		if mid := (low + high) / 2; t.starts[mid] <= start {
+			low = mid
+		} else {
+			high = mid
+		}
+	}
+	for last = low; t.starts[last+1] < end; last++ {
+	}
+	return low, last
+}
+
+// ImagePayload sends the frames of an image as they lie in the store.
+type ImagePayload struct {
+	store FrameStore
+	table *frameTable
+	first []chunk.ID // a chunk of each frame
+	raw   []byte
+
+	mu     sync.Mutex
+	recent []*readFrame
+}
+
+// readFrame is a frame that was read, or is being read.
+type readFrame struct {
+	number int
+	once   sync.Once
+	bytes  []byte
+	err    error
+}
+
+// recentFrames is how many frames are kept: blocks are smaller than frames, and a handful are read at once.
+const recentFrames = 16
+
+// NewImagePayload prepares to send the chunks of a manifest.
+func NewImagePayload(store FrameStore, m *image.Manifest) (*ImagePayload, error) {
+	ids := payloadChunks(m)
+	sizes, frames, err := store.Layout(ids)
+	if err != nil {
+		return nil, err
+	}
+	table, err := newFrameTable(ids, sizes, frames)
+	if err != nil {
+		return nil, err
+	}
+	p := &ImagePayload{store: store, table: table, first: make([]chunk.ID, len(sizes)), raw: appendTable(nil, sizes, frames)}
+	for i := len(ids) - 1; i >= 0; i-- {
+		p.first[frames[i]] = ids[i]
+	}
+	return p, nil
+}
+
+// Size is the payload's length in bytes.
+func (p *ImagePayload) Size() int64 { return p.table.payload() }
+
+// Table is what receivers need to find frames in the payload.
+func (p *ImagePayload) Table() []byte { return p.raw }
+
+// Block implements sender.Source.
+func (p *ImagePayload) Block(b int, buf []byte) error {
+	start := blocks.Geometry{Payload: p.Size()}.Offset(b)
+	first, last := p.table.overlap(start, start+int64(len(buf)))
+	for f := first; f <= last; f++ {
+		frame, err := p.frame(f)
+		if err != nil {
+			return err
+		}
+		if at := p.table.starts[f] - start; at >= 0 {
+			copy(buf[at:], frame)
+		} else {
+			copy(buf, frame[-at:])
+		}
+	}
+	return nil
+}
+
+// frame reads a frame once, however many ask for it at the same time.
+func (p *ImagePayload) frame(number int) ([]byte, error) {
+	p.mu.Lock()
+	var f *readFrame
+	for _, r := range p.recent {
+		if r.number == number {
+			f = r
+		}
+	}
+	if f == nil {
+		f = &readFrame{number: number}
+		if len(p.recent) == recentFrames {
+			p.recent = append(p.recent[:0], p.recent[1:]...)
+		}
+		p.recent = append(p.recent, f)
+	}
+	p.mu.Unlock()
+	f.once.Do(func() {
+		want := p.table.starts[number+1] - p.table.starts[number]
+		f.err = p.store.Frames(context.Background(), []chunk.ID{p.first[number]}, func(frame []byte) error {
+			f.bytes = append([]byte(nil), frame...)
+			return nil
+		})
+		if f.err == nil && int64(len(f.bytes)) != want {
+			f.err = fmt.Errorf("the frame of chunk %v has %d bytes, %d when the session began", p.first[number], len(f.bytes), want)
+		}
+	})
+	return f.bytes, f.err
+}
+
+// ImageSource gives a deploy the frames that come by multicast. It is a clone.WholeSource.
+type ImageSource struct {
+	found    *Found
+	table    *frameTable
+	summary  ReceiveSummary
+	received bool
+
+	mu      sync.Mutex // guards what is below
+	wanted  map[int]bool
+	partial map[int]*partialFrame
+	held    int // bytes of these
+
+	yielding sync.Mutex // one frame at a time
+}
+
+// partialFrame is a frame of which some blocks have come.
+type partialFrame struct {
+	bytes []byte
+	lacks int
+}
+
+// partialLimit is how many bytes of partial frames are held. Beyond, blocks that begin another one must wait.
+const partialLimit = 256 << 20
+
+// NewImageSource reads the table of an image that was found.
+func NewImageSource(found *Found, m *image.Manifest, table []byte) (*ImageSource, error) {
+	t, err := parseTable(table, payloadChunks(m))
+	if err != nil {
+		return nil, err
+	}
+	if t.payload() != found.Description.Payload {
+		return nil, fmt.Errorf("%w: %d bytes of frames in a payload of %d", errTable, t.payload(), found.Description.Payload)
+	}
+	return &ImageSource{found: found, table: t, wanted: map[int]bool{}, partial: map[int]*partialFrame{}}, nil
+}
+
+// Whole marks a source that is asked once.
+func (s *ImageSource) Whole() {}
+
+// Summary is what was received.
+func (s *ImageSource) Summary() (summary ReceiveSummary, received bool) { return s.summary, s.received }
+
+// Frames joins the session for the blocks that hold the chunks and gives each frame when it is complete.
+func (s *ImageSource) Frames(ctx context.Context, ids []chunk.ID, yield func(frame []byte) error) error {
+	geo := s.found.Geometry()
+	need := blocks.NewSet(geo.Count())
+	for _, id := range ids {
+		f, ok := s.table.of[id]
+		if !ok {
+			return &chunk.MissingError{ID: id}
+		}
+		s.wanted[f] = true
+		need.AddRange(int(s.table.starts[f]/blocks.Size), int((s.table.starts[f+1]-1)/blocks.Size)+1)
+	}
+	var err error
+	s.received = true
+	s.summary, err = s.found.Receive(ctx, need, func(b int, plain []byte) error {
+		complete, err := s.take(geo.Offset(b), plain)
+		if err != nil {
+			return err
+		}
+		s.yielding.Lock()
+		defer s.yielding.Unlock()
+		for _, frame := range complete {
+			if err := yield(frame); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil)
+	return err
+}
+
+// take puts a block's bytes into their frames and gives those that are complete now.
+func (s *ImageSource) take(start int64, plain []byte) (complete [][]byte, err error) {
+	end := start + int64(len(plain))
+	first, last := s.table.overlap(start, end)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held > partialLimit && !s.continues(first, last) {
+		return nil, ErrLater
+	}
+	for f := first; f <= last; f++ {
+		if !s.wanted[f] {
+			continue
+		}
+		from, to := s.table.starts[f], s.table.starts[f+1]
+		p := s.partial[f]
+		if p == nil {
+			p = &partialFrame{make([]byte, to-from), int(to - from)}
+			s.partial[f] = p
+			s.held += len(p.bytes)
+		}
+		p.lacks -= copy(p.bytes[max(start-from, 0):], plain[max(from-start, 0):min(to, end)-start])
+		if p.lacks == 0 {
+			complete = append(complete, p.bytes)
+			delete(s.partial, f)
+			s.held -= len(p.bytes)
+		}
+	}
+	return complete, nil
+}
+
+// continues tells whether one of the frames first..last has begun already.
+func (s *ImageSource) continues(first, last int) bool {
+	for f := first; f <= last; f++ {
+		if s.partial[f] != nil {
+			return true
+		}
+	}
+	return false
+}
