@@ -24,6 +24,7 @@ var layerOf = map[string]int{
 	"internal/diskrule":   1,
 	"internal/partition":  1,
 	"internal/filesystem": 1,
+	"internal/volumes":    1,
 	"internal/image":      1,
 	"internal/chunk":      1,
 	"internal/protocol":   1,

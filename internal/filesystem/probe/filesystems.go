@@ -66,6 +66,9 @@ func markers(size quantity.Bytes) []kind {
 			{offset: 64*quantity.MiB + 0x40, magic: btrfsMagic}, {offset: 256*quantity.GiB + 0x40, magic: btrfsMagic},
 		}},
 		{name: "f2fs", places: []place{{offset: 0x400, magic: f2fsMagic}, {offset: 0x1400, magic: f2fsMagic}}},
+		{name: "LVM2_member", places: []place{
+			{magic: "LABELONE"}, {offset: 512, magic: "LABELONE"}, {offset: 1024, magic: "LABELONE"}, {offset: 1536, magic: "LABELONE"},
+		}},
 		{name: "gpt", places: []place{
 			{offset: 512, magic: "EFI PART"}, {offset: 4096, magic: "EFI PART"},
 			{offset: size - 512, magic: "EFI PART"}, {offset: size - 4096, magic: "EFI PART"},

@@ -84,15 +84,8 @@ func toGo(at func(off, n quantity.Bytes) []byte) bool {
 }
 
 func containers(size quantity.Bytes) []kind {
-	var lvm []place
-	for sector := range uint64(4) {
-		lvm = append(lvm, place{offset: quantity.Bytes(sector) * 512, magic: "LABELONE", check: func(at func(off, n quantity.Bytes) []byte) bool {
-			return binary.LittleEndian.Uint64(at(8, 8)) == sector && string(at(24, 8)) == "LVM2 001"
-		}})
-	}
 	return []kind{
 		{name: "linux_raid_member", places: raid(size), doubt: container("Linux RAID member"), uuid: raidUUID},
-		{name: "LVM2_member", places: lvm, doubt: container("LVM2 physical volume"), uuid: lvmUUID},
 		{name: "zfs_member", places: zfs(size), doubt: container("ZFS pool member")},
 		{name: "bcache", places: []place{{offset: 0x1018, magic: "\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81"}}, doubt: container("bcache")},
 		{name: "DM_verity_hash", places: []place{{magic: "verity\x00\x00"}}, doubt: container("dm-verity")},
@@ -128,12 +121,6 @@ func raidUUID(w *window, at quantity.Bytes) string {
 		return ""
 	}
 	return uuid(w.bytes(at+16, 16))
-}
-
-// lvmUUID formats the 32 characters of a physical volume's UUID as LVM does.
-func lvmUUID(w *window, at quantity.Bytes) string {
-	s := string(w.bytes(at+32, 32))
-	return strings.Join([]string{s[:6], s[6:10], s[10:14], s[14:18], s[18:22], s[22:26], s[26:]}, "-")
 }
 
 // zfs gives the places of the uberblocks in the four labels of a pool member.

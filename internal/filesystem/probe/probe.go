@@ -48,11 +48,15 @@ const checkRemedy = "check the file system with its own tools (chkdsk /f, fsck),
 // Read tells what the partition r of the given size holds. Its only errors are
 // those of reading r.
 func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
+	return read(r, size, append(readers(), readLVM))
+}
+
+func read(r io.ReaderAt, size quantity.Bytes, readers []reader) (filesystem.Volume, error) {
 	found, err := findKinds(r, size)
 	if err != nil {
 		return filesystem.Volume{}, err
 	}
-	for _, read := range readers() {
+	for _, read := range readers {
 		if found, err = try(found, read, r, size); err != nil {
 			return filesystem.Volume{}, err
 		}
