@@ -43,9 +43,9 @@ demo: deps build
 clean:
 	rm -rf bin build
 
-# bench compares capture and deploy with partclone and zstd; docs/performance.md keeps the figures.
+# bench compares capture, deploy and delta with partclone, casync and qcow2; docs/performance.md keeps the figures.
 bench: deps build
-	./bench/partclone.sh build/bench
+	./bench/run.sh build/bench
 
 # bench-boot measures the time from the start of a virtual PC to its registration.
 bench-boot: deps build

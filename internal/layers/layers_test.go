@@ -47,6 +47,7 @@ var layerOf = map[string]int{
 	"server":    4,
 	"initramfs": 4,
 
+	"bench":      5,
 	"cmd":        5,
 	"qemu-tests": 5,
 }
