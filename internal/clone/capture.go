@@ -17,7 +17,11 @@ import (
 type CaptureOptions struct {
 	Image, Comment, Origin, Creator, Engine string
 
-	Force    bool // capture a hibernated system all the same
+	Force bool // capture a hibernated system all the same
+	// FillBadSectors stores zeroes in the place of what cannot be read. Without it the capture
+	// fails with an *UnreadableError once everything else was read.
+	FillBadSectors bool
+
 	Verify   bool // decode every frame again before it is stored; a store on a server always does
 	Level    zstd.EncoderLevel
 	Progress Progress
@@ -29,6 +33,8 @@ type CaptureResult struct {
 	Allocated quantity.Bytes // bytes that the version stores
 	Read      quantity.Bytes // bytes read from the disk
 	Stored    quantity.Bytes // new bytes in the store, compressed
+
+	Unreadable []*UnreadableError // what was filled, by disk
 }
 
 // maxPasses bounds how often a capture is repeated because the store lost chunks
@@ -64,6 +70,7 @@ func CaptureDisks(ctx context.Context, disks []Captured, sink Sink, opts Capture
 	}
 	var result CaptureResult
 	for pass := 1; ; pass++ {
+		result.Unreadable = nil
 		err := storeDisks(ctx, disks, m, sink, opts, &result)
 		if err != nil {
 			return CaptureResult{}, err
@@ -97,13 +104,26 @@ func storeDisks(ctx context.Context, disks []Captured, m *image.Manifest, sink S
 		var part CaptureResult
 		reader := newDiscardReader(newBlankReader(c.Disk, c.Layout), c.Layout)
 		if err := storeContents(ctx, reader, contentsOf(&m.Disks[i]), sink, opts, &part); err != nil {
-			return err
+			return unreadableOf(err, i)
 		}
 		done += part.Allocated
 		result.Read += part.Read - reader.filled()
 		result.Stored += part.Stored
+		for _, bad := range part.Unreadable {
+			bad.Disk = i
+			result.Unreadable = append(result.Unreadable, bad)
+		}
 	}
 	return nil
+}
+
+// unreadableOf says of which disk of the capture an UnreadableError tells.
+func unreadableOf(err error, disk int) error {
+	var bad *UnreadableError
+	if errors.As(err, &bad) {
+		bad.Disk = disk
+	}
+	return err
 }
 
 // contentsOf gives pointers to the disk's boot areas and partitions' contents.

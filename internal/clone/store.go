@@ -22,6 +22,9 @@ import (
 //	encode   the frames
 //	store    them
 //
+// What cannot be read becomes zero, so that the whole disk is read and all that is wrong
+// with it is known at once; the capture then fails unless the operator wants the zeroes.
+//
 // Every stage works in the buffer that the first one filled, and there is a fixed number
 // of them: that bounds the memory.
 type storing struct {
@@ -30,6 +33,7 @@ type storing struct {
 	sink     Sink
 	opts     CaptureOptions
 	result   *CaptureResult
+	rescue   rescue
 	free     chan *batch
 }
 
@@ -59,6 +63,10 @@ type batch struct {
 // chunk ids.
 func storeContents(ctx context.Context, disk io.ReaderAt, contents []*image.Content, sink Sink, opts CaptureOptions, result *CaptureResult) error {
 	s := &storing{disk: disk, contents: contents, sink: sink, opts: opts, result: result, free: make(chan *batch, 2*workers()+2)}
+	s.rescue.disk = disk
+	if !opts.FillBadSectors {
+		s.rescue.limit = maxUnreadable
+	}
 	result.Allocated = 0
 	for _, c := range contents {
 		c.Chunks = make([]chunk.ID, image.ChunkCount(c.Extents))
@@ -71,7 +79,7 @@ func storeContents(ctx context.Context, disk io.ReaderAt, contents []*image.Cont
 	groups, frames := make(chan *batch), make(chan *batch)
 	g.Go(func() error { return s.split(ctx, groups) })
 	read := inOrder(ctx, g, groups, func() (func(*batch) error, error) {
-		return func(b *batch) error { return b.prepare(ctx, disk, sink) }, nil
+		return func(b *batch) error { return s.prepare(ctx, b) }, nil
 	})
 	g.Go(func() error { return s.collect(ctx, read, frames) })
 	encoded := inOrder(ctx, g, frames, func() (func(*batch) error, error) {
@@ -82,7 +90,16 @@ func storeContents(ctx context.Context, disk io.ReaderAt, contents []*image.Cont
 		}, err
 	})
 	g.Go(func() error { return s.store(ctx, encoded) })
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if bad := s.rescue.unreadable(); bad != nil {
+		if !opts.FillBadSectors {
+			return bad
+		}
+		result.Unreadable = append(result.Unreadable, bad)
+	}
+	return nil
 }
 
 // inOrder lets workers do what newWorker gives to the batches that come in, side by side,
@@ -160,20 +177,24 @@ func (s *storing) split(ctx context.Context, groups chan<- *batch) error {
 }
 
 // prepare reads and hashes the batch and asks what the store lacks of it.
-func (b *batch) prepare(ctx context.Context, disk io.ReaderAt, sink Sink) error {
+func (s *storing) prepare(ctx context.Context, b *batch) error {
 	if b.buf == nil { // only as many as the disk has work for
 		b.buf = alignedBuffer(framePieces * int(chunk.Size))
 	}
 	b.buf = b.buf[:cap(b.buf)]
 	var err error
-	if b.read, err = readBatch(disk, b.group, b.buf); err != nil {
+	b.read, err = readBatch(s.disk, b.group, b.buf)
+	if err != nil && ctx.Err() == nil {
+		b.read, err = s.rescue.batch(b.group, b.buf)
+	}
+	if err != nil {
 		return err
 	}
 	b.ids = b.ids[:0]
 	for i := range b.group {
 		b.ids = append(b.ids, chunk.Sum(plain(b.group, i, b.buf)))
 	}
-	if b.missing, err = sink.Missing(ctx, b.ids); err != nil {
+	if b.missing, err = s.sink.Missing(ctx, b.ids); err != nil {
 		return fmt.Errorf("ask for missing chunks: %w", err)
 	}
 	if len(b.missing) != len(b.ids) {
