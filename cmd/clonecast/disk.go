@@ -244,6 +244,7 @@ type diskCaptureOptions struct {
 	store, comment      string
 	also, policies      []string
 	force, verify, json bool
+	fillBadSectors      bool
 }
 
 func newDiskCaptureCmd() *cobra.Command {
@@ -257,7 +258,10 @@ The store is made when DIR does not exist or is empty. With --also several disks
 
 --policy says what to do with a partition instead: clone (refused if it is not proven clean), raw (every block), format
 (only FAT and swap: the deploy makes an empty one of the same UUID and label), skip (nothing; the deploy leaves the
-partition as it is on the target).`,
+partition as it is on the target).
+
+Sectors that cannot be read are read again in smaller steps. If some stay unreadable the capture lists them and makes no version;
+with --fill-bad-sectors it stores zeroes in their place. Unreadable sectors that no file uses do not matter.`,
 		Args: args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return runDiskCapture(cmd.Context(), a[0], a[1], opts, newReporter(cmd, opts.json))
@@ -269,6 +273,7 @@ partition as it is on the target).`,
 	f.StringArrayVar(&opts.also, "also", nil, "`PATH` of a further disk of the same version, in the order in which they will be deployed")
 	f.StringArrayVar(&opts.policies, "policy", nil, policyUsage)
 	f.BoolVar(&opts.force, "force", false, "capture a hibernated system all the same")
+	f.BoolVar(&opts.fillBadSectors, "fill-bad-sectors", false, "store zeroes in the place of sectors that cannot be read")
 	f.BoolVar(&opts.verify, "verify", false, "decode all that was compressed again before it is stored")
 	f.BoolVar(&opts.json, "json", false, "print NDJSON; the last line is the summary")
 	cobra.CheckErr(cmd.MarkFlagRequired("store"))
@@ -310,16 +315,42 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 	defer session.Close()
 	result, err := clone.CaptureDisks(ctx, disks, session, clone.CaptureOptions{
 		Image: name, Comment: opts.comment, Origin: strings.Join(paths, ", "), Creator: "clonecast disk capture", Engine: engine(),
-		Force: opts.force, Verify: opts.verify, Level: zstd.SpeedDefault, Progress: bytesProgress(rep),
+		Force: opts.force, FillBadSectors: opts.fillBadSectors, Verify: opts.verify, Level: zstd.SpeedDefault, Progress: bytesProgress(rep),
 	})
+	var unreadable *clone.UnreadableError
+	if errors.As(err, &unreadable) {
+		rep.warnUnreadable(paths, unreadable)
+	}
 	if err != nil {
 		return diskError(err)
+	}
+	for _, u := range result.Unreadable {
+		rep.warnUnreadable(paths, u)
 	}
 	took := time.Since(started)
 	rep.printf("captured %s as %s@%d (%s): %v allocated, %v new in the store, %s\n", strings.Join(paths, " and "), name, result.Version.Sequence,
 		result.Version.ID.Short(), result.Allocated, result.Stored, rate(result.Allocated, took))
 	return rep.summary(captureSummary{name, result.Version.Sequence, result.Version.ID.String(), int64(result.Allocated),
-		int64(result.Read), int64(result.Stored), took.Seconds()})
+		int64(result.Read), int64(result.Stored), unreadableBytes(result), took.Seconds()})
+}
+
+func unreadableBytes(r clone.CaptureResult) int64 {
+	sum := quantity.Bytes(0)
+	for _, u := range r.Unreadable {
+		sum += quantity.Total(u.Extents)
+	}
+	return int64(sum)
+}
+
+// warnUnreadable lists what of a disk could not be read.
+func (r *reporter) warnUnreadable(paths []string, u *clone.UnreadableError) {
+	const most = 50
+	for _, e := range u.Extents[:min(most, len(u.Extents))] {
+		r.warn("%s: bytes %d to %d cannot be read", paths[u.Disk], int64(e.Start), int64(e.End())-1)
+	}
+	if more := len(u.Extents) - most; more > 0 {
+		r.warn("%s: and %d more places", paths[u.Disk], more)
+	}
 }
 
 // ofPath names the disk if there are several.
@@ -337,6 +368,7 @@ type captureSummary struct {
 	Allocated int64   `json:"bytes_allocated"`
 	Read      int64   `json:"bytes_read"`
 	Stored    int64   `json:"bytes_stored"`
+	Filled    int64   `json:"bytes_unreadable"` // zeroes are stored in their place
 	Seconds   float64 `json:"seconds"`
 }
 
@@ -357,6 +389,8 @@ type diskDeployOptions struct {
 	store, saveTable, grow    string
 	rules, policies           []string
 	dryRun, yes, json, verify bool
+	trim                      bool
+	trimChosen                bool // by the operator
 }
 
 func newDiskDeployCmd() *cobra.Command {
@@ -378,12 +412,17 @@ overwritten. 'clonecast disk restore-table' puts a saved table back.
 
 --grow makes partitions and their file systems (ext2, ext3, ext4, XFS, btrfs, NTFS; swap) larger where a larger disk has room
 behind them: last, or numbers joined by commas; DISK:N or DISK:last from the second disk on. No partition is moved, so one that
-is followed by another cannot grow. The kernel grows all but NTFS: that takes root.`,
+is followed by another cannot grow. The kernel grows all but NTFS: that takes root.
+
+A block device is told which blocks of the written partitions are free (TRIM): solid-state disks stay fast and wear less. What deleted
+files left there is lost then, which the deploy of an image means anyway; --trim=false leaves it. With --trim, disk image files
+get holes there. Partitions that are skipped or stored whole are not touched.`,
 		Args: args(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			if (len(a) > 1) == (len(opts.rules) > 0) {
 				return usage(cmd, errors.New("name the target: either by PATH or with --rule"))
 			}
+			opts.trimChosen = cmd.Flags().Changed("trim")
 			return runDiskDeploy(cmd.Context(), a[0], a[1:], opts, newReporter(cmd, opts.json), cmd.InOrStdin())
 		},
 	}
@@ -396,6 +435,7 @@ is followed by another cannot grow. The kernel grows all but NTFS: that takes ro
 	f.BoolVar(&opts.dryRun, "dry-run", false, "show what would be written, write nothing")
 	f.BoolVar(&opts.yes, "yes", false, "do not ask")
 	f.BoolVar(&opts.verify, "verify", false, "read back what was written (always done on block devices)")
+	f.BoolVar(&opts.trim, "trim", true, "tell the disk which blocks are free (files only if the flag is given)")
 	f.BoolVar(&opts.json, "json", false, "print NDJSON; the last line is the summary")
 	cobra.CheckErr(cmd.MarkFlagRequired("store"))
 	return cmd
@@ -441,13 +481,14 @@ func runDiskDeploy(ctx context.Context, ref string, paths []string, opts diskDep
 		}
 	}
 	tables := tableSaver{paths: paths, file: opts.saveTable, rep: rep}
-	options := clone.DeployOptions{DryRun: opts.dryRun, Verify: opts.verify, SaveTable: tables.save, Progress: bytesProgress(rep)}
+	options := clone.DeployOptions{DryRun: opts.dryRun, Verify: opts.verify, Trim: opts.trim, SaveTable: tables.save, Progress: bytesProgress(rep)}
 	var disks []clone.Deployment
 	var growers kernelfs.Disks
 	for i, dev := range devices {
 		growers = append(growers, kernelfs.Disk{Path: dev.Path, Sector: dev.LogicalSector})
 		disks = append(disks, clone.Deployment{Disk: &manifest.Disks[i], Target: dev, Geometry: geometry(dev)})
 		options.Verify = options.Verify || dev.Block
+		options.Trim = options.Trim && (dev.Block || opts.trimChosen)
 	}
 	options.Grow, options.Grower = grow, growers
 	results, err := clone.DeployDisks(ctx, disks, store, options)

@@ -76,6 +76,7 @@ func newTaskCaptureCmd(c *connection) *cobra.Command {
 	cmd.Flags().StringVar(&o.Comment, "comment", "", "why this version is made, `TEXT`")
 	cmd.Flags().BoolVar(&o.AllDisks, "all-disks", false, "capture every disk that fits the rule as one version")
 	cmd.Flags().BoolVar(&o.Force, "force", false, "capture a hibernated system as well")
+	cmd.Flags().BoolVar(&o.Fill, "fill-bad-sectors", false, "store zeroes in the place of sectors that cannot be read")
 	return cmd
 }
 
@@ -93,6 +94,7 @@ func newTaskDeployCmd(c *connection) *cobra.Command {
 	}
 	o.add(cmd)
 	cmd.Flags().StringVar(&o.Grow, "grow", "", "`PARTITIONS` that take the free room behind them: last, or numbers as 2,3")
+	cmd.Flags().BoolVar(&o.NoTrim, "no-trim", false, "do not tell the disk which blocks are free")
 	cmd.Flags().BoolVar(&o.yes, "yes", false, "do not ask")
 	return cmd
 }

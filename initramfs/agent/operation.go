@@ -126,10 +126,13 @@ func (a *Agent) capture(ctx context.Context, op *protocol.Operation, track *trac
 		a.say("note: %s", n)
 	}
 	result, err := clone.CaptureDisks(ctx, captured, transfer{a.client}, clone.CaptureOptions{
-		Image: op.Image, Comment: op.Comment, Engine: a.config.Build, Force: op.Force, Level: zstd.SpeedDefault, Progress: track.progress,
+		Image: op.Image, Comment: op.Comment, Engine: a.config.Build, Force: op.Force, FillBadSectors: op.Fill, Level: zstd.SpeedDefault, Progress: track.progress,
 	})
 	if err != nil {
 		return report{notes: notes}, fmt.Errorf("capture of %s: %w", diskText(facts...), err)
+	}
+	for _, u := range result.Unreadable {
+		notes = append(notes, "zeroes are stored in the place of what cannot be read: "+u.Error())
 	}
 	v := result.Version
 	a.say("image %s version %d (%s): %v allocated, %v new in the store", v.Image, v.Sequence, v.ID.Short(), result.Allocated, result.Stored)
@@ -222,7 +225,7 @@ func (a *Agent) deploy(ctx context.Context, op *protocol.Operation, track *track
 	}
 	var notes []string
 	results, err := clone.DeployDisks(ctx, targets, source, clone.DeployOptions{
-		Verify: true, Parent: parent, Progress: track.progress, Grow: grow, Grower: growers,
+		Verify: true, Trim: !op.NoTrim, Parent: parent, Progress: track.progress, Grow: grow, Grower: growers,
 		SaveTable: func(ctx context.Context, disk int, c saved.Copy) error {
 			if err := source.saveTable(ctx, disk, c); err != nil {
 				return err

@@ -155,6 +155,24 @@ func (d *Device) WriteAt(b []byte, off int64) (int, error) {
 // may be lost even if a later call succeeds.
 func (d *Device) Sync() error { return d.file.Sync() }
 
+// Trim tells the disk that nobody needs the bytes; what they read as afterwards is not
+// defined. Of a file it makes a hole. A disk that cannot is an errors.ErrUnsupported.
+func (d *Device) Trim(start, length quantity.Bytes) error {
+	if start < 0 || length < 0 || start > d.Size-length {
+		return fmt.Errorf("trim %s: %d bytes at %d leave its %d bytes", d.Path, int64(length), int64(start), int64(d.Size))
+	}
+	if !d.Block {
+		const hole = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+		return os.NewSyscallError("fallocate", unix.Fallocate(int(d.file.Fd()), hole, int64(start), int64(length)))
+	}
+	span := [2]uint64{uint64(start), uint64(length)}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, d.file.Fd(), unix.BLKDISCARD, uintptr(unsafe.Pointer(&span)))
+	if errno != 0 {
+		return os.NewSyscallError("discard", errno)
+	}
+	return nil
+}
+
 // DropCache forgets cached pages, so that the next read comes from the medium.
 func (d *Device) DropCache() error {
 	if !d.Block {

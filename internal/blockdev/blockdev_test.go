@@ -105,6 +105,47 @@ func TestHoles(t *testing.T) {
 	}
 }
 
+// Loop devices and files give back the space of trimmed bytes; their neighbours stay.
+func TestTrim(t *testing.T) {
+	for name, open := range map[string]func(path string) string{
+		"file": func(path string) string { return path },
+		"loop": func(path string) string {
+			dev := run(t, "losetup", "-f", "--show", path)
+			t.Cleanup(func() { run(t, "losetup", "-d", dev) })
+			return dev
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := image(t, 4<<20)
+			d, err := OpenExclusive(open(path))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.Close()
+			data := bytes.Repeat([]byte{7}, 4<<20)
+			if _, err := d.WriteAt(data, 0); err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(d.Sync(), d.Trim(1<<20, 2<<20), d.Sync()); err != nil {
+				t.Fatal(err)
+			}
+			clear(data[1<<20 : 3<<20])
+			got := make([]byte, 4<<20)
+			if _, err := d.ReadAt(got, 0); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("the bytes around the trimmed ones changed, or those are not zero: %v", err)
+			}
+			if used := strings.Fields(run(t, "du", "-k", path))[0]; used > "2100" || len(used) != 4 {
+				t.Errorf("%s KiB are still in use, want 2048", used)
+			}
+			for _, e := range []quantity.Extent{{Start: -1, Length: 1}, {Start: 3 << 20, Length: 2 << 20}, {Start: 0, Length: -1}} {
+				if d.Trim(e.Start, e.Length) == nil {
+					t.Errorf("%v was trimmed", e)
+				}
+			}
+		})
+	}
+}
+
 func TestOpenRefuses(t *testing.T) {
 	for name, path := range map[string]string{"directory": t.TempDir(), "character device": "/dev/null", "absent": "/nonexistent"} {
 		if d, err := Open(path); err == nil {

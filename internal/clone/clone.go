@@ -12,7 +12,8 @@
 //	compare    read what the target holds, keep every chunk that already matches
 //	save       hand out the old table, if it changes
 //	invalidate zero the table and the first bytes of each partition to be written; flush
-//	write      fetch and verify the chunks that differ, write their allocated bytes; flush
+//	write      fetch and verify the chunks that differ, write their allocated bytes; tell
+//	           the disk which bytes are free, if wanted; flush
 //	verify     read back what was written
 //	finish     first bytes of partitions, swap headers; flush; table, LBA 0 last; flush
 //	grow       make file systems as large as the partitions that became longer
@@ -22,7 +23,8 @@
 //
 // A disk that is cut anywhere before the last step does not boot, and the same call finishes it.
 // If nothing differs nothing is written. Bytes outside the allocated extents are not
-// touched, but for the signatures of file systems that would otherwise come alive.
+// touched, but for the signatures of file systems that would otherwise come alive, and
+// free bytes of the partitions that are written, which may be trimmed.
 package clone
 
 import (

@@ -17,6 +17,7 @@ import (
 type DeployOptions struct {
 	DryRun bool // compare and plan, write nothing
 	Verify bool // read back what was written
+	Trim   bool // tell a Trimmer which bytes of the partitions that are written are free
 
 	// SaveTable takes the target's old table before the first write, if the table changes
 	// or a partition is kept. An error ends the deploy. It is not called for a disk
@@ -43,6 +44,7 @@ type DeployResult struct {
 	Written  quantity.Bytes // bytes written
 	Fetched  quantity.Bytes // bytes of frames from the source
 	Verified quantity.Bytes // bytes read back
+	Trimmed  quantity.Bytes // free bytes that the disk was told of
 	Grown    []Grown        // the partitions that were to grow
 }
 
@@ -55,6 +57,7 @@ func (r *DeployResult) Add(o DeployResult) {
 	r.Fetched += o.Fetched
 	r.Verified += o.Verified
 	r.Grown = append(r.Grown, o.Grown...)
+	r.Trimmed += o.Trimmed
 }
 
 // deploy is one running deploy.

@@ -60,6 +60,7 @@ func runSteps(ctx context.Context, deploys []*deploy, opts DeployOptions) error 
 		{"save the old table", (*deploy).saveTable},
 		{"invalidate the old table", (*deploy).invalidate},
 		{"write", (*deploy).write},
+		{"trim free bytes", (*deploy).trim},
 		{"flush", (*deploy).flush},
 		{"verify", (*deploy).verify},
 		{"finish", (*deploy).finish},

@@ -25,6 +25,11 @@ func (e *UnreadableError) Error() string {
 }
 func (e *UnreadableError) Unwrap() error { return e.Err }
 
+// Hint says what to do.
+func (e *UnreadableError) Hint() string {
+	return "replace the disk; to capture it all the same, with zeroes in these places: --fill-bad-sectors"
+}
+
 // rescue reads what can still be read of a failing disk. What cannot becomes zero and is
 // remembered.
 type rescue struct {

@@ -164,6 +164,8 @@ type Operation struct {
 	Version string `json:"version,omitempty"` // deploy: version id
 	Comment string `json:"comment,omitempty"` // capture
 	Force   bool   `json:"force,omitempty"`   // capture: also a hibernated system
+	Fill    bool   `json:"fill,omitempty"`    // capture: zeroes in the place of sectors that cannot be read
+	NoTrim  bool   `json:"no_trim,omitempty"` // deploy: do not tell the disk which blocks are free
 	Grow    string `json:"grow,omitempty"`    // deploy: partitions that take free room (image.ParseGrow)
 
 	// Disks are the rules (package diskrule) that name the disks to work on, one each; empty:

@@ -164,6 +164,8 @@ type Order struct {
 	Image    string   `json:"image" maxLength:"160" doc:"capture: a name; deploy: NAME, NAME@SEQUENCE or NAME@ID"`
 	Comment  string   `json:"comment,omitempty" maxLength:"1024"`
 	Force    bool     `json:"force,omitempty" doc:"capture: also a hibernated system"`
+	Fill     bool     `json:"fill_bad_sectors,omitempty" doc:"capture: store zeroes in the place of sectors that cannot be read"`
+	NoTrim   bool     `json:"no_trim,omitempty" doc:"deploy: do not tell the disk which blocks are free"`
 	Disks    []string `json:"disks,omitempty" maxItems:"64" doc:"rules that name the disks, one each (docs/disks.md); default: the rule of the hardware class"`
 	Grow     string   `json:"grow,omitempty" maxLength:"160" doc:"deploy: partitions that take the free room behind them: last, or numbers: 2,3"`
 	AllDisks bool     `json:"all_disks,omitempty" doc:"capture: every disk that fits the rule"`
@@ -195,7 +197,7 @@ type orderIn struct{ Body Order }
 func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 	q := i.Body
 	n := tasks.New{Creator: callerOf(ctx).admin}
-	op := protocol.Operation{Kind: q.Kind, Image: q.Image, Comment: q.Comment, Force: q.Force, Disks: q.Disks, AllDisks: q.AllDisks, Policies: q.Policies, Grow: q.Grow}
+	op := protocol.Operation{Kind: q.Kind, Image: q.Image, Comment: q.Comment, Force: q.Force, Fill: q.Fill, NoTrim: q.NoTrim, Disks: q.Disks, AllDisks: q.AllDisks, Policies: q.Policies, Grow: q.Grow}
 	answer := Ordered{Machines: []Target{}}
 	if problem := q.problem(); problem != "" {
 		return Ordered{}, &protocol.Problem{Code: protocol.CodeInvalid, Title: problem}
