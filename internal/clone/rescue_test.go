@@ -15,8 +15,8 @@ import (
 
 var errMedium = errors.New("input/output error")
 
-// failingDisk cannot read some ranges; those of shaky can be read at the third try.
-type failingDisk struct {
+// badDisk cannot read some ranges; those of shaky can be read at the third try.
+type badDisk struct {
 	*memDisk
 	bad, shaky []quantity.Extent
 
@@ -25,7 +25,7 @@ type failingDisk struct {
 	reads int
 }
 
-func (d *failingDisk) ReadAt(b []byte, off int64) (int, error) {
+func (d *badDisk) ReadAt(b []byte, off int64) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.reads++
@@ -75,7 +75,7 @@ func TestBadSectors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			disk, l := testDisk(1)
 			options := CaptureOptions{Image: "test", Level: zstd.SpeedFastest}
-			failing := &failingDisk{memDisk: disk, bad: c.bad, shaky: c.shaky}
+			failing := &badDisk{memDisk: disk, bad: c.bad, shaky: c.shaky}
 			store := &memStore{}
 			_, err := Capture(context.Background(), failing, l, store, options)
 			var bad *UnreadableError
@@ -88,7 +88,7 @@ func TestBadSectors(t *testing.T) {
 			}
 
 			options.FillBadSectors = true
-			failing = &failingDisk{memDisk: disk, bad: c.bad, shaky: c.shaky}
+			failing = &badDisk{memDisk: disk, bad: c.bad, shaky: c.shaky}
 			r, err := Capture(context.Background(), failing, l, store, options)
 			if err != nil {
 				t.Fatal(err)
@@ -116,7 +116,7 @@ func TestBadSectors(t *testing.T) {
 
 // A disk that gives nothing any more ends a capture early, unless it is to be filled.
 func TestRescueGivesUp(t *testing.T) {
-	r := rescue{disk: &failingDisk{memDisk: &memDisk{b: make([]byte, 1<<20)}, bad: []quantity.Extent{{Start: 0, Length: 1 << 40}}}, limit: 8 * quantity.MiB}
+	r := rescue{disk: &badDisk{memDisk: &memDisk{b: make([]byte, 1<<20)}, bad: []quantity.Extent{{Start: 0, Length: 1 << 40}}}, limit: 8 * quantity.MiB}
 	var bad *UnreadableError
 	if err := r.read(make([]byte, 16<<20), 0, rescueSteps); !errors.As(err, &bad) || len(bad.Extents) != 1 {
 		t.Errorf("read = %v, want an UnreadableError", err)
