@@ -126,7 +126,7 @@ func windowsRecipes() map[string]recipe {
 	}
 	fat := func(name string, size quantity.Bytes, files int, partclone, args string) {
 		out[name] = recipe{
-			size: size, mkfs: "mkfs.fat " + args + " DEV", check: "fsck.fat -n DEV",
+			size: size, mkfs: "mkfs.fat -I " + args + " DEV", check: "fsck.fat -n DEV",
 			files: files, longest: min(size/100, 120*quantity.KiB), partclone: partclone,
 		}
 	}
