@@ -19,12 +19,18 @@ func swapHeader(p image.Partition, length quantity.Bytes) ([]byte, error) {
 }
 
 // tableFor gives the table sectors for the target in the order of writing. A GPT moves
-// its backup to the end of a disk of another size; partitions in lengths become longer.
-// Everything else stays as it was.
+// its backup to the end of a disk of another size; one that was captured with a bad copy
+// comes out with two good ones, because the place of the bad one may hold a good copy of
+// another table on the target. Partitions in lengths become longer. Everything else stays
+// as it was.
 func tableFor(d *image.Disk, g Geometry, lengths map[int]quantity.Bytes) ([]final, error) {
 	isGPT, isMBR := d.TableKind == string(partition.GPT), d.TableKind == string(partition.MBR)
+	asItWas, err := staysGPT(d, g, lengths)
+	if err != nil {
+		return nil, err
+	}
 	switch {
-	case isGPT && (d.Size != g.Size || len(lengths) > 0):
+	case isGPT && !asItWas:
 		moved, err := movedGPT(d, g)
 		if err == nil && len(lengths) > 0 {
 			moved, err = gpt.Grow(moved, gpt.Disk{Size: g.Size, Sector: g.LogicalSector}, lengths)
@@ -49,6 +55,14 @@ func tableFor(d *image.Disk, g Geometry, lengths map[int]quantity.Bytes) ([]fina
 		return keptTable(areas, g), nil
 	}
 	return keptTable(d.Table, g), nil
+}
+
+// staysGPT tells whether a GPT can be written byte for byte.
+func staysGPT(d *image.Disk, g Geometry, lengths map[int]quantity.Bytes) (bool, error) {
+	if d.TableKind != string(partition.GPT) || d.Size != g.Size || len(lengths) > 0 {
+		return false, nil
+	}
+	return gpt.Whole(savedTable(d), gpt.Disk{Size: d.Size, Sector: d.LogicalSector})
 }
 
 func movedGPT(d *image.Disk, g Geometry) ([]partition.Content, error) {

@@ -9,6 +9,9 @@
 //	primary bad, backup good      the backup at the last LBA is the table, and noted
 //	both bad                      error
 //
+// Entries may be larger than 128 bytes, as the specification allows; the kernel reads no
+// such table.
+//
 // A hybrid MBR (protective and real entries) is kept as it is; the GPT decides.
 //
 // The gap between the entries and the first partition is a boot area; free space
@@ -21,6 +24,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math/bits"
 	"slices"
 
 	"clonecast/internal/partition"
@@ -128,12 +132,21 @@ func (d *disk) note(badPrimary, badBackup error) {
 		d.notes = append(d.notes, fmt.Sprintf("the backup table is used: %v", badPrimary))
 	case badBackup != nil:
 		d.notes = append(d.notes, fmt.Sprintf("the backup table is bad: %v", badBackup))
-	case d.primary.header.EntriesCRC != d.backup.header.EntriesCRC || d.primary.header.DiskGUID != d.backup.header.DiskGUID:
+	case !d.agree():
 		d.notes = append(d.notes, "primary and backup table differ, the primary is used")
+	}
+	if size := d.best().header.EntrySize; size != entrySize {
+		d.notes = append(d.notes, fmt.Sprintf("its entries have %d bytes: Linux does not read this table", size))
 	}
 	if at := d.best().header.Alternate; d.primary != nil && at != d.last {
 		d.notes = append(d.notes, fmt.Sprintf("the backup table is at sector %d, not at the end of the disk (%d)", at, d.last))
 	}
+}
+
+// agree tells whether two good copies are of the same table.
+func (d *disk) agree() bool {
+	a, b := d.primary.header, d.backup.header
+	return a.EntriesCRC == b.EntriesCRC && a.DiskGUID == b.DiskGUID && a.Entries == b.Entries && a.EntrySize == b.EntrySize
 }
 
 func corrupt(structure string, at quantity.Bytes, format string, args ...any) error {
@@ -160,7 +173,7 @@ func (d *disk) readHalf(name string, lba uint64) (*half, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read %s GPT entries: %w", name, err)
 	}
-	h.entries = array[:h.header.Entries*entrySize]
+	h.entries = array[:h.header.Entries*h.header.EntrySize]
 	if crc32.ChecksumIEEE(h.entries) != h.header.EntriesCRC {
 		return nil, corrupt(name+" entries", d.offset(h.header.EntriesLBA), "checksum does not match")
 	}
@@ -178,10 +191,10 @@ func (d *disk) headerProblem(h header, raw []byte, lba uint64) string {
 		return "checksum does not match"
 	case h.MyLBA != lba:
 		return fmt.Sprintf("it says it stands at sector %d", h.MyLBA)
-	case h.EntrySize != entrySize:
-		return fmt.Sprintf("entries have %d bytes, want %d", h.EntrySize, entrySize)
-	case h.Entries == 0 || h.Entries > maxEntries:
-		return fmt.Sprintf("it counts %d entries", h.Entries)
+	case h.EntrySize < entrySize || h.EntrySize > maxEntrySize || bits.OnesCount32(h.EntrySize) != 1:
+		return fmt.Sprintf("entries have %d bytes, want 128 times a power of two", h.EntrySize)
+	case h.Entries == 0 || h.Entries > maxArray/h.EntrySize:
+		return fmt.Sprintf("it counts %d entries of %d bytes", h.Entries, h.EntrySize)
 	case h.LastUsable > d.last || h.FirstUsable > h.LastUsable:
 		return fmt.Sprintf("its usable range is %d to %d on a disk of %d sectors", h.FirstUsable, h.LastUsable, d.last+1)
 	case h.EntriesLBA < 2 || h.EntriesLBA > d.last || d.arraySectors(h) > d.last-h.EntriesLBA+1:
@@ -197,10 +210,18 @@ func headerCRC(raw []byte, size uint32) uint32 {
 	return crc32.Update(crc, crc32.IEEETable, raw[20:size])
 }
 
-// arraySectors is the room the entries of h take; h.Entries is at most maxEntries
-// where it matters.
+// arraySectors is the room the entries of h take, at most maxArray bytes where it matters.
 func (d *disk) arraySectors(h header) uint64 {
-	return (uint64(h.Entries)*entrySize + uint64(d.sector) - 1) / uint64(d.sector)
+	return (uint64(h.Entries)*uint64(h.EntrySize) + uint64(d.sector) - 1) / uint64(d.sector)
+}
+
+// count is the number of entries, used or not.
+func (s *half) count() int { return int(s.header.Entries) }
+
+// entry gives the bytes of entry i, counted from 0, which count says there is.
+func (s *half) entry(i int) []byte {
+	size := int(s.header.EntrySize)
+	return s.entries[i*size:][:size]
 }
 
 // offset is for sectors inside the disk.

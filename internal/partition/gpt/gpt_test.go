@@ -202,6 +202,76 @@ func TestHybridAndOthers(t *testing.T) {
 	}
 }
 
+// Tables with another number of entries, as sgdisk makes them, and with larger ones, as the
+// specification allows them.
+func TestUnusualEntries(t *testing.T) {
+	for _, count := range []string{"8", "56", "300", "1024"} {
+		path := newDisk(t, 512)
+		sound := mustRead(t, path, diskSize, 512).Partitions
+		out := disktest.Run(t, "", "sgdisk", "--resize-table="+count, path)
+		table := mustRead(t, path, diskSize, 512)
+		if diff := cmp.Diff(sound, table.Partitions); diff != "" || len(table.Notes) != 0 {
+			t.Errorf("%s entries: notes %q; -128 entries +%s\n%s\n%s", count, table.Notes, count, diff, out)
+		}
+		if whole, err := Whole(save(t, path, diskSize, 512), Disk{diskSize, 512}); err != nil || !whole {
+			t.Errorf("%s entries: whole %v, %v", count, whole, err)
+		}
+		relocated(t, path, 512, diskSize, 2*diskSize)
+	}
+	for _, size := range []uint32{128, 256, 512} {
+		disk := tinyDisk(size)
+		path := disktest.Image(t, quantity.Bytes(len(disk)))
+		if err := os.WriteFile(path, disk, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		table := mustRead(t, path, quantity.Bytes(len(disk)), 512)
+		if len(table.Partitions) != 1 || table.Partitions[0].Start != 20*512 || table.Partitions[0].Length != 21*512 {
+			t.Errorf("entries of %d bytes: %+v", size, table.Partitions)
+		}
+		if linux := len(table.Notes) == 0; linux != (size == 128) {
+			t.Errorf("entries of %d bytes: notes %q", size, table.Notes)
+		}
+	}
+	for _, size := range []uint32{0, 64, 129, 192, 8192} {
+		disk := tinyDisk(128)
+		binary.LittleEndian.PutUint32(disk[512+84:], size)
+		repair(disk)
+		if _, err := Read(bytes.NewReader(disk[:78*512]), 78*512, 512); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("entries have %d bytes", size)) {
+			t.Errorf("entries of %d bytes: Read = %v", size, err)
+		}
+	}
+}
+
+// A table that is not whole must not be written back as it was: a good copy of another
+// table may stand in the place of the bad one.
+func TestWhole(t *testing.T) {
+	for name, damage := range map[string]func(path string){
+		"sound":       func(string) {},
+		"bad primary": func(path string) { flip(t, path, 512+57) },
+		"bad backup":  func(path string) { flip(t, path, int64(diskSize)-512+30) },
+		"differing": func(path string) {
+			disktest.Run(t, "", "sh", "-ec", "dd if="+path+" of="+path+".tail bs=512 skip=131039 status=none; sgdisk --change-name=1:other "+path+"; dd if="+path+".tail of="+path+" bs=512 seek=131039 conv=notrunc status=none")
+		},
+		"backup not last": func(path string) { disktest.Run(t, "", "truncate", "-s", "+1M", path) },
+		"hybrid":          func(path string) { disktest.Run(t, "", "sgdisk", "--hybrid=1", path) },
+	} {
+		path := newDisk(t, 512)
+		damage(path)
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size := quantity.Bytes(info.Size())
+		whole, err := Whole(save(t, path, size, 512), Disk{size, 512})
+		if want := name == "sound" || name == "hybrid"; err != nil || whole != want {
+			t.Errorf("%s: Whole = %v, %v, want %v", name, whole, err, want)
+		}
+	}
+	if _, err := Whole(nil, Disk{diskSize, 512}); !errors.Is(err, partition.ErrNotFound) {
+		t.Errorf("Whole of nothing: %v", err)
+	}
+}
+
 func TestRefusesBadEntries(t *testing.T) {
 	path := newDisk(t, 512)
 	d := openDisk(t, path)
@@ -374,8 +444,9 @@ func TestRelocateRefuses(t *testing.T) {
 
 func FuzzRead(f *testing.F) {
 	// A disk of 80 sectors with a table of 4 entries, sound, and with the primary bad.
-	disk := tinyDisk()
+	disk := tinyDisk(entrySize)
 	f.Add(disk)
+	f.Add(tinyDisk(256))
 	bad := bytes.Clone(disk)
 	bad[512] = 0
 	f.Add(bad)
@@ -399,11 +470,10 @@ func FuzzRead(f *testing.F) {
 		}
 		again, err := Read(partition.Contents(moved), 2*size+64*quantity.KiB, 512)
 		if err != nil {
-			var corrupt *partition.CorruptError
-			if !errors.As(err, &corrupt) || !strings.Contains(corrupt.Problem, "overlaps") {
-				t.Fatalf("moved table: %v", err)
-			}
-			return
+			t.Fatalf("moved table: %v", err)
+		}
+		if whole, err := Whole(moved, Disk{2*size + 64*quantity.KiB, 512}); err != nil || !whole {
+			t.Fatalf("the moved table is not whole: %v", err)
 		}
 		if diff := cmp.Diff(table.Partitions, again.Partitions); diff != "" {
 			t.Fatalf("partitions changed by Relocate:\n%s", diff)
@@ -420,7 +490,7 @@ func repair(disk []byte) {
 	if _, err := binary.Decode(disk[512:1024], binary.LittleEndian, &h); err != nil {
 		return
 	}
-	start, length := uint64(1024), uint64(h.Entries)*entrySize
+	start, length := uint64(1024), uint64(h.Entries)*uint64(h.EntrySize)
 	if h.EntriesLBA < uint64(len(disk)/512) {
 		start = h.EntriesLBA * 512
 	}
@@ -431,8 +501,8 @@ func repair(disk []byte) {
 	copy(disk[512:], half.encode(h))
 }
 
-// tinyDisk has 80 sectors, four entries and one partition.
-func tinyDisk() []byte {
+// tinyDisk has 80 sectors, 512 bytes of entries and one partition.
+func tinyDisk(size uint32) []byte {
 	disk := make([]byte, 80*512)
 	copy(disk[446:], []byte{0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0, 79, 0, 0, 0})
 	disk[510], disk[511] = 0x55, 0xaa
@@ -442,7 +512,7 @@ func tinyDisk() []byte {
 		return nil
 	}
 	h := header{Signature: signature, Revision: 0x10000, HeaderSize: headerSize, MyLBA: 1, Alternate: 79,
-		FirstUsable: 3, LastUsable: 77, EntriesLBA: 2, Entries: 4, EntrySize: entrySize}
+		FirstUsable: 3, LastUsable: 77, EntriesLBA: 2, Entries: 512 / size, EntrySize: size}
 	half := half{raw: make([]byte, 512), entries: array}
 	copy(disk[512:], half.encode(h))
 	copy(disk[1024:], array)

@@ -30,12 +30,12 @@ func Grow(table []partition.Content, disk Disk, lengths map[int]quantity.Bytes) 
 	if d.primary == nil || d.backup == nil {
 		return nil, corrupt("table", 0, "one of its copies is bad")
 	}
-	entries := bytes.Clone(d.primary.entries)
+	grown := &half{header: d.primary.header, entries: bytes.Clone(d.primary.entries)}
 	for number, length := range lengths {
-		if number < 1 || number > len(entries)/entrySize {
+		if number < 1 || number > grown.count() {
 			return nil, fmt.Errorf("grow partition %d: the table has no such entry", number)
 		}
-		raw := entries[(number-1)*entrySize:][:entrySize]
+		raw := grown.entry(number - 1)
 		if guid(raw[:16]) == (guid{}) {
 			return nil, fmt.Errorf("grow partition %d: its entry is not in use", number)
 		}
@@ -48,8 +48,8 @@ func Grow(table []partition.Content, disk Disk, lengths map[int]quantity.Bytes) 
 	}
 	out := partition.Contents(table).Clone()
 	for _, h := range []*half{d.primary, d.backup} {
-		h.entries = entries
-		if err := out.Put(d.offset(h.header.EntriesLBA), entries); err != nil {
+		h.entries = grown.entries
+		if err := out.Put(d.offset(h.header.EntriesLBA), grown.entries); err != nil {
 			return nil, err
 		}
 		if err := out.Put(d.offset(h.header.MyLBA), h.encode(h.header)); err != nil {

@@ -17,6 +17,16 @@ type Disk struct {
 	Sector quantity.SectorSize
 }
 
+// Whole tells whether the saved table sectors can be written as they are: both copies are
+// good, say the same and stand where they belong.
+func Whole(saved []partition.Content, disk Disk) (bool, error) {
+	d, err := open(partition.Contents(saved), disk.Size, disk.Sector)
+	if err != nil {
+		return false, fmt.Errorf("read saved GPT: %w", err)
+	}
+	return d.primary != nil && d.backup != nil && d.agree() && d.primary.header.Alternate == d.last, nil
+}
+
 // Relocate gives the table sectors for a disk of newSize bytes. saved are the
 // table areas of the captured disk. The partitions, their GUIDs and the disk's
 // stay; the backup moves to the new end, both headers and the protective MBR follow.
@@ -53,7 +63,11 @@ func Relocate(saved []partition.Content, old Disk, newSize quantity.Bytes) ([]pa
 	primary.MyLBA, primary.Alternate = 1, last
 	primary.EntriesLBA = primaryEntries
 	primary.LastUsable = last - sectors - 1
+	entriesEnd := d.offset(primaryEntries + sectors)
 	for _, p := range partitions {
+		if p.Start < entriesEnd && p.Start+p.Length > d.offset(primaryEntries) {
+			return nil, fmt.Errorf("move GPT: partition %d lies where the entries belong, sectors %d to %d", p.Number, primaryEntries, primaryEntries+sectors-1)
+		}
 		if end := p.Start + p.Length; end > d.offset(primary.LastUsable+1) {
 			return nil, fmt.Errorf("move GPT: partition %d ends at byte %d, the new disk's usable room at %d",
 				p.Number, int64(end), int64(d.offset(primary.LastUsable+1)))

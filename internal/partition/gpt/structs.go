@@ -9,10 +9,11 @@ import (
 const (
 	signature  = 0x5452415020494645 // "EFI PART"
 	headerSize = 92
-	entrySize  = 128
-	// maxEntries bounds the table; sgdisk makes 128, nothing in the field makes
-	// more than a few hundred.
-	maxEntries = 4096
+	entrySize  = 128 // of all that anybody uses; the specification allows 128 times a power of two
+	// maxEntrySize and maxArray bound the table; sgdisk makes 128 entries, nothing in the
+	// field makes more than a few hundred.
+	maxEntrySize = 4096
+	maxArray     = 4096 * entrySize
 )
 
 // header is the GPT header (UEFI specification, table "GPT Header").

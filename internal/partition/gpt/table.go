@@ -13,10 +13,9 @@ import (
 // partitions decodes the used entries of the best copy.
 func (d *disk) partitions() ([]partition.Partition, error) {
 	var out []partition.Partition
-	array := d.best().entries
-	for i := 0; i < len(array)/entrySize; i++ {
+	for i := range d.best().count() {
 		var e entry
-		if _, err := binary.Decode(array[i*entrySize:], binary.LittleEndian, &e); err != nil {
+		if _, err := binary.Decode(d.best().entry(i), binary.LittleEndian, &e); err != nil {
 			return nil, fmt.Errorf("decode GPT entry %d: %w", i+1, err)
 		}
 		if e.Type == (guid{}) {
