@@ -33,13 +33,14 @@ func TestGrowFileSystems(t *testing.T) {
 	const start, larger = 8 * quantity.MiB, 150 * quantity.MiB
 	gpt := "label: gpt\n1 : start=2048, size=2048, type=uefi\n3 : start=START, size=SIZE\n"
 	logical := "label: dos\n1 : start=63, size=1000, type=7\n2 : start=4096, size=EXTENDED, type=5\n5 : start=START, size=SIZE\n"
-	ntfs, xfs := windowsRecipes()["ntfs 4096"], xfsRecipes()["xfs"]
+	ntfs, ntfs512, xfs := windowsRecipes()["ntfs 4096"], windowsRecipes()["ntfs 512"], xfsRecipes()["xfs"]
+	ntfs.size, ntfs.files, ntfs512.size, ntfs512.files = 24*quantity.MiB, 40, 24*quantity.MiB, 40
 	xfs.mount = "mount -t xfs -o nouuid DEV DIR"
 	ext := extRecipes()["ext4"]
 	for name, tc := range map[string]growCase{
 		"NTFS, GPT":          {gpt, "last", ntfs},
 		"NTFS, logical":      {logical, "5", ntfs},
-		"NTFS 512, primary":  {"label: dos\nstart=START, size=SIZE, type=7\n", "1", windowsRecipes()["ntfs 512"]},
+		"NTFS 512, primary":  {"label: dos\nstart=START, size=SIZE, type=7\n", "1", ntfs512},
 		"NTFS, no table":     {"", "0", ntfs},
 		"XFS, GPT":           {gpt, "3", xfs},
 		"btrfs, GPT":         {gpt, "last", btrfsRecipes()["btrfs"]},
@@ -47,6 +48,7 @@ func TestGrowFileSystems(t *testing.T) {
 		"ext4, sparse_super": {gpt, "last", extRecipes()["ext4 sparse_super2"]},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			part := quantity.Extent{Start: start, Length: tc.size}
 			if tc.table == "" {
 				part.Start = 0
@@ -73,6 +75,10 @@ func TestGrowFileSystems(t *testing.T) {
 			for _, run := range []string{"first", "second"} {
 				r := deployFile(t, store, target, DeployOptions{Grow: rule, Grower: kernelfs.Disks{{Path: target, Sector: 512}}, Verify: true})
 				grown = r.Grown[0]
+				if run == "second" && (r.Written > r.Compared/2 || r.Kept < r.Compared/2) {
+					t.Errorf("the second deploy wrote %v and kept %v of %v", r.Written, r.Kept, r.Compared)
+				}
+				t.Logf("%s deploy: %v compared, %v kept, %v written", run, r.Compared, r.Kept, r.Written)
 				if len(r.Grown) != 1 || grown.To < part.Length+larger-2*quantity.MiB {
 					t.Fatalf("%s deploy: %+v", run, r.Grown)
 				}
