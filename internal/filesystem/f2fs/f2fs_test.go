@@ -207,7 +207,7 @@ func TestReadRefuses(t *testing.T) {
 // TestTornCheckpoint makes the older checkpoint one that is not of an unmount, and damages one
 // end of either: without the newer one the older counts.
 func TestTornCheckpoint(t *testing.T) {
-	d := load(t, unpack(t, "unmounted.img.zst"))
+	d := load(t, disktest.Unpack(t, "testdata/unmounted.img.zst"))
 	want, err := d.Read()
 	if err != nil {
 		t.Fatal(err)
@@ -286,7 +286,7 @@ func TestDoubts(t *testing.T) {
 // TestMutations changes bytes of what the reader reads: the answer must be a typed error, a
 // doubt or a map, never more than the disk holds, and the work bounded.
 func TestMutations(t *testing.T) {
-	for _, d := range []*disk{newDisk(t), load(t, unpack(t, "unmounted.img.zst"))} {
+	for _, d := range []*disk{newDisk(t), load(t, disktest.Unpack(t, "testdata/unmounted.img.zst"))} {
 		places, sizes := slices.Sorted(maps.Keys(d.read)), maps.Clone(d.read)
 		random := rand.New(rand.NewPCG(1, 2))
 		answers := map[string]int{}
@@ -386,7 +386,7 @@ func (s sparse) ReadAt(p []byte, off int64) (int, error) {
 // FuzzRead gets the superblock and blocks, each with its number in front; checksums of
 // checkpoints are made to fit.
 func FuzzRead(f *testing.F) {
-	for _, d := range []*disk{newDisk(f), load(f, unpack(f, "unmounted.img.zst"))} {
+	for _, d := range []*disk{newDisk(f), load(f, disktest.Unpack(f, "testdata/unmounted.img.zst"))} {
 		var seed []byte
 		for _, at := range slices.Sorted(maps.Keys(d.read)) {
 			at -= at % blockSize

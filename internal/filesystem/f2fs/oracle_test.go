@@ -13,7 +13,6 @@ import (
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
-	"github.com/klauspost/compress/zstd"
 
 	"clonecast/internal/disktest"
 	"clonecast/internal/filesystem"
@@ -61,7 +60,7 @@ func TestOracle(t *testing.T) {
 
 // TestKernel is the oracle test for a file system that the kernel wrote (testdata/guest.sh).
 func TestKernel(t *testing.T) {
-	path := unpack(t, "unmounted.img.zst")
+	path := disktest.Unpack(t, "testdata/unmounted.img.zst")
 	v := readFile(t, path)
 	if v.Doubt != nil {
 		t.Fatalf("doubt %+v", v.Doubt)
@@ -86,7 +85,7 @@ func TestKernel(t *testing.T) {
 // unmount before, and it is not clean. Deployed over it, what was captured in front of
 // that must not bring the fsynced file back.
 func TestFsynced(t *testing.T) {
-	before, after := unpack(t, "before-fsync.img.zst"), unpack(t, "after-fsync.img.zst")
+	before, after := disktest.Unpack(t, "testdata/before-fsync.img.zst"), disktest.Unpack(t, "testdata/after-fsync.img.zst")
 	if v := readFile(t, after); v.Doubt == nil || v.Doubt.Reason != "fsynced files need recovery" || v.Doubt.Remedy != remedyShutdown {
 		t.Errorf("after fsync: doubt %+v", v.Doubt)
 	}
@@ -107,28 +106,6 @@ func TestFsynced(t *testing.T) {
 	if got := readFile(t, after); got.Doubt != nil {
 		t.Errorf("after a deploy: doubt %+v", got.Doubt)
 	}
-}
-
-// unpack gives the path of an image of testdata.
-func unpack(t testing.TB, name string) string {
-	t.Helper()
-	b, err := os.ReadFile(filepath.Join("testdata", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := zstd.NewReader(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	if b, err = r.DecodeAll(b, nil); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(path, b, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 // TestContainsPartclone compares with another reader's map.
