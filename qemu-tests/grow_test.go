@@ -2,113 +2,144 @@ package qemutests
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
-	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"clonecast/internal/disktest"
+	"clonecast/internal/quantity"
 	"clonecast/qemu-tests/lab"
-	"clonecast/qemu-tests/story"
 	"clonecast/qemu-tests/testdisk"
 	"clonecast/qemu-tests/vm"
 )
 
-// grownDisk is the target: the image's disk has 8 GiB.
-const grownDisk = 20 << 30
+// growCase is a disk whose last partition is to fill a larger one.
+type growCase struct {
+	filesystem string
+	started    string // what its system says; the group is its size in bytes, or in sectors as hexadecimal number
+	source     string
+	target     string
+}
 
-// TestGrow deploys an image of an 8 GiB disk to a PC with one of 20 GiB, and lets every partition take the room behind it. The
-// appliance's kernel grows ext4, XFS and btrfs, the engine NTFS; the file systems' own tools judge, and both systems boot.
+// TestGrow deploys images of disks of 8 GiB to disks of 20 GiB, in one go: a PC with four disks, four tasks.
 func TestGrow(t *testing.T) {
-	say := func(format string, args ...any) { t.Logf("*** "+format, args...) }
-	source := roomyDisk(t)
+	cases := []*growCase{
+		{filesystem: "ext4", started: `LINUX-STARTED root 0b5e0021-1111-4a4a-8888-c10eca570021 files %s size (\d+)`},
+		{filesystem: "xfs", started: `LINUX-STARTED root 0b5e0022-1111-4a4a-8888-c10eca570022 files %s size (\d+)`},
+		{filesystem: "btrfs", started: `LINUX-STARTED root 0b5e0023-1111-4a4a-8888-c10eca570023 files %s size (\d+)`},
+		{filesystem: "ntfs", started: `WINDOWS-STARTED volume 3344556677889900 sectors ([0-9A-F]{16})`},
+	}
 	net := lab.NewNetwork(t)
 	server := net.NewServer(lab.FullDHCP)
-	if err := os.MkdirAll(server.Data, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	capture(t, source, "roomy", filepath.Join(server.Data, "store"))
 	server.Start()
-	pc := net.PC(1, lab.BlankDisk(t, grownDisk))
-	running := pc.Boot(vm.Deadline(20 * time.Minute))
+	pc := net.PC(1, lab.BlankDisk(t, 64<<20))
+	options := []vm.Option{vm.Deadline(20 * time.Minute)}
+	for _, c := range cases {
+		c.source = testdisk.GrowOriginal(t, c.filesystem)
+		lab.Clonecast(t, "disk", "capture", c.source, c.filesystem, "--store", filepath.Join(server.Data, "store")).OK(t)
+		c.target = lab.BlankDisk(t, 20<<30)
+		options = append(options, vm.Disk(c.target, c.filesystem))
+	}
+	machine := pc.Boot(options...)
 	server.WaitRegistered(pc, slow)
 	server.Adopt(pc)
-	var done struct {
+	var ordered []string
+	for i, c := range cases {
+		flags := []string{"--disk", "serial=" + c.filesystem, "--grow", "last"}
+		if i == len(cases)-1 {
+			flags = append(flags, "--then", "poweroff")
+		}
+		ordered = append(ordered, server.DeployWith(c.filesystem, pc, flags...))
+	}
+	for i, c := range cases {
+		c.grown(t, server.WaitTask(ordered[i], 10*time.Minute, nil), pc)
+	}
+	machine.Wait(slow)
+	for _, c := range cases {
+		c.judge(t)
+	}
+}
+
+// grown judges what the appliance says of its work.
+func (c *growCase) grown(t *testing.T, task lab.Task, pc *lab.PC) {
+	t.Helper()
+	var result struct {
 		Grown []struct {
 			Partition  int
 			Filesystem string
-			From, To   int64
-			Volume     int64 `json:"filesystem_bytes"`
+			From, To   quantity.Bytes
+			Volume     quantity.Bytes `json:"filesystem_bytes"`
 			Note       string
 		}
 	}
-	server.WaitTask(server.DeployGrowing("roomy", "5,6,7,8", pc), 15*time.Minute, nil).Result(t, pc, &done)
-	running.Wait(story.Patience)
-
-	if len(done.Grown) != 4 {
-		t.Fatalf("grown: %+v", done.Grown)
+	task.Result(t, pc, &result)
+	last := lastPartition(t, c.source)
+	t.Logf("%s: %+v", c.filesystem, result.Grown)
+	if len(result.Grown) != 1 {
+		t.Fatalf("%s: %d partitions grew, want 1", c.filesystem, len(result.Grown))
 	}
-	for _, g := range done.Grown {
-		say("partition %d: %+v", g.Partition, g)
-		if g.To < g.From+500<<20 || g.Volume < g.To-1<<20 {
-			t.Errorf("partition %d did not grow as it should: %+v", g.Partition, g)
-		}
+	g := result.Grown[0]
+	if g.Partition != last.Number || g.Filesystem != c.filesystem || int64(g.From) != last.Size || g.Note != "" {
+		t.Errorf("%s: grown is %+v, want partition %d of %d bytes without a note", c.filesystem, g, last.Number, last.Size)
 	}
-	mustRun(t, "sfdisk", "--verify", pc.Disk)
-	for number, fs := range map[int]string{5: "ext4", 6: "xfs", 7: "btrfs", 8: "ntfs"} {
-		p := partition(t, pc.Disk, number)
-		path := sparsePartition(t, pc.Disk, p)
-		testdisk.Check(t, fs, path)
-		if was := partition(t, source, number); p.Start != was.Start || p.Size < was.Size+500<<20 {
-			t.Errorf("partition %d is %+v, was %+v", number, p, was)
-		}
-		if id := testdisk.Identify(t, path); id != testdisk.Identify(t, sparsePartition(t, source, partition(t, source, number))) {
-			t.Errorf("partition %d is now %+v", number, id)
-		}
+	if g.Volume > g.To || g.Volume < g.To-quantity.MiB {
+		t.Errorf("%s: the file system has %d bytes of the partition's %d", c.filesystem, g.Volume, g.To)
 	}
-	story.BootBoth(t, pc, say)
 }
 
-// roomyDisk is the dual-boot disk on 8 GiB: Windows and Linux as they are, then XFS, btrfs and NTFS, with room behind each.
-func roomyDisk(t *testing.T) string {
+// judge looks at the disk with the tools of tables and file systems, and boots it.
+func (c *growCase) judge(t *testing.T) {
 	t.Helper()
-	disk := testdisk.DualBoot(t, 2048)
-	if err := os.Truncate(disk, 8<<30); err != nil {
-		t.Fatal(err)
+	before, after := testdisk.Partitions(t, c.source), testdisk.Partitions(t, c.target)
+	was, is := &before[len(before)-1], after[len(after)-1]
+	testdisk.CheckTable(t, c.target)
+	if end := size(t, c.target); is.Start+is.Size < end-2<<20 {
+		t.Errorf("%s: the last partition ends at %d, the disk at %d", c.filesystem, is.Start+is.Size, end)
 	}
-	const gib = 2 << 20 // sectors
-	table := fmt.Sprintf("label: dos\nlabel-id: 0x%s\n", strings.TrimSpace(mustRun(t, "blkid", "--probe", "--output", "value", "--match-tag", "PTUUID", disk)))
-	windows, linux := partition(t, disk, 1), partition(t, disk, 5)
-	extended := regexp.MustCompile(`2 : start= *(\d+)`).FindStringSubmatch(mustRun(t, "sfdisk", "--dump", disk))
-	table += fmt.Sprintf("1 : start=%d, size=%d, type=7, bootable\n", windows.Start/512, windows.Size/512)
-	table += fmt.Sprintf("2 : start=%s, size=%d, type=f\n", extended[1], 5*gib)
-	table += fmt.Sprintf("5 : start=%d, size=%d, type=83\n", linux.Start/512, linux.Size/512)
-	made := []struct {
-		number, start, size int
-		mkfs                string
-	}{
-		{6, gib, 300 << 11, "mkfs.xfs -q"},
-		{7, 5 * gib / 2, 256 << 11, "mkfs.btrfs -q"},
-		{8, 4 * gib, 64 << 11, "mkntfs -q -F -Q"},
+	if was.Size = is.Size; !slices.Equal(before, after) {
+		t.Errorf("%s: partitions are %+v, want %+v", c.filesystem, after, before)
 	}
-	for _, p := range made {
-		table += fmt.Sprintf("%d : start=%d, size=%d, type=83\n", p.number, p.start, p.size)
+	device := loopOf(t, c.target, is)
+	testdisk.Check(t, c.filesystem, device)
+	started, base := c.started, 16
+	if c.filesystem == "ntfs" {
+		if want, got := testdisk.Tree(t, "ntfs", loopOf(t, c.source, lastPartition(t, c.source))), testdisk.Tree(t, "ntfs", device); got != want {
+			t.Errorf("ntfs: files are %s, want %s", got, want)
+		}
+	} else {
+		started, base = fmt.Sprintf(c.started, sumOfFiles(t, c.source)), 10
 	}
-	mustRun(t, "sh", "-c", `printf '%s' "$0" | sfdisk -q --wipe=never "$1"`, table, disk)
-	for _, p := range made {
-		path := filepath.Join(t.TempDir(), "partition")
-		mustRun(t, "sh", "-ec", fmt.Sprintf(`truncate -s %d "$0"; %s "$0"; dd if="$0" of="$1" bs=1M seek=%d conv=notrunc,sparse status=none`,
-			p.size*512, p.mkfs, p.start>>11), path, disk)
+	pc := vm.Start(t, "grown-"+c.filesystem, vm.Snapshot(c.target, c.filesystem))
+	words := pc.WaitLine(started, slow)
+	pc.Kill()
+	reported, err := strconv.ParseInt(words[1], base, 64)
+	if c.filesystem == "ntfs" {
+		reported *= 512
 	}
-	return disk
+	// What a file system calls its size is without its metadata.
+	if err != nil || reported > is.Size || reported < is.Size/100*97 {
+		t.Errorf("%s: the system that booted says its file system has %d bytes (%v), the partition has %d", c.filesystem, reported, err, is.Size)
+	}
 }
 
-// sparsePartition copies a partition into a file of its own, holes and all.
-func sparsePartition(t *testing.T, disk string, p testdisk.Partition) string {
+func lastPartition(t *testing.T, disk string) testdisk.Partition {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), fmt.Sprintf("partition-%d", p.Number))
-	mustRun(t, "sh", "-ec", `dd if="$0" of="$1" bs=1M iflag=skip_bytes,count_bytes skip="$2" count="$3" conv=sparse status=none; truncate -s "$3" "$1"`,
-		disk, path, fmt.Sprint(p.Start), fmt.Sprint(p.Size))
-	return path
+	all := testdisk.Partitions(t, disk)
+	return all[len(all)-1]
+}
+
+func loopOf(t *testing.T, disk string, p testdisk.Partition) string {
+	t.Helper()
+	return disktest.LoopPart(t, disk, quantity.Extent{Start: quantity.Bytes(p.Start), Length: quantity.Bytes(p.Size)})
+}
+
+// sumOfFiles is the sum over the files of a disk's last partition that its Linux reports.
+func sumOfFiles(t *testing.T, disk string) string {
+	t.Helper()
+	dir := disktest.Mount(t, loopOf(t, disk, lastPartition(t, disk)), "mount -o ro DEV DIR")
+	defer disktest.Unmount(t, dir)
+	return strings.Fields(mustRun(t, "sh", "-c", `cd "$0" && find docs data -type f | LC_ALL=C sort | xargs cat | md5sum`, dir))[0]
 }

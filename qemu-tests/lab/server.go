@@ -190,25 +190,24 @@ func (t Task) over() bool { return t.State == "done" || t.State == "failed" || t
 // Capture orders a capture of the PC and returns the task.
 func (s *Server) Capture(pc *PC, image string) string {
 	s.t.Helper()
-	return s.order("capture", image, nil, pc)
+	return s.order("capture", image, []string{"--then", "poweroff"}, pc)
 }
 
 // Deploy orders the newest version of an image for PCs and returns the task.
 func (s *Server) Deploy(image string, pcs ...*PC) string {
 	s.t.Helper()
-	return s.order("deploy", image, nil, pcs...)
+	return s.order("deploy", image, []string{"--then", "poweroff"}, pcs...)
 }
 
-// DeployGrowing is Deploy with partitions that are to take free room.
-func (s *Server) DeployGrowing(image, grow string, pcs ...*PC) string {
+// DeployWith orders a deploy with flags of its own, which also say what the PC does afterwards, and returns the task.
+func (s *Server) DeployWith(image string, pc *PC, flags ...string) string {
 	s.t.Helper()
-	return s.order("deploy", image, []string{"--grow", grow}, pcs...)
+	return s.order("deploy", image, flags, pc)
 }
 
-func (s *Server) order(kind, image string, more []string, pcs ...*PC) string {
+func (s *Server) order(kind, image string, flags []string, pcs ...*PC) string {
 	s.t.Helper()
-	args := []string{"task", "run", kind, "--image", image, "--then", "poweroff"}
-	args = append(args, more...)
+	args := append([]string{"task", "run", kind, "--image", image}, flags...)
 	if kind == "deploy" {
 		args = append(args, "--yes")
 	}

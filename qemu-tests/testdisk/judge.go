@@ -24,7 +24,7 @@ type Partition struct {
 	Type        string
 }
 
-var sfdiskRow = regexp.MustCompile(`(\d+) : start= *(\d+), size= *(\d+), type=([0-9a-f]+)`)
+var sfdiskRow = regexp.MustCompile(`(\d+) : start= *(\d+), size= *(\d+), type=([0-9A-Fa-f-]+)`)
 
 // Partitions reads a disk's partition table with sfdisk.
 func Partitions(t vm.T, disk string) []Partition {
@@ -42,6 +42,25 @@ func Partitions(t vm.T, disk string) []Partition {
 		t.Fatalf("%s: sfdisk sees no partition", disk)
 	}
 	return all
+}
+
+// CheckTable lets sfdisk judge a disk's partition table, and sgdisk a GPT: that its backup lies at the disk's end, too.
+func CheckTable(t vm.T, disk string) {
+	t.Helper()
+	if out := run(t, "", "sfdisk", "--verify", disk); !strings.Contains(out, "No errors detected") {
+		t.Errorf("sfdisk --verify %s:\n%s", disk, out)
+	}
+	if !isGPT(t, disk) {
+		return
+	}
+	if out := run(t, "", "sgdisk", "--verify", disk); !strings.Contains(out, "No problems found") {
+		t.Errorf("sgdisk --verify %s:\n%s", disk, out)
+	}
+}
+
+func isGPT(t vm.T, disk string) bool {
+	t.Helper()
+	return strings.Contains(run(t, "", "sfdisk", "--dump", disk), "label: gpt")
 }
 
 // Extract copies a partition into a file of its own.
@@ -139,10 +158,13 @@ func Check(t vm.T, filesystem, partition string) {
 	checks := map[string][][]string{
 		"ext":   {{"e2fsck", "-fn", partition}},
 		"vfat":  {{"fsck.fat", "-n", partition}},
-		"xfs":   {{"xfs_repair", "-n", partition}},
-		"btrfs": {{"btrfs", "check", partition}},
 		"ntfs":  {{"ntfsresize", "--info", "--force", "--no-progress-bar", partition}, {"ntfsfix", "-n", partition}},
+		"xfs":   {{"xfs_repair", "-n", partition}},
+		"btrfs": {{"btrfs", "check", "--readonly", partition}},
 	}[strings.TrimRight(filesystem, "234")]
+	if len(checks) == 0 {
+		t.Errorf("%s: no tool checks %q", partition, filesystem)
+	}
 	for _, argv := range checks {
 		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", strings.Join(argv, " "), err, out)

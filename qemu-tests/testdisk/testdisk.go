@@ -57,21 +57,34 @@ func DualBoot(t vm.T, first int) string {
 // DualBootOriginal returns the path of the kept dual-boot disk, which nobody may write.
 func DualBootOriginal(t vm.T, first int) string {
 	t.Helper()
+	return original(t, fmt.Sprintf("dualboot-%d", first), []string{"dualboot.sh", "common.sh", "filler.pl"}, strconv.Itoa(first))
+}
+
+// GrowOriginal returns the path of a kept disk whose last partition holds the file system; nobody may write it.
+func GrowOriginal(t vm.T, filesystem string) string {
+	t.Helper()
+	return original(t, "grow-"+filesystem, []string{"grow.sh", "common.sh"}, filesystem)
+}
+
+// original makes a disk by the first of the scripts, unless it is there. The script is given the arguments, the folder of
+// the Linux and the path.
+func original(t vm.T, name string, scripts []string, args ...string) string {
+	t.Helper()
 	build := filepath.Join(Root(t), "build", "testdisks")
 	if err := os.MkdirAll(build, 0o755); err != nil {
 		t.Fatalf("%v", err)
 	}
 	unlock := lock(t, filepath.Join(build, "lock"))
 	defer unlock()
-	scripts := filepath.Join(Root(t), "qemu-tests", "testdata", "mkdisk")
+	dir := filepath.Join(Root(t), "qemu-tests", "testdata", "mkdisk")
 	deb := KernelPackage(t)
 
-	linux := filepath.Join(build, "linux-"+hash(t, scripts, "linux.sh", filepath.Base(deb)))
-	make1(t, linux, func(temp string) { run(t, "", filepath.Join(scripts, "linux.sh"), deb, temp) })
-	disk := filepath.Join(build, fmt.Sprintf("dualboot-%d-%s.img", first, hash(t, scripts, "dualboot.sh", "filler.pl", filepath.Base(linux))))
+	linux := filepath.Join(build, "linux-"+hash(t, dir, "linux.sh", filepath.Base(deb)))
+	make1(t, linux, func(temp string) { run(t, "", filepath.Join(dir, "linux.sh"), deb, temp) })
+	disk := filepath.Join(build, fmt.Sprintf("%s-%s.img", name, hash(t, dir, append(scripts, filepath.Base(linux))...)))
 	make1(t, disk, func(temp string) {
-		t.Logf("making the dual-boot disk with its first partition at sector %d", first)
-		run(t, "", filepath.Join(scripts, "dualboot.sh"), strconv.Itoa(first), linux, temp)
+		t.Logf("making the disk %s", name)
+		run(t, "", filepath.Join(dir, scripts[0]), append(args, linux, temp)...)
 	})
 	return disk
 }

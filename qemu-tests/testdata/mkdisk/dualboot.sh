@@ -17,7 +17,7 @@ here=$(dirname "$(realpath "$0")")
 first=$1 linux=$(realpath "$2") image=$(realpath -m "$3")
 work=$(mktemp -d -p "$(dirname "$image")"); trap 'rm -rf "$work"' EXIT
 mib=2048 # sectors
-export MTOOLS_SKIP_CHECK=1 SOURCE_DATE_EPOCH=1700000000
+. "$here/common.sh"
 
 #      number type MiB seed
 table='1 7 128 101
@@ -44,14 +44,6 @@ start() {
 part() {
   perl "$here/filler.pl" $(($(size "$1") * 512)) "$(awk -v n="$1" '$1 == n { print $4 }' <<<"$table")" > "$work/p$1"
 }
-random() { openssl enc -aes-128-ctr -K "$(printf %032x "$1")" -iv 0 -nosalt </dev/zero 2>/dev/null | head -c "$2"; }
-
-tree() { # tree DIR SEED FILES KIB: files of random length in whole KiB, some text, nested folders
-  local i
-  mkdir -p "$1/docs/letters" "$1/data"
-  for i in $(seq 1 "$3"); do random $(($2 * 1000 + i)) $(( (i * 37 % $4 + 1) * 4096 )) > "$1/data/file-$i.bin"; done
-  for i in $(seq 1 10); do yes "line of letter $i on file system $2" | head -c 8192 > "$1/docs/letters/letter-$i.txt"; done
-}
 
 make_ext() { # make_ext N TYPE UUID LABEL OPTIONS...: every block that mke2fs may leave unwritten is written (lazy_*=0) or stays filler
   local n=$1 type=$2 uuid=$3 label=$4; shift 4
@@ -59,38 +51,12 @@ make_ext() { # make_ext N TYPE UUID LABEL OPTIONS...: every block that mke2fs ma
     -E "nodiscard,lazy_itable_init=0,lazy_journal_init=0,hash_seed=$uuid" -d "$work/tree$n" "$@" "$work/p$n"
 }
 
-windows_boot_sector() { # puts code into an NTFS boot sector (and its copy in the last sector) that names itself and its volume serial
-  cat > "$work/vbr.s" <<'ASM'
-.code16
-.org 0
-        cli; xor %ax, %ax; mov %ax, %ds; mov %ax, %ss; mov $0x7c00, %sp
-        mov $0x7c54 + text, %si
-1:      lodsb; test %al, %al; jz 2f; call put; jmp 1b
-2:      mov $0x7c4f, %si; mov $8, %cx           # the serial at 0x48, highest byte first
-3:      mov (%si), %al; shr $4, %al; call digit; mov (%si), %al; and $15, %al; call digit
-        dec %si; loop 3b
-        mov $'\n', %al; call put
-4:      hlt; jmp 4b
-digit:  add $'0', %al; cmp $'9', %al; jbe put; add $7, %al
-put:    mov %al, %ah; mov $0x3fd, %dx
-5:      in %dx, %al; test $0x20, %al; jz 5b
-        mov %ah, %al; mov $0x3f8, %dx; out %al, %dx; ret
-text:   .asciz "\nWINDOWS-STARTED volume "
-ASM
-  as --32 -o "$work/vbr.o" "$work/vbr.s"
-  objcopy -O binary -j .text "$work/vbr.o" "$work/vbr.bin"
-  [ "$(stat -c %s "$work/vbr.bin")" -le 426 ]
-  dd if="$work/vbr.bin" of="$1" bs=1 seek=84 conv=notrunc status=none
-  printf '\xeb\x52\x90' | dd of="$1" conv=notrunc status=none
-  dd if="$1" of="$1" bs=512 count=1 seek=$(($(stat -c %s "$1") / 512 - 1)) conv=notrunc status=none
-}
-
 make_ntfs() { # make_ntfs N SERIAL LABEL START
-  local f; part "$1"
+  part "$1"
   mkntfs -q -Q -F -p "$4" -H 255 -S 63 -L "$3" "$work/p$1" >/dev/null 2>&1
   ntfslabel --new-serial="$2" "$work/p$1" >/dev/null
   tree "$work/tree$1" "$1" 12 40
-  for f in $(cd "$work/tree$1" && find . -type f); do ntfscp -q "$work/p$1" "$work/tree$1/$f" "$(basename "$f")" >/dev/null; done
+  fill_ntfs "$work/p$1" "$work/tree$1"
 }
 
 make_fat() { # make_fat N BITS SERIAL LABEL START
@@ -102,20 +68,11 @@ make_fat() { # make_fat N BITS SERIAL LABEL START
 
 root=0b5e0005-1111-4a4a-8888-c10eca570005
 tree "$work/tree5" 5 60 64
-mkdir -p "$work"/tree5/{boot/grub/i386-pc,sbin,bin,dev,proc,sys,etc}
+userland "$work/tree5"
+mkdir -p "$work/tree5/boot/grub/i386-pc"
 cp "$linux/vmlinuz" "$linux/initrd" "$work/tree5/boot/"
-cp /bin/busybox "$work/tree5/bin/"
 cp /usr/lib/grub/i386-pc/*.{mod,lst} "$work/tree5/boot/grub/i386-pc/"
 grub-editenv "$work/tree5/boot/grub/grubenv" create
-cat > "$work/tree5/sbin/init" <<'INIT'
-#!/bin/busybox sh
-# The whole userland of this Linux: reads everything it has, reports itself, powers off.
-b=/bin/busybox
-sum=$($b find /docs /data -type f | $b sort | $b xargs $b cat | $b md5sum | $b cut -c1-32)
-echo; echo "LINUX-STARTED root $2 files $sum"
-$b poweroff -f
-INIT
-chmod 755 "$work/tree5/sbin/init"
 cat > "$work/tree5/boot/grub/grub.cfg" <<CFG
 serial --unit=0 --speed=115200
 terminal_output serial
@@ -136,7 +93,7 @@ menuentry 'Windows' --id windows {
 }
 CFG
 make_ntfs 1 1122334455667788 WINDOWS "$(start 1)"
-windows_boot_sector "$work/p1"
+windows_boot_sector "$work/p1" "$(size 1)"
 part 5; make_ext 5 ext4 $root linux-root
 part 6; mkswap -q -U 0b5e0006-1111-4a4a-8888-c10eca570006 -L swap "$work/p6"
 make_fat 7 32 c10e0007 TRANSFER "$(start 7)"
@@ -177,14 +134,4 @@ awk '$1 > 2 { print $1 }' <<<"$table" | while read -r n; do
   printf 'residue in the EBR of partition %d' "$n" | dd of="$image" bs=1 seek=$((($(start "$n") - first) * 512)) conv=notrunc status=none
 done
 
-# GRUB as grub-bios-setup installs it: boot.img in the MBR (keeping signature and table), core.img in the gap.
-grub-mkimage -O i386-pc -p '(hd0,msdos5)/boot/grub' -o "$work/core.img" biosdisk part_msdos ext2
-core=$((($(stat -c %s "$work/core.img") + 511) / 512))
-[ $core -lt "$first" ] || { echo "GRUB's core.img needs $core sectors, the gap has $((first - 1))" >&2; exit 1; }
-put() { printf "$3" | dd of="$1" bs=1 seek=$(($2)) conv=notrunc status=none; }
-cp /usr/lib/grub/i386-pc/boot.img "$work/boot.img"
-put "$work/boot.img" 0x5c '\x01\0\0\0\0\0\0\0' # core.img's first sector
-put "$work/boot.img" 0x66 '\x90\x90'           # trust the BIOS's drive number
-put "$work/core.img" 0x1f4 "\\x02\\0\\0\\0\\0\\0\\0\\0\\x$(printf %02x $((core - 1)))\\0\\x20\\x08"
-dd if="$work/boot.img" of="$image" bs=440 count=1 conv=notrunc status=none
-dd if="$work/core.img" of="$image" bs=512 seek=1 conv=notrunc status=none
+grub_bios "$image" 1 $((first - 1)) '(hd0,msdos5)/boot/grub' part_msdos ext2
