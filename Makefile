@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --always --dirty --tags 2>/dev/null || echo unkn
 BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 FUZZTIME ?= 60s
 
-.PHONY: build deps test unit fuzz fuzz-smoke qemu demo clean bench bench-boot
+.PHONY: build deps test unit fuzz fuzz-smoke qemu demo clean bench bench-boot bench-multicast
 
 build:
 	$(BUILD) -o bin/clonecast ./cmd/clonecast
@@ -50,3 +50,7 @@ bench: deps build
 # bench-boot measures the time from the start of a virtual PC to its registration.
 bench-boot: deps build
 	CLONECAST_QEMU=1 $(GO) test -run '^$$' -bench Registration -benchtime 7x ./qemu-tests
+
+# bench-multicast compares multicast with udpcast and uftp in a network of namespaces (root; half an hour).
+bench-multicast: deps build
+	./bench/multicast.sh build/bench-multicast

@@ -196,8 +196,8 @@ func parseRate(s string) (float64, error) {
 }
 
 type multicastReceiveOptions struct {
-	file, iface, keyFile, code string
-	yes, json                  bool
+	file, iface, keyFile, code, saveTable string
+	yes, json                             bool
 }
 
 func newMulticastReceiveCmd() *cobra.Command {
@@ -219,6 +219,7 @@ is complete and verified.`,
 	f.StringVar(&opts.iface, "interface", "", "network interface to receive on")
 	f.StringVar(&opts.code, "code", "", "the sender's pairing code")
 	f.StringVar(&opts.keyFile, "key-file", "", "file with the secret that the sender uses")
+	f.StringVar(&opts.saveTable, "save-table", "", "file for the disk's old partition table (default: beside a disk image file, or in the current directory)")
 	f.BoolVar(&opts.yes, "yes", false, "overwrite without asking")
 	f.BoolVar(&opts.json, "json", false, "print NDJSON; the last line is the summary")
 	cobra.CheckErr(cmd.MarkFlagRequired("interface"))
@@ -250,7 +251,7 @@ func runMulticastReceive(ctx context.Context, disks []string, opts multicastRece
 	case details.Kind == kindFile && opts.file != "":
 		return receiveFile(ctx, found, opts.file, rep)
 	case details.Kind == kindImage && opts.file == "":
-		return receiveImage(ctx, found, details, disks[0], opts.yes, rep, in)
+		return receiveImage(ctx, found, details, disks[0], opts, rep, in)
 	case details.Kind == kindImage:
 		return withCode(exitRefused, errors.New("the sender offers an image, which goes to a disk"), "name the disk instead of --file")
 	}
@@ -258,7 +259,7 @@ func runMulticastReceive(ctx context.Context, disks []string, opts multicastRece
 }
 
 // receiveImage deploys an image that comes by multicast.
-func receiveImage(ctx context.Context, found *multicast.Found, details sessionDetails, path string, yes bool, rep *reporter, in io.Reader) error {
+func receiveImage(ctx context.Context, found *multicast.Found, details sessionDetails, path string, opts multicastReceiveOptions, rep *reporter, in io.Reader) error {
 	started := time.Now()
 	manifest, id, err := image.Open(details.Envelope, []ed25519.PublicKey{details.Key})
 	if err != nil {
@@ -279,12 +280,12 @@ func receiveImage(ctx context.Context, found *multicast.Found, details sessionDe
 		return diskError(err)
 	}
 	defer dev.Close()
-	if !yes {
+	if !opts.yes {
 		if err := confirm(rep.stderr, in, []*blockdev.Device{dev}, manifest); err != nil {
 			return err
 		}
 	}
-	tables := tableSaver{paths: []string{path}, rep: rep}
+	tables := tableSaver{paths: []string{path}, file: opts.saveTable, rep: rep}
 	result, err := clone.Deploy(ctx, &manifest.Disks[0], dev, geometry(dev), source, clone.DeployOptions{
 		Verify: dev.Block, SaveTable: tables.save, Progress: bytesProgress(rep),
 	})
