@@ -374,6 +374,7 @@ func twoToCollect(t testing.TB) (disk *memfs.FS, gone, kept *storetest.Sample) {
 // A power cut before every single operation of a deletion and two collections, with all,
 // some or none of what was not synced kept.
 func TestCrashAtEveryOperationOfCollect(t *testing.T) {
+	t.Parallel()
 	disk, gone, kept := twoToCollect(t)
 	type cut struct {
 		fs   *memfs.FS
@@ -411,6 +412,7 @@ func TestCrashAtEveryOperationOfCollect(t *testing.T) {
 
 // Each operation of a deletion and two collections fails in its turn, once and for good.
 func TestFaultAtEveryOperationOfCollect(t *testing.T) {
+	t.Parallel()
 	for _, fault := range []struct {
 		name       string
 		err        error

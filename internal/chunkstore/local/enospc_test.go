@@ -31,6 +31,7 @@ func mount(t *testing.T, args ...string) string {
 // A real disk that fills up while a capture runs, with no reserve to stop it before: the error
 // says so, nothing that was there is lost, and the capture goes on when there is room.
 func TestRealDiskFull(t *testing.T) {
+	t.Parallel()
 	for name, place := range map[string]func(t *testing.T) string{
 		"tmpfs": func(t *testing.T) string { return mount(t, "-t", "tmpfs", "-o", "size=1m", "tmpfs") },
 		"ext4": func(t *testing.T) string {

@@ -70,6 +70,7 @@ func clone(f *memfs.FS) *memfs.FS { return f.CrashClone(100, rand.New(rand.NewPC
 // was not synced kept: the version that was there stays whole, the new one is whole or
 // absent, the store is sound and takes the capture again.
 func TestCrashAtEveryOperation(t *testing.T) {
+	t.Parallel()
 	t.Run("next version", func(t *testing.T) { crashEverywhere(t, "lab") })
 	t.Run("new image", func(t *testing.T) { crashEverywhere(t, "room2") })
 }
@@ -251,6 +252,7 @@ func cycle(ctx context.Context, fsys vfs.FS, disk *storetest.Sample, opts local.
 // error, or in the log where the work can go on), none may hand out wrong data, and when
 // the fault is gone the store is sound and works.
 func TestFaultAtEveryOperation(t *testing.T) {
+	t.Parallel()
 	for _, fault := range []struct {
 		name       string
 		err        error
@@ -494,6 +496,7 @@ func affected(problems []chunkstore.Problem) map[string]bool {
 // One flipped bit, anywhere: no wrong byte is handed out, the check finds it and names
 // exactly the versions that cannot be read.
 func TestFlippedBits(t *testing.T) {
+	t.Parallel()
 	base, samples := twoVersions(t)
 	rnd := rand.New(rand.NewPCG(7, 7))
 	harmless := 0

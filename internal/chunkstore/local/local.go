@@ -100,8 +100,7 @@ type Store struct {
 	signing ed25519.PrivateKey // nil when read-only
 	trusted []ed25519.PublicKey
 
-	decoders sync.Pool // of *decoder
-	cache    *frameCache
+	cache *frameCache
 
 	refreshing sync.Mutex // one look for new packs at a time
 	publishing sync.Mutex // goes before publish.lock, which only knows processes

@@ -20,6 +20,7 @@ import (
 // by two processes, and compares with a map of versions: whatever happened, each version has
 // the disk that was captured, and no other version is there.
 func TestModel(t *testing.T) {
+	t.Parallel()
 	var samples []*storetest.Sample
 	for seed := range uint64(3) {
 		s := newSample(t, seed+1, 24, 5)

@@ -71,6 +71,7 @@ func startChild(t *testing.T, work, dir string) *exec.Cmd {
 // Two processes capture and one deletes and collects, and all are killed at once, again and
 // again: no version that is listed ever lacks a chunk, and the store does not grow for ever.
 func TestKilledCollection(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s, err := local.Create(dir, small)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync"
 
 	"clonecast/internal/chunk"
 	"clonecast/internal/vfs"
@@ -16,8 +17,11 @@ type decoder struct {
 	plain  []byte
 }
 
-func (s *Store) decoder() (*decoder, error) {
-	if d, ok := s.decoders.Get().(*decoder); ok {
+// decoders are alike for all stores, and dear to make.
+var decoders sync.Pool // of *decoder
+
+func newDecoder() (*decoder, error) {
+	if d, ok := decoders.Get().(*decoder); ok {
 		return d, nil
 	}
 	frames, err := chunk.NewDecoder()
@@ -37,11 +41,11 @@ func (d *decoder) verify(frame []byte) (chunk.FrameHeader, error) {
 }
 
 func (s *Store) verify(frame []byte) (chunk.FrameHeader, error) {
-	d, err := s.decoder()
+	d, err := newDecoder()
 	if err != nil {
 		return chunk.FrameHeader{}, err
 	}
-	defer s.decoders.Put(d)
+	defer decoders.Put(d)
 	return d.verify(frame)
 }
 
@@ -54,11 +58,11 @@ func (s *Store) Frames(ctx context.Context, ids []chunk.ID, yield func(frame []b
 // Plain is Frames for a caller in this process, which need not decode and verify a second
 // time: it gives the header of each frame and the verified bytes of its chunks.
 func (s *Store) Plain(ctx context.Context, ids []chunk.ID, yield func(h chunk.FrameHeader, plain []byte) error) error {
-	d, err := s.decoder()
+	d, err := newDecoder()
 	if err != nil {
 		return err
 	}
-	defer s.decoders.Put(d)
+	defer decoders.Put(d)
 	r := packReader{store: s, plain: d}
 	return s.each(ctx, &r, ids, func([]byte) error { return yield(r.header, d.plain) })
 }

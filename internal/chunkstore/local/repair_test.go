@@ -41,6 +41,7 @@ var damages = map[string]func(b []byte) []byte{
 // Every file in turn is damaged in every way, with and without the loss of its index: a
 // second store with the same versions heals all of it.
 func TestRepairFromAnotherStore(t *testing.T) {
+	t.Parallel()
 	base, samples := twoVersions(t)
 	other := open(t, clone(base), local.Options{ReadOnly: true})
 	for name, change := range damages {
@@ -198,6 +199,7 @@ func broken(t *testing.T) (disk *memfs.FS, other *local.Store, samples []*storet
 
 // A power cut before every operation of a repair; then the repair again.
 func TestCrashAtEveryOperationOfRepair(t *testing.T) {
+	t.Parallel()
 	disk, other, samples := broken(t)
 	type cut struct {
 		fs   *memfs.FS
@@ -229,6 +231,7 @@ func TestCrashAtEveryOperationOfRepair(t *testing.T) {
 
 // Each operation of a repair fails in its turn, once and for good; then the repair again.
 func TestFaultAtEveryOperationOfRepair(t *testing.T) {
+	t.Parallel()
 	for _, fault := range []struct {
 		err        error
 		persistent bool

@@ -79,10 +79,10 @@ func (s *Store) scanStaged(f vfs.File) ([]packFrame, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	d, err := s.decoder()
+	d, err := newDecoder()
 	if err != nil {
 		return nil, 0, err
 	}
-	defer s.decoders.Put(d)
+	defer decoders.Put(d)
 	return scanPack(f, info.Size(), func(frame []byte) bool { _, err := d.verify(frame); return err == nil })
 }

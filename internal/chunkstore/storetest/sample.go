@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 
 	"clonecast/internal/chunk"
 	"clonecast/internal/chunkstore"
@@ -130,6 +131,16 @@ func (s *Sample) Capture(ctx context.Context, store chunkstore.Store) (v image.V
 	return v, stored, nil
 }
 
+// decoders are dear to make, and tests verify thousands of versions.
+var decoders sync.Pool // of *chunk.Decoder
+
+func newDecoder() (*chunk.Decoder, error) {
+	if d, ok := decoders.Get().(*chunk.Decoder); ok {
+		return d, nil
+	}
+	return chunk.NewDecoder()
+}
+
 // Verify reads a version back and compares every byte with the sample. A nil error
 // means that the version is whole.
 func (s *Sample) Verify(ctx context.Context, store chunkstore.Reader, sequence uint64) error {
@@ -144,11 +155,11 @@ func (s *Sample) Verify(ctx context.Context, store chunkstore.Reader, sequence u
 	if m.Comment != s.Manifest.Comment || m.Image != s.Manifest.Image || sequence != 0 && m.Sequence != sequence {
 		return &WrongError{fmt.Sprintf("%s@%d has the manifest of %s@%d, %q", s.Manifest.Image, sequence, m.Image, m.Sequence, m.Comment)}
 	}
-	d, err := chunk.NewDecoder()
+	d, err := newDecoder()
 	if err != nil {
 		return err
 	}
-	defer d.Close()
+	defer decoders.Put(d)
 	var ids []chunk.ID
 	for _, c := range m.Disks[0].Contents() {
 		ids = append(ids, c.Chunks...)
