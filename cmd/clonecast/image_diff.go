@@ -13,8 +13,8 @@ import (
 )
 
 type imageDiffOptions struct {
-	store  string
-	ranges bool
+	store         string
+	ranges, files bool
 }
 
 func newImageDiffCmd(c *connection) *cobra.Command {
@@ -24,7 +24,9 @@ func newImageDiffCmd(c *connection) *cobra.Command {
 		Short: "Show where two versions differ",
 		Long: `Show for each partition, boot area and table how many bytes differ between two versions: changed (both store them),
 new (only B stores them), freed (only A stores them). A deploy of B to a disk that holds A writes about what is changed
-and new. The unit is 4 KiB. --ranges lists the places, from the start of the partition.
+and new. The unit is 4 KiB. --ranges lists the places, from the start of the partition. --files lists the files that
+read differently, were added or removed, where the file system is ext2, ext3, ext4 or NTFS and both captures found it
+clean; names, times and rights are not compared.
 
 Exit codes: 0 ok, whether they differ or not, 1 failed, 2 wrong usage, 6 not found.`,
 		Args: args(cobra.ExactArgs(2)),
@@ -39,6 +41,7 @@ Exit codes: 0 ok, whether they differ or not, 1 failed, 2 wrong usage, 6 not fou
 	}
 	cmd.Flags().StringVar(&o.store, "store", "", "`directory` of the store")
 	cmd.Flags().BoolVar(&o.ranges, "ranges", false, "list the ranges")
+	cmd.Flags().BoolVar(&o.files, "files", false, "list the files that differ (ext2, ext3, ext4, NTFS)")
 	return cmd
 }
 
@@ -56,6 +59,14 @@ type diffRegion struct {
 	New     int64       `json:"new_bytes"`
 	Freed   int64       `json:"freed_bytes"`
 	Ranges  []diffRange `json:"ranges,omitempty"`
+	Files   []diffFile  `json:"files,omitempty"`
+	Unknown string      `json:"files_unknown,omitempty"`
+}
+
+type diffFile struct {
+	Path  string `json:"path"`
+	Kind  string `json:"kind"`
+	Bytes int64  `json:"bytes"`
 }
 
 type diffSummary struct {
@@ -86,17 +97,23 @@ func runImageDiff(ctx context.Context, refA, refB string, o imageDiffOptions, re
 	if err != nil {
 		return diskError(err)
 	}
-	regions, err := diff.Versions(ctx, store, a, b, func(done, total int64) { rep.progress("compare", done*int64(chunk.Size), total*int64(chunk.Size)) })
+	regions, err := diff.Versions(ctx, store, a, b, diff.Options{
+		Files:    o.files,
+		Progress: func(done, total int64) { rep.progress("compare", done*int64(chunk.Size), total*int64(chunk.Size)) },
+	})
 	if err != nil {
 		return err
 	}
 	s := diffSummary{A: idA.String(), B: idB.String(), Same: len(regions) == 0}
 	for _, r := range regions {
-		shown := diffRegion{r.Disk, r.Name, append([]string{}, r.Notes...), int64(r.Total(diff.Changed)), int64(r.Total(diff.New)), int64(r.Total(diff.Freed)), nil}
+		shown := diffRegion{r.Disk, r.Name, append([]string{}, r.Notes...), int64(r.Total(diff.Changed)), int64(r.Total(diff.New)), int64(r.Total(diff.Freed)), nil, nil, r.FilesUnknown}
 		for _, x := range r.Ranges {
 			if o.ranges {
 				shown.Ranges = append(shown.Ranges, diffRange{int64(x.Start), int64(x.Length), string(x.Kind)})
 			}
+		}
+		for _, f := range r.Files {
+			shown.Files = append(shown.Files, diffFile{f.Path, string(f.Kind), int64(f.Size)})
 		}
 		s.Changed, s.New, s.Freed = s.Changed+shown.Changed, s.New+shown.New, s.Freed+shown.Freed
 		printRegion(rep, shown, max(len(a.Disks), len(b.Disks)) > 1)
@@ -123,5 +140,11 @@ func printRegion(rep *reporter, r diffRegion, manyDisks bool) {
 	}
 	for _, x := range r.Ranges {
 		rep.printf("    %-7s %d bytes at %d\n", x.Kind, x.Length, x.Start)
+	}
+	for _, f := range r.Files {
+		rep.printf("    %-7s %s (%v)\n", f.Kind, printable(f.Path), quantity.Bytes(f.Bytes))
+	}
+	if r.Unknown != "" {
+		rep.printf("    files are not compared: %s\n", r.Unknown)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"syscall"
 	"testing"
 
+	"clonecast/internal/filesystem"
 	"clonecast/internal/quantity"
 )
 
@@ -185,4 +187,22 @@ func Blkid(t testing.TB, path, tag string) string {
 		t.Fatalf("blkid (make deps installs it): %v", err)
 	}
 	return strings.TrimSuffix(string(out), "\n")
+}
+
+// HashesOf gives what Hashes gives of files that a lister found on the partition r.
+func HashesOf(t testing.TB, r io.ReaderAt, files []filesystem.File) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	for i := range files {
+		h := sha256.New()
+		n, err := io.Copy(h, files[i].NewReader(r))
+		if err != nil || n != int64(files[i].Size) {
+			t.Errorf("%s: read %d of %d bytes, %v", files[i].Path, n, int64(files[i].Size), err)
+		}
+		if out["/"+files[i].Path] != "" {
+			t.Errorf("%s is listed twice", files[i].Path)
+		}
+		out["/"+files[i].Path] = hex.EncodeToString(h.Sum(nil))
+	}
+	return out
 }

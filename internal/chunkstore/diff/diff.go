@@ -48,6 +48,15 @@ type Region struct {
 	Name   string // "partition 2", "boot area at 512", "table"
 	Notes  []string
 	Ranges []Range
+
+	Files        []FileChange // when they were asked for
+	FilesUnknown string       // why there are none, although bytes differ
+}
+
+// Options say what to compare beside bytes.
+type Options struct {
+	Files    bool                    // of ext2, ext3, ext4 and NTFS
+	Progress func(done, total int64) // chunks, may be nil
 }
 
 // Total adds up the bytes of a kind.
@@ -60,15 +69,14 @@ func (r *Region) Total(k Kind) (sum quantity.Bytes) {
 	return sum
 }
 
-// Versions gives the regions of two versions that differ, in disk order. Progress, which may be
-// nil, hears of chunks.
-func Versions(ctx context.Context, store chunkstore.Reader, a, b *image.Manifest, progress func(done, total int64)) ([]Region, error) {
+// Versions gives the regions of two versions that differ, in disk order.
+func Versions(ctx context.Context, store chunkstore.Reader, a, b *image.Manifest, o Options) ([]Region, error) {
 	d, err := chunk.NewDecoder()
 	if err != nil {
 		return nil, err
 	}
 	defer d.Close()
-	c := comparer{ctx: ctx, store: store, decoder: d, progress: progress}
+	c := comparer{ctx: ctx, store: store, decoder: d, progress: o.Progress}
 	var pairs []pair
 	for i := range max(len(a.Disks), len(b.Disks)) {
 		var from, to image.Disk
@@ -89,6 +97,11 @@ func Versions(ctx context.Context, store chunkstore.Reader, a, b *image.Manifest
 		if err := c.compare(&pairs[i]); err != nil {
 			return nil, fmt.Errorf("compare %s of disk %d: %w", pairs[i].Name, pairs[i].Disk, err)
 		}
+		if o.Files {
+			if err := c.compareFiles(&pairs[i]); err != nil {
+				return nil, fmt.Errorf("compare the files of %s of disk %d: %w", pairs[i].Name, pairs[i].Disk, err)
+			}
+		}
 		if r := pairs[i].Region; len(r.Ranges)+len(r.Notes) > 0 {
 			regions = append(regions, r)
 		}
@@ -99,8 +112,9 @@ func Versions(ctx context.Context, store chunkstore.Reader, a, b *image.Manifest
 // pair is a region of both versions; the one that a version does not have is empty.
 type pair struct {
 	Region
-	a, b image.Content
-	open []job
+	a, b     image.Content
+	from, to *image.Partition // when both versions have it
+	open     []job
 }
 
 // job is a chunk's place that both versions store under different ids.
@@ -144,7 +158,7 @@ func pairPartitions(number int, a, b []image.Partition) (pairs []pair) {
 		q, found := find(b, p)
 		x := pair{Region: named(p), a: p.Content, b: q.Content}
 		if found {
-			x.Notes = comparePartitions(&p, &q)
+			x.from, x.to, x.Notes = &p, &q, comparePartitions(&p, &q)
 		} else {
 			x.Notes = []string{"only the first version has it"}
 		}

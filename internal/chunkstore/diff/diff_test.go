@@ -125,7 +125,7 @@ func TestRandomContents(t *testing.T) {
 			}
 		}
 		from, to := manifest(content(t, n, quantity.MiB, a, ea)), manifest(content(t, n, quantity.MiB, b, eb))
-		regions, err := diff.Versions(t.Context(), store, from, to, nil)
+		regions, err := diff.Versions(t.Context(), store, from, to, diff.Options{})
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
@@ -173,7 +173,7 @@ func TestLayouts(t *testing.T) {
 	b.Disks[0].Partitions[0].Filesystem.Label = "renamed"
 	b.Disks[0].Partitions = append(b.Disks[0].Partitions, image.Partition{Number: 2, Mode: image.ModeRaw, Content: at(4 * quantity.MiB)})
 	b.Disks = append(b.Disks, image.Disk{Size: quantity.MiB, LogicalSector: 512, TableKind: "none", Partitions: []image.Partition{{Content: at(0)}}})
-	regions, err := diff.Versions(t.Context(), store, a, b, nil)
+	regions, err := diff.Versions(t.Context(), store, a, b, diff.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +192,7 @@ func TestLayouts(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("Versions = %q, want %q", got, want)
 	}
-	if same, err := diff.Versions(t.Context(), store, b, b, nil); err != nil || len(same) > 0 {
+	if same, err := diff.Versions(t.Context(), store, b, b, diff.Options{}); err != nil || len(same) > 0 {
 		t.Errorf("a version differs from itself: %+v, %v", same, err)
 	}
 }
@@ -204,7 +204,7 @@ func TestMissingChunk(t *testing.T) {
 	all := []quantity.Extent{{Length: 8192}}
 	a, b := content(t, n, 0, data, all), content(t, n, 0, data, all)
 	b.Chunks = []chunk.ID{chunk.Sum([]byte("absent"))}
-	if r, err := diff.Versions(t.Context(), store, manifest(a), manifest(b), nil); err == nil {
+	if r, err := diff.Versions(t.Context(), store, manifest(a), manifest(b), diff.Options{}); err == nil {
 		t.Errorf("Versions = %+v, want an error", r)
 	}
 }

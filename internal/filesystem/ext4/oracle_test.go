@@ -75,6 +75,7 @@ func TestOracle(t *testing.T) {
 			checkIdentity(t, path, v)
 			checkFree(t, path, v)
 			disktest.Scribble(t, path, v.Allocated)
+			checkFiles(t, path, want)
 			checkJournal(t, path, v)
 			disktest.Run(t, "", "e2fsck", "-fn", path)
 			mnt = disktest.Mount(t, path, mountCommand)
@@ -94,6 +95,9 @@ func TestOracle(t *testing.T) {
 func fill(t *testing.T, mnt string) {
 	t.Helper()
 	disktest.Fill(t, mnt, 150, 112*quantity.KiB)
+	if err := os.Link(filepath.Join(mnt, "d1", "file 1"), filepath.Join(mnt, "another name")); err != nil {
+		t.Fatal(err)
+	}
 	f, err := os.Create(filepath.Join(mnt, "sparse"))
 	if err != nil {
 		t.Fatal(err)
@@ -103,6 +107,23 @@ func fill(t *testing.T, mnt string) {
 		if _, err := f.WriteAt([]byte("island"), i*50_000); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// checkFiles compares the files that we find with those of the kernel.
+func checkFiles(t *testing.T, path string, want map[string]string) {
+	t.Helper()
+	f := disktest.Open(t, path)
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := Files(f, quantity.Bytes(info.Size()))
+	if err != nil {
+		t.Fatalf("Files = %v", err)
+	}
+	if diff := cmp.Diff(want, disktest.HashesOf(t, f, files)); diff != "" {
+		t.Errorf("files (-kernel's +ours):\n%s", diff)
 	}
 }
 
