@@ -25,7 +25,7 @@ func newImageDiffCmd(c *connection) *cobra.Command {
 		Long: `Show for each partition, boot area and table how many bytes differ between two versions: changed (both store them),
 new (only B stores them), freed (only A stores them). A deploy of B to a disk that holds A writes about what is changed
 and new. The unit is 4 KiB. --ranges lists the places, from the start of the partition. --files lists the files that
-read differently, were added or removed, where the file system is ext2, ext3, ext4 or NTFS and both captures found it
+read differently, were added or removed, where the file system is ext2, ext3, ext4, FAT or NTFS and both captures found it
 clean; names, times and rights are not compared.
 
 Exit codes: 0 ok, whether they differ or not, 1 failed, 2 wrong usage, 6 not found.`,
@@ -41,7 +41,7 @@ Exit codes: 0 ok, whether they differ or not, 1 failed, 2 wrong usage, 6 not fou
 	}
 	cmd.Flags().StringVar(&o.store, "store", "", "`directory` of the store")
 	cmd.Flags().BoolVar(&o.ranges, "ranges", false, "list the ranges")
-	cmd.Flags().BoolVar(&o.files, "files", false, "list the files that differ (ext2, ext3, ext4, NTFS)")
+	cmd.Flags().BoolVar(&o.files, "files", false, "list the files that differ (ext2, ext3, ext4, FAT, NTFS)")
 	return cmd
 }
 

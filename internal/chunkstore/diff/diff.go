@@ -55,7 +55,7 @@ type Region struct {
 
 // Options say what to compare beside bytes.
 type Options struct {
-	Files    bool                    // of ext2, ext3, ext4 and NTFS
+	Files    bool                    // of ext2, ext3, ext4, FAT and NTFS
 	Progress func(done, total int64) // chunks, may be nil
 }
 

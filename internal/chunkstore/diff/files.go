@@ -13,6 +13,7 @@ import (
 	"clonecast/internal/chunkstore"
 	"clonecast/internal/filesystem"
 	"clonecast/internal/filesystem/ext4"
+	"clonecast/internal/filesystem/fat"
 	"clonecast/internal/filesystem/ntfs"
 	"clonecast/internal/image"
 	"clonecast/internal/quantity"
@@ -43,6 +44,8 @@ func listerOf(format string) lister {
 		return ext4.Files
 	case "ntfs":
 		return ntfs.Files
+	case "fat12", "fat16", "fat32":
+		return fat.Files
 	}
 	return nil
 }

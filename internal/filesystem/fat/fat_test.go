@@ -46,6 +46,14 @@ func TestScribble(t *testing.T) {
 			}
 			disktest.Scribble(t, image, v.Allocated)
 			disktest.Run(t, "", "fsck.fat", "-n", image)
+			f := disktest.Open(t, image)
+			files, err := Files(f, tt.size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, disktest.HashesOf(t, f, files)); diff != "" {
+				t.Errorf("files (-mcopy's +ours):\n%s", diff)
+			}
 			if diff := cmp.Diff(want, disktest.HashesFAT(t, image)); diff != "" {
 				t.Errorf("files changed (-want +got):\n%s", diff)
 			}
