@@ -2,7 +2,9 @@
 //
 //	measure run COMMAND ...         runs a shell command; prints its seconds and its peak memory in KiB
 //	measure bound IMAGE             reads and hashes what is allocated, on all cores, and does nothing else; prints seconds
-//	measure delta STORE REF TARGET  deploys as over a network, from the version before; prints seconds, bytes fetched and KiB
+//	measure delta STORE REF TARGET  deploys a version to a disk that holds the one before, from a server over HTTP;
+//	                                prints seconds, bytes fetched and KiB of the client
+//	measure serve STORE SOCKET      is that server
 package main
 
 import (
@@ -42,6 +44,8 @@ func measure(args []string) error {
 		return bound(args[1])
 	case len(args) == 4 && args[0] == "delta":
 		return delta(args[1], args[2], args[3])
+	case len(args) == 3 && args[0] == "serve":
+		return serve(args[1], args[2])
 	}
 	return errors.New("usage: see bench/measure/main.go")
 }
@@ -112,16 +116,10 @@ func geometry(dev *blockdev.Device) clone.Geometry {
 	return clone.Geometry{Size: dev.Size, LogicalSector: dev.LogicalSector, PhysicalSector: dev.PhysicalSector}
 }
 
-// remote shows of a store what a client has of it over the network.
-type remote struct {
-	clone.Source
-	*chunkstore.Differ
-}
-
 // delta deploys a version to a disk that holds the one before.
 func delta(directory, ref, target string) error {
 	ctx := context.Background()
-	store, err := local.Open(directory, local.Options{})
+	store, err := local.Open(directory, local.Options{ReadOnly: true})
 	if err != nil {
 		return err
 	}
@@ -130,7 +128,6 @@ func delta(directory, ref, target string) error {
 	if err != nil {
 		return err
 	}
-	started := time.Now()
 	m, err := manifest(ctx, store, name, sequence)
 	if err != nil {
 		return err
@@ -139,16 +136,18 @@ func delta(directory, ref, target string) error {
 	if err != nil {
 		return err
 	}
-	differ, err := chunkstore.NewDiffer(store)
+	source, stop, err := startServer(directory)
 	if err != nil {
 		return err
 	}
+	defer stop()
+	started := time.Now()
 	dev, err := blockdev.OpenExclusive(target)
 	if err != nil {
 		return err
 	}
 	defer dev.Close()
-	r, err := clone.Deploy(ctx, &m.Disks[0], dev, geometry(dev), remote{struct{ clone.Source }{store}, differ}, clone.DeployOptions{Parent: parent})
+	r, err := clone.Deploy(ctx, &m.Disks[0], dev, geometry(dev), source, clone.DeployOptions{Parent: parent})
 	if err != nil {
 		return err
 	}

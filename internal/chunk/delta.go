@@ -99,7 +99,10 @@ func (e *DeltaEncoder) Append(dst []byte, entries []Entry, bases []ID, plain, ba
 }
 
 // DeltaDecoder opens differences. It is not safe for concurrent use.
-type DeltaDecoder struct{ Decoder }
+type DeltaDecoder struct {
+	Decoder
+	dict []byte // of the last difference
+}
 
 // NewDeltaDecoder makes a decoder whose memory stays within a difference's size.
 func NewDeltaDecoder() (*DeltaDecoder, error) {
@@ -107,7 +110,7 @@ func NewDeltaDecoder() (*DeltaDecoder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &DeltaDecoder{*d}, nil
+	return &DeltaDecoder{Decoder: *d}, nil
 }
 
 // Decode decodes a whole difference into buf, whose capacity is reused, and verifies every
@@ -121,7 +124,7 @@ func (d *DeltaDecoder) Decode(delta, buf []byte, base func(ID) []byte) (DeltaHea
 	if len(delta) != h.Size() {
 		return DeltaHeader{}, nil, fmt.Errorf("%w: %d bytes, header says %d", ErrFrame, len(delta), h.Size())
 	}
-	var dict []byte
+	d.dict = d.dict[:0]
 	for i, id := range h.Bases {
 		if id == (ID{}) {
 			continue
@@ -130,11 +133,11 @@ func (d *DeltaDecoder) Decode(delta, buf []byte, base func(ID) []byte) (DeltaHea
 		if len(b) == 0 || len(b) > int(Size) {
 			return DeltaHeader{}, nil, &InvalidError{ID: h.Entries[i].ID, Problem: fmt.Sprintf("its base %v is not here", id)}
 		}
-		dict = append(dict, b...)
+		d.dict = append(d.dict, b...)
 	}
 	options := []zstd.DOption{zstd.WithDecoderDictDelete(deltaDict)}
-	if len(dict) > 0 {
-		options = append(options, zstd.WithDecoderDictRaw(deltaDict, dict))
+	if len(d.dict) > 0 {
+		options = append(options, zstd.WithDecoderDictRaw(deltaDict, d.dict))
 	}
 	if err := d.zstd.ResetWithOptions(nil, options...); err != nil {
 		return DeltaHeader{}, nil, fmt.Errorf("set base of a difference: %w", err)

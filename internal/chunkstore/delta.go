@@ -126,8 +126,11 @@ type deltaMaker struct {
 	encoder *chunk.DeltaEncoder
 	decoder *chunk.Decoder
 
-	plain map[chunk.ID][]byte
+	plain map[chunk.ID][]byte // in arena
+	arena []byte
 	frame []byte // decoded
+
+	chunks, bases []byte // of a difference, joined
 }
 
 // window makes the differences of up to deltaWindow wants.
@@ -151,7 +154,7 @@ func (m *deltaMaker) window(ctx context.Context, wants []chunk.Want) ([][]byte, 
 
 // load gets the plain bytes of a window's chunks and bases.
 func (m *deltaMaker) load(ctx context.Context, window []chunk.Want) error {
-	m.plain = make(map[chunk.ID][]byte, 2*len(window))
+	m.plain, m.arena = make(map[chunk.ID][]byte, 2*len(window)), m.arena[:0]
 	var ids, bases []chunk.ID
 	for _, w := range window {
 		ids = append(ids, w.ID)
@@ -162,21 +165,32 @@ func (m *deltaMaker) load(ctx context.Context, window []chunk.Want) error {
 	if err := m.get(ctx, ids); err != nil {
 		return err
 	}
-	for _, id := range bases { // one at a time: one that is missing must not hide the others
-		var missing *chunk.MissingError
-		var invalid *chunk.InvalidError
-		if err := m.get(ctx, []chunk.ID{id}); err != nil && !errors.As(err, &missing) && !errors.As(err, &invalid) {
+	if err := m.get(ctx, bases); !isLost(err) {
+		return err
+	}
+	for _, id := range bases { // one at a time: one that is lost must not hide the others
+		if m.plain[id] != nil {
+			continue
+		}
+		if err := m.get(ctx, []chunk.ID{id}); err != nil && !isLost(err) {
 			return err
 		}
 	}
 	return nil
 }
 
+// isLost tells whether an error is that of a chunk which the store does not have, or not sound.
+func isLost(err error) bool {
+	var missing *chunk.MissingError
+	var invalid *chunk.InvalidError
+	return errors.As(err, &missing) || errors.As(err, &invalid)
+}
+
 func (m *deltaMaker) get(ctx context.Context, ids []chunk.ID) error {
 	var wanted []chunk.ID
 	for _, id := range ids {
-		if _, ok := m.plain[id]; !ok {
-			m.plain[id] = nil
+		if m.plain[id] == nil {
+			m.plain[id] = nil // wanted
 			wanted = append(wanted, id)
 		}
 	}
@@ -189,7 +203,7 @@ func (m *deltaMaker) get(ctx context.Context, ids []chunk.ID) error {
 		at := 0
 		for _, e := range h.Entries {
 			if b, ok := m.plain[e.ID]; ok && b == nil {
-				m.plain[e.ID] = append([]byte(nil), plain[at:at+e.Length]...)
+				m.plain[e.ID] = m.keep(plain[at : at+e.Length])
 			}
 			at += e.Length
 		}
@@ -197,23 +211,33 @@ func (m *deltaMaker) get(ctx context.Context, ids []chunk.ID) error {
 	})
 }
 
+// keep copies a chunk into the arena, which has room for all that a window can want.
+func (m *deltaMaker) keep(b []byte) []byte {
+	if m.arena == nil {
+		m.arena = make([]byte, 0, 2*deltaWindow*int(chunk.Size))
+	}
+	start := len(m.arena)
+	m.arena = append(m.arena, b...)
+	return m.arena[start:len(m.arena):len(m.arena)]
+}
+
 func (m *deltaMaker) make(wants []chunk.Want) ([]byte, error) {
 	var entries []chunk.Entry
 	var bases []chunk.ID
-	var plain, base []byte
+	m.chunks, m.bases = m.chunks[:0], m.bases[:0]
 	for _, w := range wants {
 		b := m.plain[w.ID]
 		if b == nil {
 			return nil, &chunk.MissingError{ID: w.ID}
 		}
 		entries = append(entries, chunk.Entry{ID: w.ID, Length: len(b)})
-		plain = append(plain, b...)
+		m.chunks = append(m.chunks, b...)
 		known := m.plain[w.Base]
 		if known == nil {
 			w.Base = chunk.ID{}
 		}
 		bases = append(bases, w.Base)
-		base = append(base, known...)
+		m.bases = append(m.bases, known...)
 	}
-	return m.encoder.Append(nil, entries, bases, plain, base)
+	return m.encoder.Append(nil, entries, bases, m.chunks, m.bases)
 }

@@ -51,11 +51,11 @@ func newBases(d *deploy, parent *image.Manifest) bases {
 	return out
 }
 
-// find reads what the target holds at a chunk's place. It gives the chunk of the parent
-// that this proves to be, or nothing.
-func (b bases) find(t Target, p piece) (chunk.ID, []byte) {
+// find reads what the target holds at a chunk's place into buf. It gives the chunk of the
+// parent that this proves to be, or nothing.
+func (b bases) find(t Target, p piece, buf []byte) (chunk.ID, []byte) {
 	for _, base := range b[int64(p.start)] {
-		buf := alignedBuffer(base.length)
+		buf := buf[:base.length]
 		if _, err := readBatch(t, []piece{base.piece}, buf); err == nil && chunk.Sum(buf) == base.id {
 			return base.id, buf
 		}
@@ -70,12 +70,12 @@ func (w *writer) deltas(ctx context.Context, s DeltaSource, ids []chunk.ID) erro
 		if err != nil {
 			return err
 		}
-		w.deltaDecoder = d
+		w.deltaDecoder, w.held = d, alignedBuffer(deltaPieces*int(chunk.Size))
 	}
 	held := make(map[chunk.ID][]byte)
 	wants := make([]chunk.Want, len(ids))
 	for i, id := range ids {
-		base, b := w.bases.find(w.target, w.at[id][0])
+		base, b := w.bases.find(w.target, w.at[id][0], w.held[i*int(chunk.Size):])
 		wants[i] = chunk.Want{ID: id, Base: base}
 		held[base] = b
 	}

@@ -130,7 +130,8 @@ type writer struct {
 	now     []byte // what the disk holds at the piece at hand
 	at      map[chunk.ID][]piece
 
-	deltaDecoder *chunk.DeltaDecoder // nil until it is needed
+	deltaDecoder *chunk.DeltaDecoder // nil until it is needed, as is held
+	held         []byte              // what the disk holds at the places of a group
 }
 
 func (w *writer) close() {
