@@ -16,7 +16,7 @@ import (
 
 // fetchPieces is how many chunks one call to the source asks for. Frames that lie across
 // the border of two calls come twice: the more chunks a call, the fewer.
-const fetchPieces = 512
+const fetchPieces = 1024
 
 // deltaPieces is the same for chunks that are fetched as differences: the bases of all of them
 // are in memory meanwhile.
