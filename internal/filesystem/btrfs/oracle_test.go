@@ -98,6 +98,59 @@ func TestFragmented(t *testing.T) {
 	disktest.Unmount(t, dir)
 }
 
+// TestPausedBalance reads a file system of which a part has moved.
+func TestPausedBalance(t *testing.T) {
+	path := makeImage(t, 512*quantity.MiB, "")
+	want := populate(t, path, "")
+	dir := mount(t, path, "skip_balance")
+	for attempt := 0; !pauseBalance(dir); attempt++ {
+		if attempt == 20 {
+			t.Fatal("the balance was over each time before it could be paused")
+		}
+	}
+	disktest.Unmount(t, dir)
+	v := readFile(t, path)
+	if v.Doubt != nil {
+		t.Fatalf("doubt %+v", v.Doubt)
+	}
+	disktest.Scribble(t, path, v.Allocated)
+	disktest.Run(t, "", "btrfs", "check", "--readonly", "--check-data-csum", path)
+	dir = mount(t, path, "")
+	if diff := gocmp.Diff(want, disktest.Hashes(t, dir)); diff != "" {
+		t.Errorf("files changed (-before +after):\n%s", diff)
+	}
+	disktest.Unmount(t, dir)
+}
+
+// pauseBalance starts a balance and pauses it; false when it was over before.
+func pauseBalance(dir string) bool {
+	done := make(chan error, 1)
+	go func() {
+		_, err := disktest.Try("", "btrfs", "balance", "start", "--full-balance", dir)
+		done <- err
+	}()
+	for {
+		if _, err := disktest.Try("", "btrfs", "balance", "pause", dir); err == nil {
+			<-done
+			return true
+		}
+		select {
+		case <-done:
+			return false
+		default:
+		}
+	}
+}
+
+// TestMirrors reads a file system that has all copies of the superblock.
+func TestMirrors(t *testing.T) {
+	v := readFile(t, makeImage(t, 257*quantity.GiB, ""))
+	want := []quantity.Extent{{Start: 64 * quantity.MiB, Length: superblockSize}, {Start: 256 * quantity.GiB, Length: superblockSize}}
+	if missing := disktest.Subtract(want, v.Allocated); v.Doubt != nil || len(missing) > 0 {
+		t.Errorf("doubt %+v, not in the map: %v", v.Doubt, missing)
+	}
+}
+
 // TestMatchesDumpTree compares the map with what btrfs-progs print of the extent and
 // chunk trees. partclone is no judge here: it copies whole system chunks and free
 // blocks, and takes logical addresses of data for physical ones.
@@ -203,6 +256,10 @@ func populate(t testing.TB, path, options string) map[string]string {
 	disktest.Fill(t, dir, 150, 40*quantity.KiB)
 	disktest.Run(t, "", "sync", "-f", dir)
 	disktest.Run(t, "", "rm", "-r", filepath.Join(dir, "d5"))
+	// The next mount goes on with the release of a subvolume.
+	disktest.Run(t, "", "btrfs", "subvolume", "snapshot", home, filepath.Join(dir, "gone"))
+	disktest.Run(t, "", "sync", "-f", dir)
+	disktest.Run(t, "", "btrfs", "subvolume", "delete", filepath.Join(dir, "gone"))
 	want := disktest.Hashes(t, dir)
 	disktest.Unmount(t, dir)
 	return want
