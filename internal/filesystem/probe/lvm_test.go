@@ -81,7 +81,7 @@ func TestLVMDoubts(t *testing.T) {
 	}{
 		"no volume group": {[]string{"pvcreate -y DEV"}, "belongs to no volume group"},
 		"no metadata":     {[]string{"pvcreate -y --metadatacopies 0 DEV"}, "0 metadata areas"},
-		"exported":        {[]string{"pvcreate -y DEV", "vgcreate lab DEV", "vgexport lab"}, "volume group lab is EXPORTED"},
+		"exported":        {[]string{"pvcreate -y DEV", "vgcreate lab DEV", "vgexport lab"}, `volume group lab is "EXPORTED"`},
 		"zero":            {[]string{"pvcreate -y DEV", "vgcreate lab DEV", "lvcreate -y -an -Zn -Wn --type zero -L 8m -n zero lab"}, `logical volume zero is of type "zero"`},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -74,7 +74,7 @@ func (g *group) doubt(uuid string) *filesystem.Doubt {
 		return &filesystem.Doubt{Reason: fmt.Sprintf("volume group %s has another physical volume", g.name)}
 	}
 	if t := g.str("lock_type"); t != "" && t != "none" {
-		return &filesystem.Doubt{Reason: fmt.Sprintf("volume group %s is shared (%s)", g.name, t)}
+		return &filesystem.Doubt{Reason: fmt.Sprintf("volume group %s is shared (%q)", g.name, t)}
 	}
 	for _, s := range []struct {
 		what  string
@@ -82,7 +82,7 @@ func (g *group) doubt(uuid string) *filesystem.Doubt {
 		known []string
 	}{{"volume group " + g.name, g.section, groupStates}, {"physical volume", g.pv, pvStates}} {
 		if state := unknownState(s.in, s.known); state != "" {
-			return &filesystem.Doubt{Reason: fmt.Sprintf("%s is %s", s.what, state)}
+			return &filesystem.Doubt{Reason: fmt.Sprintf("%s is %q", s.what, state)}
 		}
 	}
 	return g.volumeDoubt()
@@ -100,7 +100,7 @@ func (g *group) volumeDoubt() *filesystem.Doubt {
 	for _, name := range lvs.order {
 		lv := lvs.sections[name]
 		if state := unknownState(lv, lvStates); state != "" {
-			return &filesystem.Doubt{Reason: fmt.Sprintf("logical volume %s is %s", name, state)}
+			return &filesystem.Doubt{Reason: fmt.Sprintf("logical volume %s is %q", name, state)}
 		}
 		for _, segment := range lv.order {
 			if t := lv.sections[segment].str("type"); t != "striped" && t != "linear" {
@@ -206,7 +206,7 @@ func (g *group) segment(s *section) (segment, error) {
 			return segment{}, err
 		}
 		if list[2*i].text != g.pvName || at > g.count || count/stripes > g.count-at {
-			return segment{}, fmt.Errorf("%d extents from %d of %s", count/stripes, at, list[2*i].text)
+			return segment{}, fmt.Errorf("%d extents from %d of %q", count/stripes, at, list[2*i].text)
 		}
 		out.stripes = append(out.stripes, g.start+quantity.Bytes(at)*g.extent)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 
 	"clonecast/internal/filesystem"
 	"clonecast/internal/quantity"
@@ -74,6 +75,9 @@ func parseLabel(h labelHeader, sector []byte, size quantity.Bytes) (label, strin
 	}
 	b := sector[h.Offset:]
 	l := label{id: string(b[:pvUUIDSize])}
+	if strings.ContainsFunc(l.id, notInUUID) {
+		return label{}, fmt.Sprintf("UUID %q", l.id)
+	}
 	var problem string
 	if l.data, b, problem = areas(b[pvAreasAt:], size); problem == "" {
 		l.metadata, _, problem = areas(b, size)
@@ -97,11 +101,13 @@ func areas(b []byte, size quantity.Bytes) (out []quantity.Extent, rest []byte, p
 	return nil, nil, "list of areas without an end"
 }
 
+// notInUUID tells whether LVM has no such letter in its UUIDs.
+func notInUUID(r rune) bool {
+	return r > unicode.MaxASCII || !isWord(byte(r)) && r != '#' && r != '!'
+}
+
 // uuid formats the UUID as LVM prints it.
 func (l *label) uuid() string {
-	s := strings.ToValidUTF8(l.id, "?")
-	if len(s) != pvUUIDSize {
-		return s
-	}
+	s := l.id
 	return strings.Join([]string{s[:6], s[6:10], s[10:14], s[14:18], s[18:22], s[22:26], s[26:]}, "-")
 }
