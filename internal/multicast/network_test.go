@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"clonecast/internal/multicast/blocks"
+	"clonecast/internal/multicast/packet"
 )
 
 // The tests of this file run a sender and receivers as processes of their own, in network namespaces with
@@ -153,10 +154,15 @@ func (n *network) computer(lossPercent int) string {
 	n.ip("-n", n.prefix+"switch", "link", "set", port, "master", "br0", "up")
 	n.run("ip", "netns", "exec", ns, "ethtool", "-K", "eth0", "tso", "off", "gso", "off", "gro", "off", "tx-udp-segmentation", "off")
 	if lossPercent > 0 {
-		rules := fmt.Sprintf(`table netdev lossy { chain in { type filter hook ingress device "eth0" priority 0; meta protocol ip numgen random mod 100 < %d drop; }; }`, lossPercent)
-		n.run("ip", "netns", "exec", ns, "nft", rules)
+		n.drop(ns, fmt.Sprintf("numgen random mod 100 < %d", lossPercent))
 	}
 	return ns
+}
+
+// drop makes a computer lose those IPv4 packets that match.
+func (n *network) drop(ns, match string) {
+	n.t.Helper()
+	n.run("ip", "netns", "exec", ns, "nft", fmt.Sprintf(`table netdev lossy { chain in { type filter hook ingress device "eth0" priority 0; meta protocol ip %s drop; }; }`, match))
 }
 
 // process is this test program in a namespace.
@@ -258,6 +264,40 @@ func TestRoom(t *testing.T) {
 		t.Errorf("%.2f bytes on the wire for one of payload: a second pass for the late one explains 2", wire)
 	}
 	t.Logf("%+v", s)
+}
+
+// TestNoPath sends to two receivers, one of which gets no packet of the group, as behind a switch that
+// filters multicast: it notices and ends by unicast.
+func TestNoPath(t *testing.T) {
+	dir := t.TempDir()
+	payload := make([]byte, 2_000_000)
+	rand.NewChaCha8([32]byte{5}).Read(payload)
+	file := filepath.Join(dir, "payload")
+	if err := os.WriteFile(file, payload, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := newNetwork(t)
+	sender := start(t, n.computer(0), "send", file, "2")
+	deaf := n.computer(0)
+	n.drop(deaf, "ip daddr 239.255.128.0/18")
+	receivers := []*process{start(t, n.computer(0), "receive", file+".0"), start(t, deaf, "receive", file+".1")}
+	for i, r := range receivers {
+		r.wait()
+		if got, err := os.ReadFile(fmt.Sprint(file, ".", i)); err != nil || !bytes.Equal(got, payload) {
+			t.Errorf("receiver %d has %d bytes that are not the payload (%v)", i, len(got), err)
+		}
+	}
+	var s SendSummary
+	if err := json.Unmarshal(sender.wait(), &s); err != nil {
+		t.Fatal(err)
+	}
+	reasons := map[string]int64{}
+	for _, r := range s.Receivers {
+		reasons[r.State+" "+r.Reason] += r.Fetched
+	}
+	if _, ok := reasons["done "]; !ok || reasons["done "+packet.ReasonSilence.String()] < 2_000_000 {
+		t.Errorf("receivers end as %v, want one done and one done by unicast because it hears nothing", reasons)
+	}
 }
 
 // TestPairing refuses what is no code, and keeps those apart that have another one.

@@ -262,6 +262,7 @@ func (s *reception) drive(ctx context.Context) error {
 		over := s.receiver.Over()
 		state, reason := s.receiver.State()
 		s.mu.Unlock()
+		s.changed.Broadcast() // the receiver may have left the group: there is something to fetch
 		if err != nil {
 			return err
 		}

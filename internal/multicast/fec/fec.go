@@ -75,9 +75,6 @@ func matrix(e reedsolomon.Encoder) ([][]byte, error) {
 	return shards[K:], nil
 }
 
-// Symbols is how many source symbols a block of n bytes has.
-func (c *Code) Symbols(n int) int { return (n + c.size - 1) / c.size }
-
 // Parity makes the parity symbols of batch i (symbols K+i*Batch and following, fewer in the
 // last batch) of a block. source holds whole symbols, at most K.
 func (c *Code) Parity(source []byte, i int) ([][]byte, error) {

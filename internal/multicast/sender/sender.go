@@ -171,9 +171,6 @@ func (s *Sender) State() packet.State { return s.state }
 // Counters are what was done so far.
 func (s *Sender) Counters() Counters { return s.counters }
 
-// Rate is the present limit in bytes per second on the wire.
-func (s *Sender) Rate() float64 { return s.pace.rate }
-
 // DataPhase is when data began to flow and when the last multicast receiver was done.
 func (s *Sender) DataPhase() (began, ended time.Duration) { return s.began, s.lastDone }
 
@@ -440,12 +437,4 @@ func (s *Sender) sent(n int) {
 	s.counters.Packets++
 	s.counters.Wire += uint64(n + FrameOverhead)
 	s.pace.spend(n + FrameOverhead)
-}
-
-// Digest is the digest of a block, if it was read already.
-func (s *Sender) Digest(b int) (d [packet.DigestSize]byte, ok bool) {
-	if b < 0 || b >= len(s.digests) {
-		return d, false
-	}
-	return s.digests[b], s.digests[b] != d
 }
