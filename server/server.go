@@ -239,13 +239,13 @@ func (s *Server) Serve(ctx context.Context) error {
 	if s.radv != nil {
 		group.Go(func() error { return s.radv.Serve(ctx) })
 	}
-	group.Go(func() error { return s.collectDaily(ctx) })
+	group.Go(func() error { return s.collect(ctx, time.Hour, 24*time.Hour) })
 	return group.Wait()
 }
 
-// collectDaily removes what no version needs: a first time one hour after the start.
-func (s *Server) collectDaily(ctx context.Context) error {
-	for wait := time.Hour; ; wait = 24 * time.Hour {
+// collect removes what no version needs again and again.
+func (s *Server) collect(ctx context.Context, first, every time.Duration) error {
+	for wait := first; ; wait = every {
 		select {
 		case <-ctx.Done():
 			return nil
