@@ -2,12 +2,14 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -129,6 +131,10 @@ type partitionSummary struct {
 	Number     int    `json:"number"`
 	Start      int64  `json:"start"`
 	Size       int64  `json:"size"`
+	Type       string `json:"type"`
+	GUID       string `json:"guid,omitempty"`
+	Name       string `json:"name,omitempty"`
+	Active     bool   `json:"active,omitempty"`
 	Filesystem string `json:"filesystem"`
 	UUID       string `json:"uuid"`
 	Label      string `json:"label"`
@@ -148,6 +154,7 @@ type diskSummary struct {
 	Serial     string             `json:"serial,omitempty"`
 	Table      string             `json:"table"`
 	DiskID     string             `json:"disk_id,omitempty"`
+	TableNotes []string           `json:"table_notes,omitempty"` // what is wrong with it
 	Partitions []partitionSummary `json:"partitions"`
 }
 
@@ -155,31 +162,61 @@ func summarize(dev *blockdev.Device, l *clone.Layout) diskSummary {
 	parts := []partitionSummary{}
 	for i := range l.Partitions {
 		p := &l.Partitions[i]
-		parts = append(parts, partitionSummary{p.Number, int64(p.Start), int64(p.Length), p.Volume.Type, p.Volume.UUID, p.Volume.Label,
+		parts = append(parts, partitionSummary{p.Number, int64(p.Start), int64(p.Length), p.Type, p.GUID, p.Name, p.Active, p.Volume.Type, p.Volume.UUID, p.Volume.Label,
 			int64(p.Allocated()), int64(p.Discarded()), string(p.Mode), p.Reason, p.Remedy, p.Refuse})
 	}
-	return diskSummary{dev.Path, int64(dev.Size), int64(dev.LogicalSector), dev.Model, dev.Serial, string(l.Table.Kind), l.Table.DiskID, parts}
+	return diskSummary{dev.Path, int64(dev.Size), int64(dev.LogicalSector), dev.Model, dev.Serial, string(l.Table.Kind), l.Table.DiskID, l.Table.Notes, parts}
 }
 
+// printLayout shows a disk from its start to its end.
 func printLayout(out io.Writer, dev *blockdev.Device, l *clone.Layout) error {
 	table := "no partition table"
 	if l.Table.DiskID != "" {
 		table = fmt.Sprintf("%s %s", l.Table.Kind, l.Table.DiskID)
 	}
-	fmt.Fprintf(out, "%s, %s, sectors of %d bytes\n\n", dev, table, dev.LogicalSector)
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NO\tSTART\tSIZE\tFILE SYSTEM\tLABEL\tSTORED\tMODE")
-	for i := range l.Partitions {
-		p := &l.Partitions[i]
-		fmt.Fprintf(w, "%d\t%d\t%v\t%s\t%s\t%v\t%s\n", p.Number, l.LogicalSector.Sectors(p.Start), p.Length, orDash(p.Volume.Type), orDash(printable(p.Volume.Label)), p.Allocated()-p.Discarded(), p.Mode)
+	fmt.Fprintf(out, "%s, %s, sectors of %d bytes\n", dev, table, dev.LogicalSector)
+	for _, note := range l.Table.Notes {
+		fmt.Fprintln(out, "table: "+note)
 	}
+	fmt.Fprintln(out)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NO\tSTART\tSIZE\tTYPE\tFILE SYSTEM\tLABEL\tSTORED\tMODE")
+	partitions := slices.Clone(l.Partitions)
+	slices.SortFunc(partitions, func(a, b clone.PartitionLayout) int { return cmp.Compare(a.Start, b.Start) })
+	var end, stored quantity.Bytes
+	active := false
+	for i := range partitions {
+		p := &partitions[i]
+		printFree(w, l, end, p.Start)
+		number := fmt.Sprint(p.Number)
+		if p.Active {
+			number, active = number+"*", true
+		}
+		fmt.Fprintf(w, "%s\t%d\t%v\t%s\t%s\t%s\t%v\t%s\n", number, l.LogicalSector.Sectors(p.Start), p.Length, orDash(printable(p.TypeName())),
+			orDash(p.Volume.Type), orDash(printable(p.Volume.Label)), p.Allocated()-p.Discarded(), p.Mode)
+		end, stored = p.Start+p.Length, stored+p.Allocated()-p.Discarded()
+	}
+	printFree(w, l, end, l.Size)
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	legend := ""
+	if active {
+		legend = "; * marks the active partition"
+	}
+	fmt.Fprintf(out, "\na capture stores %v of %v%s\n", stored, l.Size, legend)
 	for _, note := range append(discardNotes(l), notes(l)...) {
 		fmt.Fprintln(out, "\n"+note)
 	}
 	return nil
+}
+
+// printFree shows room that no partition takes, unless it is as short as what alignment
+// leaves.
+func printFree(w io.Writer, l *clone.Layout, start, end quantity.Bytes) {
+	if end-start > 2*quantity.MiB {
+		fmt.Fprintf(w, "-\t%d\t%v\tfree\t-\t-\t-\t-\n", l.LogicalSector.Sectors(start), end-start)
+	}
 }
 
 // discardNotes says of each partition what is allocated but not stored.

@@ -177,3 +177,47 @@ func TestDiskGrow(t *testing.T) {
 	disktest.Run(t, "", "ntfsresize", "-i", "-f", disktest.LoopPart(t, d.path("target"), ntfs))
 	d.run(exitOK, "disk inspect @target", "698.0 MiB", "301.0 MiB")
 }
+
+func TestDiskInspect(t *testing.T) {
+	d := newDisks(t)
+	d.make("mbr", "printf 'label: dos\nlabel-id: 0x12345678\nstart=63,size=1000,type=7,bootable\nstart=2048,size=12000,type=5\nstart=2148,size=500,type=83\nstart=8192,size=600,type=da\n' | sfdisk -q $D")
+	got := d.run(exitOK, "disk inspect @mbr")
+	want := d.path("mbr") + `, 8.0 MiB, mbr 12345678, sectors of 512 bytes
+
+NO  START  SIZE       TYPE             FILE SYSTEM  LABEL  STORED     MODE
+1*  63     500.0 KiB  HPFS/NTFS/exFAT  -            -      500.0 KiB  raw
+5   2148   250.0 KiB  Linux            -            -      250.0 KiB  raw
+-   2648   2.7 MiB    free             -            -      -          -
+6   8192   300.0 KiB  0xda             -            -      300.0 KiB  raw
+-   8792   3.7 MiB    free             -            -      -          -
+
+a capture stores 1.0 MiB of 8.0 MiB; * marks the active partition
+`
+	if !strings.HasPrefix(got, want) {
+		t.Errorf("inspect shows\n%s\nwant\n%s", got, want)
+	}
+
+	d.make("gpt", "printf 'label: gpt\nlabel-id: 0FC63DAF-8483-4772-8E79-3D69D8477DE4\nstart=2048,size=1000,type=U,name=\"EFI system\"\n' | sfdisk -q $D; printf bad | dd of=$D bs=1 seek=570 conv=notrunc status=none")
+	d.run(exitOK, "disk inspect @gpt", "gpt 0fc63daf-8483-4772-8e79-3d69d8477de4", "table: the backup table is used: gpt: primary header at byte 512: checksum does not match", "EFI System")
+	var summary struct {
+		Table      string
+		Notes      []string `json:"table_notes"`
+		Partitions []map[string]any
+	}
+	if err := json.Unmarshal([]byte(lastLine(d.run(exitOK, "disk inspect @gpt --json"))), &summary); err != nil || len(summary.Partitions) != 1 || len(summary.Notes) != 1 {
+		t.Fatalf("%+v, %v", summary, err)
+	}
+	p := summary.Partitions[0]
+	if p["type"] != "c12a7328-f81f-11d2-ba4b-00a0c93ec93b" || p["name"] != "EFI system" || p["start"] != 1048576.0 || p["mode"] != "raw" || p["guid"] == "" {
+		t.Errorf("%v", p)
+	}
+	for _, key := range []string{"number", "start", "size", "filesystem", "uuid", "label", "allocated", "mode", "reason"} {
+		if _, ok := p[key]; !ok {
+			t.Errorf("no %q in %v", key, p)
+		}
+	}
+	d.make("none", "true")
+	d.run(exitOK, "disk inspect @none", "no partition table", "0   0      8.0 MiB")
+	d.make("loop", "printf 'label: dos\nstart=2048,size=8192,type=5\nstart=2248,size=100\n' | sfdisk -q $D; printf '\\000\\000' | dd of=$D bs=1 seek=$((2048*512+510)) conv=notrunc status=none")
+	d.run(exitFailed, "disk inspect @loop", "mbr: EBR at byte 1048576: it does not end in 55 AA")
+}

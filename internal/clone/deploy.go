@@ -135,16 +135,21 @@ func fits(d *image.Disk, g Geometry) error {
 	return nil
 }
 
-// needs is the size of the smallest disk that holds d as it is.
+// needs is the size of the smallest disk that holds d. Nothing moves but what a GPT has at
+// the end of the disk.
 func needs(d *image.Disk) quantity.Bytes {
-	var need quantity.Bytes
+	var need, tail quantity.Bytes
 	for _, c := range d.Contents() {
 		need = max(need, c.Start+c.Length)
 	}
 	for _, a := range d.Table {
+		if d.TableKind == string(partition.GPT) && a.Start >= need {
+			tail += quantity.Bytes(len(a.Data))
+			continue
+		}
 		need = max(need, a.Start+quantity.Bytes(len(a.Data)))
 	}
-	return need
+	return need + tail
 }
 
 // compare finds what differs: chunks, finals, stale signatures.

@@ -65,8 +65,13 @@ func staysGPT(d *image.Disk, g Geometry, lengths map[int]quantity.Bytes) (bool, 
 	return gpt.Whole(savedTable(d), gpt.Disk{Size: d.Size, Sector: d.LogicalSector})
 }
 
+// movedGPT refuses a disk without room behind the last partition.
 func movedGPT(d *image.Disk, g Geometry) ([]partition.Content, error) {
-	return gpt.Relocate(savedTable(d), gpt.Disk{Size: d.Size, Sector: d.LogicalSector}, g.Size)
+	moved, err := gpt.Relocate(savedTable(d), gpt.Disk{Size: d.Size, Sector: d.LogicalSector}, g.Size)
+	if err != nil && g.Size < d.Size {
+		return nil, &RefusedError{Reason: err.Error(), Remedy: "choose a disk at least as large as the captured one"}
+	}
+	return moved, err
 }
 
 func savedTable(d *image.Disk) []partition.Content {

@@ -150,16 +150,12 @@ func (d *deploy) leavesTable() (bool, error) {
 	return true, nil
 }
 
-// writes tells whether content of the version lies in these bytes of the disk.
+// writes tells whether these bytes of the disk lie in a region of which the version stores
+// something: also its free bytes may be written or trimmed.
 func (d *deploy) writes(e quantity.Extent) bool {
-	for _, c := range d.contents {
-		for _, used := range c.Extents {
-			if c.Start+used.Start < e.End() && e.Start < c.Start+used.End() {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(d.contents, func(c *image.Content) bool {
+		return len(c.Extents) > 0 && c.Start < e.End() && e.Start < c.Start+c.Length
+	})
 }
 
 // oldHeaders are the places of the old GPT's headers: without them it is gone, wherever the

@@ -3,6 +3,7 @@ package clone
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -86,6 +87,9 @@ func TestTables(t *testing.T) {
 				sizes := []quantity.Bytes{tablesDisk}
 				if isGPT || name == "MBR, twenty logicals" {
 					sizes = append(sizes, tablesDisk+8*quantity.MiB)
+				}
+				if name == "GPT" {
+					sizes = append(sizes, tablesDisk-8*quantity.MiB)
 				}
 				for _, size := range sizes {
 					target := newDevice(t, 2, size, sector)
@@ -222,5 +226,22 @@ func TestMBROnDisksBeyond2TiB(t *testing.T) {
 	got := make([]byte, len(want))
 	if _, err := disktest.Open(t, target).ReadAt(got, 4294967000*512+1<<20); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("the content behind 2 TiB is not what was captured: %v", err)
+	}
+}
+
+// A GPT's backup needs room behind the last partition, and nothing else of a disk's end does.
+func TestGPTOnSmallerDisk(t *testing.T) {
+	disk := tableDisk(t, 1, "label: gpt\nstart=2048,size=4096\n") // ends at 3 MiB
+	store := &memStore{}
+	capture(t, store, disk, inspected(t, disk, nil))
+	for size, fits := range map[quantity.Bytes]bool{4 * quantity.MiB: true, 6177 * 512: true, 6176 * 512: false, 3 * quantity.MiB: false} {
+		target := &memDisk{b: randomBytes(9, int(size))}
+		g := tableGeometry
+		g.Size = size
+		_, err := Deploy(context.Background(), &store.manifest.Disks[0], target, g, store, DeployOptions{})
+		var refused *RefusedError
+		if fits != (err == nil) || !fits && (!errors.As(err, &refused) || target.writes != 0) {
+			t.Errorf("disk of %d bytes: Deploy = %v after %d writes", size, err, target.writes)
+		}
 	}
 }
