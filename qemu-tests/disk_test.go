@@ -261,7 +261,7 @@ func boots(t *testing.T, disk string) bool {
 // TestDiskDoubt shows that a file system that is not proven clean is not captured by its bitmap, and that the output
 // says why and what to do.
 func TestDiskDoubt(t *testing.T) {
-	disk := testdisk.DualBoot(t, 2048)
+	disk := testdisk.Copy(t, testdisk.DualBootOriginal(t, 2048))
 	onPartition(t, disk, 8, func(path string) { mustRun(t, "debugfs", "-w", "-R", "feature needs_recovery", path) })
 	onPartition(t, disk, 11, func(path string) { mustRun(t, "ntfsfix", path) }) // sets the dirty flag
 	var found inspected

@@ -18,7 +18,7 @@ import (
 // no disk boots half a system, and the next order makes every disk right.
 func TestFaults(t *testing.T) {
 	say := func(format string, args ...any) { t.Logf("*** "+format, args...) }
-	room := story.Open(t, 2048, lab.FullDHCP, say)
+	room := story.Open(t, testdisk.DualBootOriginal(t, 2048), lab.FullDHCP, say)
 	say("a sector of A cannot be read")
 	badSource(t, room)
 	room.Capture(t, say)

@@ -16,7 +16,6 @@ import (
 
 	"clonecast/internal/netboot"
 	"clonecast/qemu-tests/lab"
-	"clonecast/qemu-tests/vm"
 	"clonecast/server/dhcp"
 	"clonecast/server/httpboot"
 	"clonecast/server/radv"
@@ -93,22 +92,9 @@ func TestNetbootProxy(t *testing.T) {
 func TestNetbootUEFI(t *testing.T) {
 	net := lab.NewNetwork(t)
 	server := startBootServer(t, net, dhcp.Full, lab.Address)
-	const firmware = "/usr/share/OVMF/OVMF_CODE_4M.fd"
-	vars := filepath.Join(t.TempDir(), "vars.fd")
-	data, err := os.ReadFile("/usr/share/OVMF/OVMF_VARS_4M.fd")
-	if err == nil {
-		err = os.WriteFile(vars, data, 0o600)
-	}
-	if err != nil {
-		t.Fatalf("%v (make deps installs OVMF)", err)
-	}
-	pc := net.PC(3, markedDisk(t)).Boot(vm.Args(
-		"-machine", "q35",
-		"-drive", "if=pflash,format=raw,readonly=on,file="+firmware,
-		"-drive", "if=pflash,format=raw,file="+vars,
-		"-global", "virtio-net-pci.romfile=", // the firmware's own driver, not the one of iPXE's ROM
-		"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=no",
-	))
+	computer := net.PC(3, markedDisk(t))
+	computer.UEFI = true
+	pc := computer.Boot()
 	pc.WaitLine(`clonecast: `+noTask, slow)
 	pc.WaitLine(`BdsDxe: .*Boot000[2-9]`, slow)
 	out := server.output()

@@ -25,7 +25,7 @@ func TestMainJob(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%s-%d", c.dhcp, c.first), func(t *testing.T) {
 			say := func(format string, args ...any) { t.Logf("*** "+format, args...) }
-			room := story.Open(t, c.first, c.dhcp, say)
+			room := story.Open(t, testdisk.DualBootOriginal(t, c.first), c.dhcp, say)
 			room.Capture(t, say)
 			if !sameFiles(t, room.Original, room.A.Disk) {
 				t.Error("the capture changed the disk of PC A")
@@ -230,7 +230,7 @@ func TestServerDiskFull(t *testing.T) {
 	t.Cleanup(func() { mustRun(t, "umount", "-l", mount) })
 	net := lab.NewNetwork(t)
 	room := &story.Room{Net: net, Server: net.NewServerAt(filepath.Join(mount, "data"), lab.FullDHCP),
-		Original: testdisk.DualBootOriginal(t, 2048), A: net.PC(1, testdisk.DualBoot(t, 2048))}
+		Original: testdisk.DualBootOriginal(t, 2048), A: net.PC(1, testdisk.Copy(t, testdisk.DualBootOriginal(t, 2048)))}
 	room.Server.Start()
 
 	pc := room.A.Boot()

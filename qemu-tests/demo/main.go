@@ -45,7 +45,7 @@ func run() (code int) {
 			panic(p)
 		}
 	}()
-	room := story.Open(t, 2048, lab.FullDHCP, t.Say)
+	room := story.Open(t, testdisk.DualBootOriginal(t, 2048), lab.FullDHCP, t.Say)
 	room.Capture(t, t.Say)
 	room.Deploy(t, t.Say)
 	for _, pc := range []*lab.PC{room.B, room.C} {

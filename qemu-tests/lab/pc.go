@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"clonecast/qemu-tests/vm"
 )
@@ -15,6 +16,7 @@ type PC struct {
 	Serial string
 	MAC    string
 	Disk   string // path of the disk image
+	UEFI   bool   // its firmware; else a BIOS
 	net    *Network
 	tap    string
 	t      vm.T
@@ -68,20 +70,27 @@ func (p *PC) BootFaulty(fault vm.Fault, sector int64) *vm.VM {
 
 func (p *PC) boot(disk vm.Option, options ...vm.Option) *vm.VM {
 	p.t.Helper()
-	return vm.Start(p.t, p.Name, append([]vm.Option{
-		vm.Memory(512),
+	return vm.Start(p.t, p.Name, slices.Concat(p.firmware(), []vm.Option{
 		vm.NIC(p.net.Namespace, p.tap, p.MAC),
 		disk,
 		vm.Identity(p.UUID, p.Serial),
 		vm.Args("-device", "virtio-rng-pci"),
 		vm.Reboots(),
-	}, options...)...)
+	}, options)...)
 }
 
 // BootDisk switches the PC on without network, to see what its disk does; the disk stays as it is.
 func (p *PC) BootDisk(tag string) *vm.VM {
 	p.t.Helper()
-	return vm.Start(p.t, p.Name+"-"+tag, vm.Snapshot(p.Disk, p.diskSerial()), vm.Identity(p.UUID, p.Serial), vm.AssetTag(tag))
+	return vm.Start(p.t, p.Name+"-"+tag, append(p.firmware(), vm.Snapshot(p.Disk, p.diskSerial()), vm.Identity(p.UUID, p.Serial), vm.AssetTag(tag))...)
+}
+
+// firmware gives the options of the board.
+func (p *PC) firmware() []vm.Option {
+	if p.UEFI {
+		return []vm.Option{vm.UEFI(), vm.Memory(768)}
+	}
+	return []vm.Option{vm.Memory(512)}
 }
 
 func (p *PC) diskSerial() string { return fmt.Sprintf("DISK-%04d", p.number) }

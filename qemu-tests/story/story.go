@@ -49,17 +49,19 @@ type Deployed struct {
 // Say is told of each step as it begins.
 type Say func(format string, args ...any)
 
-// Open makes the room: the dual-boot disk with its first partition at the sector, a network, the server in the DHCP mode.
-func Open(t vm.T, first int, dhcp string, say Say) *Room {
+// Open makes the room: PCs for a dual-boot disk, which have UEFI firmware if that has a GPT; a network, the server in the DHCP mode.
+func Open(t vm.T, original, dhcp string, say Say) *Room {
 	t.Helper()
-	r := &Room{}
-	say("make the dual-boot disk of PC A: NTFS and Linux, 13 partitions, the first at sector %d", first)
-	r.Original = testdisk.DualBootOriginal(t, first)
-	r.Net = lab.NewNetwork(t)
-	r.A = r.Net.PC(1, testdisk.DualBoot(t, first))
-	size := Size(t, r.Original)
+	r := &Room{Original: original, Net: lab.NewNetwork(t)}
+	partitions, uefi := len(testdisk.Partitions(t, original)), testdisk.IsGPT(t, original)
+	say("the dual-boot disk of PC A has %d partitions, with NTFS and Linux; by UEFI: %v", partitions, uefi)
+	r.A = r.Net.PC(1, testdisk.Copy(t, original))
+	size := Size(t, original)
 	r.B = r.Net.PC(2, lab.BlankDisk(t, size))
 	r.C = r.Net.PC(3, lab.BlankDisk(t, size+128<<20))
+	for _, pc := range []*lab.PC{r.A, r.B, r.C} {
+		pc.UEFI = uefi
+	}
 	if dhcp == lab.ProxyDHCP {
 		r.Net.SiteDHCP()
 	}

@@ -50,7 +50,7 @@ func CheckTable(t vm.T, disk string) {
 	if out := run(t, "", "sfdisk", "--verify", disk); !strings.Contains(out, "No errors detected") {
 		t.Errorf("sfdisk --verify %s:\n%s", disk, out)
 	}
-	if !isGPT(t, disk) {
+	if !IsGPT(t, disk) {
 		return
 	}
 	if out := run(t, "", "sgdisk", "--verify", disk); !strings.Contains(out, "No problems found") {
@@ -58,7 +58,8 @@ func CheckTable(t vm.T, disk string) {
 	}
 }
 
-func isGPT(t vm.T, disk string) bool {
+// IsGPT tells whether sfdisk calls a disk's table a GPT.
+func IsGPT(t vm.T, disk string) bool {
 	t.Helper()
 	return strings.Contains(run(t, "", "sfdisk", "--dump", disk), "label: gpt")
 }
@@ -93,9 +94,14 @@ type Area struct {
 
 // BootAreas lists what boots a disk besides its partitions: the MBR with the gap behind it, and every EBR with the track
 // up to its logical partition. The chain of EBRs
-// is walked here anew, so that the judge shares no code with the judged.
+// is walked here anew, so that the judge shares no code with the judged. Of a GPT disk it is boot code and gap: the table
+// says how large the disk is.
 func BootAreas(t vm.T, disk string) []Area {
 	t.Helper()
+	if IsGPT(t, disk) {
+		const gap = 34 * 512
+		return []Area{{"boot code", 0, 440}, {"gap behind the GPT", gap, Partitions(t, disk)[0].Start - gap}}
+	}
 	f, err := os.Open(disk)
 	if err != nil {
 		t.Fatalf("%v", err)
@@ -250,11 +256,29 @@ func hashTree(t vm.T, dir string) string {
 	return fmt.Sprintf("%d files %s", files, hex.EncodeToString(h.Sum(nil)))
 }
 
+// tableText is what sfdisk says of a table, without what depends on the disk's name and size.
+func tableText(t vm.T, disk string) string {
+	t.Helper()
+	var text strings.Builder
+	for line := range strings.Lines(strings.ReplaceAll(run(t, "", "sfdisk", "--dump", disk), disk, "")) {
+		if !strings.HasPrefix(line, "last-lba:") {
+			text.WriteString(line)
+		}
+	}
+	return text.String()
+}
+
 // Equal fails the test unless deployed is, in all that counts, the disk that source was.
 func Equal(t vm.T, source, deployed string) {
 	t.Helper()
 	for _, area := range BootAreas(t, source) {
 		SameBytes(t, source, deployed, area)
+	}
+	if IsGPT(t, source) {
+		CheckTable(t, deployed)
+		if want, got := tableText(t, source), tableText(t, deployed); got != want {
+			t.Errorf("the table of %s is\n%swant\n%s", filepath.Base(deployed), got, want)
+		}
 	}
 	for _, p := range Partitions(t, source) {
 		if p.Type == "f" || p.Type == "5" || p.Type == "85" {

@@ -45,19 +45,24 @@ func Root(t vm.T) string {
 	return ""
 }
 
-// DualBoot returns a fresh copy of the dual-boot disk whose first partition starts at the sector.
-func DualBoot(t vm.T, first int) string {
+// Copy returns a fresh copy of a kept disk.
+func Copy(t vm.T, original string) string {
 	t.Helper()
-	source := DualBootOriginal(t, first)
-	path := filepath.Join(t.TempDir(), fmt.Sprintf("dualboot-%d.img", first))
-	run(t, "", "cp", "--sparse=always", "--reflink=auto", source, path)
+	path := filepath.Join(t.TempDir(), filepath.Base(original))
+	run(t, "", "cp", "--sparse=always", "--reflink=auto", original, path)
 	return path
 }
 
-// DualBootOriginal returns the path of the kept dual-boot disk, which nobody may write.
+// DualBootOriginal returns the path of the kept dual-boot disk whose first partition starts at the sector; nobody may write it.
 func DualBootOriginal(t vm.T, first int) string {
 	t.Helper()
 	return original(t, fmt.Sprintf("dualboot-%d", first), []string{"dualboot.sh", "common.sh", "filler.pl"}, strconv.Itoa(first))
+}
+
+// DualBootUEFIOriginal returns the path of the kept dual-boot disk with a GPT, for UEFI firmware; nobody may write it.
+func DualBootUEFIOriginal(t vm.T) string {
+	t.Helper()
+	return original(t, "dualboot-uefi", []string{"dualboot-uefi.sh", "common.sh", "filler.pl"})
 }
 
 // GrowOriginal returns the path of a kept disk whose last partition holds the file system; nobody may write it.

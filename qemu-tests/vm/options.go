@@ -19,6 +19,18 @@ func Args(args ...string) Option {
 	return func(c *config) { c.args = append(c.args, args...) }
 }
 
+// UEFI gives the PC UEFI firmware instead of a BIOS. Its variables are those of a new board each time, so that it knows no
+// boot entry but what it finds by itself.
+func UEFI() Option {
+	return Args(
+		"-machine", "q35",
+		"-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
+		"-drive", "if=pflash,format=raw,snapshot=on,file=/usr/share/OVMF/OVMF_VARS_4M.fd",
+		"-global", "virtio-net-pci.romfile=", // the firmware's own driver, not the one of iPXE's ROM
+		"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=no",
+	)
+}
+
 // Disk attaches a raw image file as virtio disk with a serial number. The guest's writes go to the file; there is no cache
 // that a killed VM would lose, as far as the host lives on.
 func Disk(path, serial string) Option { return disk(path, serial, "off") }

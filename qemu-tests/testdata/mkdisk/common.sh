@@ -1,4 +1,5 @@
-# common.sh: what the scripts of this folder share. They set work, a folder for files on the way.
+# common.sh: what the scripts of this folder share. They set here, work (a folder for files on the way) and, for what is done by
+# a partition's number, table: rows of number, type, MiB and seed of the filler.
 export MTOOLS_SKIP_CHECK=1 SOURCE_DATE_EPOCH=1700000000
 
 random() { openssl enc -aes-128-ctr -K "$(printf %032x "$1")" -iv 0 -nosalt </dev/zero 2>/dev/null | head -c "$2"; }
@@ -22,6 +23,19 @@ echo; echo "LINUX-STARTED root $2 files $sum size $size"
 $b poweroff -f
 INIT
   chmod 755 "$1/sbin/init"
+}
+
+menu() { # GRUB's settings; the chassis asset tag chooses the system
+  cat <<'CFG'
+serial --unit=0 --speed=115200
+terminal_output serial
+terminal_input serial
+set timeout=0
+set default=linux
+insmod smbios
+smbios --type 3 --get-string 8 --set tag
+if [ "$tag" = windows ]; then set default=windows; fi
+CFG
 }
 
 windows_boot_sector() { # windows_boot_sector VOLUME SECTORS: puts code into an NTFS boot sector (and its copy in the last sector): names itself, volume serial, sectors
@@ -75,4 +89,32 @@ grub_bios() { # grub_bios IMAGE SECTOR SECTORS PREFIX MODULES...: as grub-bios-s
   number 0x820 2 "$work/core.img" 0x1fe
   dd if="$work/boot.img" of="$image" bs=440 count=1 conv=notrunc status=none
   dd if="$work/core.img" of="$image" bs=512 seek="$sector" conv=notrunc status=none
+}
+
+size() { awk -v n="$1" '$1 == n { print $3 * 2048 }' <<<"$table"; }
+
+# part N: a file as large as the partition, full of filler.
+part() {
+  perl "$here/filler.pl" $(($(size "$1") * 512)) "$(awk -v n="$1" '$1 == n { print $4 }' <<<"$table")" > "$work/p$1"
+}
+
+make_ext() { # make_ext N TYPE UUID LABEL OPTIONS...: every block that mke2fs may leave unwritten is written (lazy_*=0) or stays filler
+  local n=$1 type=$2 uuid=$3 label=$4; shift 4
+  mke2fs -q -F -t "$type" -U "$uuid" -L "$label" -m 1 -I 256 -b "${blocksize:-4096}" \
+    -E "nodiscard,lazy_itable_init=0,lazy_journal_init=0,hash_seed=$uuid" -d "$work/tree$n" "$@" "$work/p$n"
+}
+
+make_ntfs() { # make_ntfs N SERIAL LABEL START
+  part "$1"
+  mkntfs -q -Q -F -p "$4" -H 255 -S 63 -L "$3" "$work/p$1" >/dev/null 2>&1
+  ntfslabel --new-serial="$2" "$work/p$1" >/dev/null
+  tree "$work/tree$1" "$1" 12 40
+  fill_ntfs "$work/p$1" "$work/tree$1"
+}
+
+make_fat() { # make_fat N BITS SERIAL LABEL START
+  part "$1"
+  mkfs.fat --invariant -F "$2" -i "$3" -n "$4" -h "$5" "$work/p$1" >/dev/null
+  tree "$work/tree$1" "$1" $((${2} / 4)) 20
+  (cd "$work/tree$1" && mcopy -s -Q -i "$work/p$1" ./* ::)
 }

@@ -32,38 +32,13 @@ table='1 7 128 101
 13 1 4 113
 14 83 16 114
 15 83 4 115'
-size() { awk -v n="$1" '$1 == n { print $3 * 2048 }' <<<"$table"; }
+
 # start N: the partition's first sector. The extended partition begins right behind partition 1.
 start() {
   awk -v n="$1" -v f="$first" '
     $1 == 1 { at = f; if (n == 1) { print at; exit }; at += $3 * 2048; if (f == 63) at += 63 - at % 63; else at += (2048 - at % 2048) % 2048; next }
     { if (n == "extended") { print at; exit }; if (n == $1) { print at + f; exit }; at += f + $3 * 2048; if (f == 63) at += 63 - at % 63 }
     END { if (n == "end") print at }' <<<"$table"
-}
-# part N: a file as large as the partition, full of filler.
-part() {
-  perl "$here/filler.pl" $(($(size "$1") * 512)) "$(awk -v n="$1" '$1 == n { print $4 }' <<<"$table")" > "$work/p$1"
-}
-
-make_ext() { # make_ext N TYPE UUID LABEL OPTIONS...: every block that mke2fs may leave unwritten is written (lazy_*=0) or stays filler
-  local n=$1 type=$2 uuid=$3 label=$4; shift 4
-  mke2fs -q -F -t "$type" -U "$uuid" -L "$label" -m 1 -I 256 -b "${blocksize:-4096}" \
-    -E "nodiscard,lazy_itable_init=0,lazy_journal_init=0,hash_seed=$uuid" -d "$work/tree$n" "$@" "$work/p$n"
-}
-
-make_ntfs() { # make_ntfs N SERIAL LABEL START
-  part "$1"
-  mkntfs -q -Q -F -p "$4" -H 255 -S 63 -L "$3" "$work/p$1" >/dev/null 2>&1
-  ntfslabel --new-serial="$2" "$work/p$1" >/dev/null
-  tree "$work/tree$1" "$1" 12 40
-  fill_ntfs "$work/p$1" "$work/tree$1"
-}
-
-make_fat() { # make_fat N BITS SERIAL LABEL START
-  part "$1"
-  mkfs.fat -F "$2" -i "$3" -n "$4" -h "$5" --invariant "$work/p$1" >/dev/null
-  tree "$work/tree$1" "$1" $((${2} / 4)) 20
-  (cd "$work/tree$1" && mcopy -s -Q -i "$work/p$1" ./* ::)
 }
 
 root=0b5e0005-1111-4a4a-8888-c10eca570005
@@ -74,14 +49,7 @@ cp "$linux/vmlinuz" "$linux/initrd" "$work/tree5/boot/"
 cp /usr/lib/grub/i386-pc/*.{mod,lst} "$work/tree5/boot/grub/i386-pc/"
 grub-editenv "$work/tree5/boot/grub/grubenv" create
 cat > "$work/tree5/boot/grub/grub.cfg" <<CFG
-serial --unit=0 --speed=115200
-terminal_output serial
-terminal_input serial
-set timeout=0
-set default=linux
-insmod smbios
-smbios --type 3 --get-string 8 --set tag
-if [ "\$tag" = windows ]; then set default=windows; fi
+$(menu)
 menuentry 'Linux' --id linux {
   search --set=root --fs-uuid $root
   linux /boot/vmlinuz root=UUID=$root console=ttyS0 quiet panic=-1 no_timer_check
