@@ -25,6 +25,8 @@ const (
 	backlogLimit = 80                    // percent of a receiver's memory
 	minInterval  = 48                    // packets in an interval worth measuring
 	baseMemory   = 10 * time.Second
+	slowGrowth   = 0.05 // of the rate per tick, near to where it was too much
+	fastGrowth   = 0.4  // far below
 )
 
 // pace limits the rate: a bucket of bytes, and what fills it.
@@ -36,6 +38,8 @@ type pace struct {
 	tickAt         time.Duration
 	lastTick       time.Duration
 
+	knee      float64 // the rate that was too much when it last went down
+	growth    float64 // of the rate per tick
 	changedAt uint64  // counter at the last slowing down
 	spent     float64 // bytes since the last tick
 	actual    float64 // bytes per second that went out
@@ -44,7 +48,7 @@ type pace struct {
 func (p *pace) init(floor, ceiling float64) {
 	p.ceiling = max(ceiling, 1500)
 	p.floor = min(max(floor, 1500), p.ceiling)
-	p.rate = p.ceiling
+	p.rate, p.growth = p.ceiling, slowGrowth
 }
 
 func (p *pace) start(now time.Duration) {
@@ -183,12 +187,15 @@ func (s *Sender) control(now time.Duration) {
 		part = s.dropSlow(now, part)
 	}
 	slowest := part[0].link.capacity
-	switch {
-	case slowest < p.rate:
+	if slowest < p.rate {
+		p.knee, p.growth = p.actual, slowGrowth
 		p.rate = min(max(0.95*slowest, p.floor), p.ceiling)
 		p.changedAt = s.cfg.Group.Sealed()
-	default:
-		p.rate = min(1.05*p.rate, p.ceiling)
+		return
+	}
+	p.rate = min((1+p.growth)*p.rate, p.ceiling)
+	if p.growth = min(2*p.growth, fastGrowth); p.rate > 0.9*p.knee {
+		p.growth = slowGrowth
 	}
 }
 
