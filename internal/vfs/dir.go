@@ -116,28 +116,33 @@ func (d *dir) LockShared(name string) (io.Closer, error) {
 // flock locks f, which was opened by that name. It gives neither lock nor error when the name
 // is no longer that file's. On anything but success it closes f.
 func (d *dir) flock(f *os.File, name string, how int) (io.Closer, error) {
-	err := syscall.EINTR
-	for err == syscall.EINTR {
-		err, _ = syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB).(syscall.Errno)
-	}
-	if err != 0 {
+	err := flock(f, how)
+	if err != nil {
 		_ = f.Close()
-		var cause error = err
-		if err == syscall.EWOULDBLOCK {
-			cause = ErrLocked
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = ErrLocked
 		}
-		return nil, &fs.PathError{Op: "lock", Path: name, Err: cause}
+		return nil, &fs.PathError{Op: "lock", Path: name, Err: err}
 	}
-	locked, statErr := f.Stat()
-	if statErr != nil {
+	locked, err := f.Stat()
+	if err != nil {
 		_ = f.Close()
-		return nil, statErr
+		return nil, err
 	}
 	if named, err := d.root.Stat(name); err == nil && os.SameFile(locked, named) {
 		return f, nil
 	}
 	_ = f.Close()
 	return nil, nil
+}
+
+func flock(f *os.File, how int) error {
+	for {
+		err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
+		if err != syscall.EINTR {
+			return err
+		}
+	}
 }
 
 func (d *dir) Free() (int64, error) {
