@@ -1,6 +1,6 @@
 // Measure is what bench/run.sh cannot do with the tools of a shell.
 //
-//	measure run COMMAND ...         runs a shell command; prints its seconds and its peak memory in KiB
+//	measure run COMMAND ...         runs a shell command; prints its seconds, its peak memory in KiB and its seconds of all cores
 //	measure bound IMAGE             reads and hashes what is allocated, on all cores, and does nothing else; prints seconds
 //	measure delta STORE REF TARGET  deploys a version to a disk that holds the one before, from a server over HTTP;
 //	                                prints seconds, bytes fetched and KiB of the client
@@ -57,16 +57,14 @@ func run(command string) error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w\n%s", command, err, out)
 	}
-	fmt.Printf("%.2f %d\n", time.Since(started).Seconds(), peak(syscall.RUSAGE_CHILDREN))
-	return nil
-}
-
-func peak(who int) int64 {
+	took := time.Since(started)
 	var usage syscall.Rusage
-	if err := syscall.Getrusage(who, &usage); err != nil {
-		return -1
+	if err := syscall.Getrusage(syscall.RUSAGE_CHILDREN, &usage); err != nil {
+		return err
 	}
-	return usage.Maxrss
+	cores := time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+	fmt.Printf("%.2f %d %.2f\n", took.Seconds(), usage.Maxrss, cores.Seconds())
+	return nil
 }
 
 // bound is the least that a deploy to a disk that needs nothing has to do: all cores read
@@ -155,7 +153,12 @@ func delta(directory, ref, target string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%.2f %d %d\n", time.Since(started).Seconds(), int(r.Fetched)+len(raw), peak(syscall.RUSAGE_SELF))
+	took := time.Since(started)
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		return err
+	}
+	fmt.Printf("%.2f %d %d\n", took.Seconds(), int(r.Fetched)+len(raw), usage.Maxrss)
 	return nil
 }
 
