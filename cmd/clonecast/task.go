@@ -149,6 +149,9 @@ func confirmDeploy(ctx context.Context, cl *client, o orderFlags, stdin io.Reade
 			disk += " (smaller than the captured disk: the machine may refuse)"
 		}
 		fmt.Fprintf(t, "  %s\t%s\n", m.Name, disk)
+		for _, line := range m.Grow {
+			fmt.Fprintf(t, "  \tgrow: %s\n", line)
+		}
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -106,7 +106,7 @@ func newDeploy(number int, d *image.Disk, t Target, g Geometry, source Source, o
 		dep.differ = append(dep.differ, make([]bool, len(c.Chunks)))
 	}
 	dep.delta = make([]bool, len(dep.contents))
-	if dep.result.Grown, err = planGrowth(d, g, opts.Grow[number]); err != nil {
+	if dep.result.Grown, err = PlanGrowth(d, g, opts.Grow[number]); err != nil {
 		return nil, err
 	}
 	dep.lengths = lengthsOf(dep.result.Grown)

@@ -74,8 +74,8 @@ func toGrow(d *image.Disk, rule image.GrowDisk) ([]*image.Partition, error) {
 	return out, nil
 }
 
-// planGrowth decides how long the partitions become that the rule names.
-func planGrowth(d *image.Disk, g Geometry, rule image.GrowDisk) ([]Grown, error) {
+// PlanGrowth decides how long the partitions become that the rule names.
+func PlanGrowth(d *image.Disk, g Geometry, rule image.GrowDisk) ([]Grown, error) {
 	chosen, err := toGrow(d, rule)
 	if err != nil || len(chosen) == 0 {
 		return nil, err

@@ -196,7 +196,7 @@ func TestPlanGrowth(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			plan, err := planGrowth(&tc.disk, Geometry{Size: tc.target, LogicalSector: 512}, rule[0])
+			plan, err := PlanGrowth(&tc.disk, Geometry{Size: tc.target, LogicalSector: 512}, rule[0])
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -210,7 +210,7 @@ func TestPlanGrowth(t *testing.T) {
 		})
 	}
 	var refused *RefusedError
-	if _, err := planGrowth(&windows, Geometry{Size: 2000 * mib, LogicalSector: 512}, image.GrowDisk{Numbers: []int{7}}); !errors.As(err, &refused) {
+	if _, err := PlanGrowth(&windows, Geometry{Size: 2000 * mib, LogicalSector: 512}, image.GrowDisk{Numbers: []int{7}}); !errors.As(err, &refused) {
 		t.Errorf("a partition that the image has not: %v", err)
 	}
 }

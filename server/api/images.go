@@ -189,6 +189,7 @@ type Target struct {
 	Name    string          `json:"name"`
 	State   string          `json:"state"`
 	Disks   []protocol.Disk `json:"disks,omitempty"`
+	Grow    []string        `json:"grow,omitempty"` // what becomes of the partitions that are to grow
 	Problem string          `json:"problem,omitempty"`
 }
 
@@ -202,16 +203,17 @@ func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 	if problem := q.problem(); problem != "" {
 		return Ordered{}, &protocol.Problem{Code: protocol.CodeInvalid, Title: problem}
 	}
-	if _, err := image.ParseGrow(q.Grow); err != nil {
-		return Ordered{}, &protocol.Problem{Code: protocol.CodeInvalid, Title: err.Error()}
-	}
+	var deployed *image.Manifest
 	wants := make([]diskrule.Want, max(1, len(q.Disks)))
 	if q.Kind == protocol.OpDeploy {
 		v, m, err := a.version(ctx, q.Image)
 		if err != nil {
 			return Ordered{}, err
 		}
-		wants = clone.Wants(m)
+		if err := growable(m, q.Grow); err != nil {
+			return Ordered{}, err
+		}
+		deployed, wants = m, clone.Wants(m)
 		op.Image, op.Version = v.Image, v.ID.String()
 		seen := versionOf(v)
 		answer.Version = &seen
@@ -236,6 +238,9 @@ func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 		}
 		if err != nil && !q.DryRun && !q.Unseen {
 			return Ordered{}, &protocol.Problem{Code: protocol.CodeConflict, Title: fmt.Sprintf("machine %s: %v", m.Name, err), Hint: unseenHint}
+		}
+		if deployed != nil {
+			t.Grow = growth(deployed, t.Disks, q.Grow)
 		}
 		answer.Machines = append(answer.Machines, t)
 		n.Machines = append(n.Machines, m.ID)
@@ -264,6 +269,12 @@ func (q Order) problem() string {
 		if _, err := diskrule.Parse(rule); err != nil {
 			return err.Error()
 		}
+	}
+	if _, err := image.ParseGrow(q.Grow); err != nil {
+		return err.Error()
+	}
+	if q.Grow != "" && q.Kind != protocol.OpDeploy {
+		return "grow is for a deploy"
 	}
 	policies, err := image.ParsePolicies(q.Policies)
 	if err != nil {

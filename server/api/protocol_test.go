@@ -328,10 +328,17 @@ func TestCaptureAndDeploy(t *testing.T) {
 		t.Errorf("version is %+v; comment, origin and creator come from the order", detail.Version)
 	}
 
-	var problem *protocol.Problem
-	_, err := s.call(s.local, "", "POST", "/api/v1/tasks", Order{Kind: "deploy", Machines: []string{"b"}, Image: "win", Grow: "first"})
-	if !errors.As(err, &problem) || problem.Code != protocol.CodeInvalid {
-		t.Errorf("an order to grow what nobody understands: %v", err)
+	for _, bad := range []string{"first", "7", "2:last"} {
+		var problem *protocol.Problem
+		_, err := s.call(s.local, "", "POST", "/api/v1/tasks", Order{Kind: "deploy", Machines: []string{"b"}, Image: "win", Grow: bad})
+		if !errors.As(err, &problem) || problem.Code != protocol.CodeInvalid {
+			t.Errorf("an order to grow %q: %v", bad, err)
+		}
+	}
+	var plan Ordered
+	s.must(s.local, "", "POST", "/api/v1/tasks", Order{Kind: "deploy", Machines: []string{"b"}, Image: "win", Grow: "last", DryRun: true}, &plan)
+	if len(plan.Machines) != 1 || len(plan.Machines[0].Grow) != 1 || !strings.Contains(plan.Machines[0].Grow[0], "partition 1 (): stays at 1.2 MiB") {
+		t.Errorf("plan %+v, want what becomes of partition 1", plan.Machines)
 	}
 	s.order(Order{Kind: "deploy", Machines: []string{"b"}, Image: "win", Grow: "last"})
 	if op = s.next(b, protocol.OpDeploy); op.Grow != "last" {
