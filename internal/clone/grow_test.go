@@ -48,7 +48,6 @@ func TestGrowFileSystems(t *testing.T) {
 		"ext4, sparse_super": {gpt, "last", extRecipes()["ext4 sparse_super2"]},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			part := quantity.Extent{Start: start, Length: tc.size}
 			if tc.table == "" {
 				part.Start = 0

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"clonecast/internal/filesystem"
 	"clonecast/internal/quantity"
@@ -102,13 +103,27 @@ func (k kind) growMounted(device *os.File, length quantity.Bytes) (size quantity
 		return 0, &filesystem.CannotGrowError{Reason: fmt.Sprintf("mount it as %s: %v", k.module, err)}
 	}
 	size, err = k.growAt(device, dir, length)
-	if err := unix.Unmount(dir, 0); err != nil {
+	if err := unmount(dir); err != nil {
 		return 0, fmt.Errorf("unmount %s: %w", dir, err)
 	}
 	if k.forget != nil {
 		err = errors.Join(err, k.forget(device.Name()))
 	}
 	return size, err
+}
+
+// unmountPatience is how long a program that looks into every new mount may take.
+const unmountPatience = 10 * time.Second
+
+func unmount(dir string) error {
+	started := time.Now()
+	for {
+		err := unix.Unmount(dir, 0)
+		if !errors.Is(err, unix.EBUSY) || time.Since(started) > unmountPatience {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 }
 
 func (k kind) growAt(device *os.File, dir string, length quantity.Bytes) (quantity.Bytes, error) {
