@@ -179,22 +179,28 @@ func TestReadRefuses(t *testing.T) {
 	}
 }
 
-// extentIn finds the key of an extent that is not the leaf's first item.
+// extentIn finds the key of an extent that is neither a leaf's first item nor its last, and
+// has another behind it; nil where there is none.
 func extentIn(leaf []byte) []byte {
-	at := headerSize + itemSize
-	for leaf[at+8] != itemExtent {
-		at += itemSize
+	for i := 1; i+1 < int(binary.LittleEndian.Uint32(leaf[0x60:])); i++ {
+		at := headerSize + i*itemSize
+		if leaf[at+8] == itemExtent && leaf[at+itemSize+8] == itemExtent {
+			return leaf[at:]
+		}
 	}
-	return leaf[at:]
+	return nil
 }
 
 // nodeOf gives the places of all copies of the first node of a tree and level that
-// a reader of the map reads.
+// a reader of the map reads; a leaf of the extent tree must be one for extentIn.
 func (d *disk) nodeOf(t *testing.T, tree uint64, level byte) []int64 {
 	t.Helper()
 	for _, at := range slices.Sorted(maps.Keys(d.read)) {
 		b := d.base[at:][:d.read[at]]
 		if at == int64(superblockOffset) || binary.LittleEndian.Uint64(b[0x58:]) != tree || b[0x64] != level {
+			continue
+		}
+		if tree == treeExtent && level == 0 && extentIn(b) == nil {
 			continue
 		}
 		var out []int64
