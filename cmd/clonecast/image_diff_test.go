@@ -49,26 +49,21 @@ var changes = []string{"changed d1/file 1", "changed d2/file 2", "changed d4/fil
 
 func TestImageDiffFiles(t *testing.T) {
 	for name, fs := range map[string]struct{ mkfs, mount string }{
-		"ext4": {"mkfs.ext4 -q -F IMAGE", "mount -o loop IMAGE DIR"},
-		"ext2": {"mkfs.ext2 -q -F -b 1024 IMAGE", "mount -o loop IMAGE DIR"},
-		"ntfs": {"mkntfs -q -F -s 512 -p 0 -H 16 -S 16 IMAGE", "ntfs-3g IMAGE DIR"},
+		"ext4": {"mkfs.ext4 -q -F DEV", "mount -t ext4 DEV DIR"},
+		"ext2": {"mkfs.ext2 -q -F -b 1024 DEV", "mount -t ext2 DEV DIR"},
+		"ntfs": {"mkntfs -q -F -p 0 -H 16 -S 16 DEV", "ntfs-3g DEV DIR"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			image, dir := disktest.Image(t, 48*quantity.MiB), filepath.Join(t.TempDir(), "store")
-			run := func(line, mnt string) {
-				t.Helper()
-				args := strings.Fields(strings.NewReplacer("IMAGE", image, "DIR", mnt).Replace(line))
-				disktest.Run(t, "", args[0], args[1:]...)
-			}
+			dev := disktest.Loop(t, image, 512) // of a block device, the end of umount is that of ntfs-3g, too
 			capture := func(f func(t *testing.T, dir string)) {
 				t.Helper()
-				mnt := t.TempDir()
-				run(fs.mount, mnt)
+				mnt := disktest.Mount(t, dev, fs.mount)
 				f(t, mnt)
-				run("umount DIR", mnt)
-				runHere(t, "", exitOK, []string{"disk", "capture", image, "lab", "--store", dir})
+				disktest.Unmount(t, mnt)
+				runHere(t, "", exitOK, []string{"disk", "capture", dev, "lab", "--store", dir})
 			}
-			run(fs.mkfs, "")
+			disktest.Command(t, fs.mkfs, "DEV", dev)
 			capture(func(t *testing.T, dir string) { disktest.Fill(t, dir, 60, 60_000) })
 			capture(change)
 			in := []string{"image", "diff", "lab@1", "lab@2", "--files", "--store", dir}
