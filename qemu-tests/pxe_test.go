@@ -10,6 +10,7 @@ import (
 	"clonecast/qemu-tests/lab"
 	"clonecast/qemu-tests/story"
 	"clonecast/qemu-tests/testdisk"
+	"clonecast/qemu-tests/vm"
 )
 
 // TestMainJob is the whole story, in both DHCP modes and with both layouts, and what must be true of a server that has lived
@@ -79,10 +80,10 @@ func noTaskBootsDisk(t *testing.T, room *story.Room) {
 }
 
 // unknownOnlyRegisters: a PC that nobody adopted is known to the server, has no task, cannot be given one, and its disk
-// stays as it is.
+// stays as it is. It has only as much memory as the appliance of class qemu promises to do with.
 func unknownOnlyRegisters(t *testing.T, room *story.Room) {
 	stranger := room.Net.PC(9, lab.BlankDisk(t, 64<<20))
-	pc := stranger.Boot()
+	pc := stranger.Boot(vm.Memory(128))
 	m := room.Server.WaitRegistered(stranger, slow)
 	if m.State != "pending" {
 		t.Errorf("a PC seen for the first time is %q, want pending", m.State)
