@@ -103,23 +103,25 @@ func (k kind) growMounted(device *os.File, length quantity.Bytes) (size quantity
 		return 0, &filesystem.CannotGrowError{Reason: fmt.Sprintf("mount it as %s: %v", k.module, err)}
 	}
 	size, err = k.growAt(device, dir, length)
-	if err := unmount(dir); err != nil {
+	if err := patiently(func() error { return unix.Unmount(dir, 0) }); err != nil {
 		return 0, fmt.Errorf("unmount %s: %w", dir, err)
 	}
 	if k.forget != nil {
-		err = errors.Join(err, k.forget(device.Name()))
+		err = errors.Join(err, patiently(func() error { return k.forget(device.Name()) }))
 	}
 	return size, err
 }
 
-// unmountPatience is how long a program that looks into every new mount may take.
-const unmountPatience = 10 * time.Second
+// patience is how long a program may take that looks into every new mount, or that has got a
+// copy of it in a mount namespace of its own.
+const patience = 30 * time.Second
 
-func unmount(dir string) error {
+// patiently calls do until nobody keeps it busy.
+func patiently(do func() error) error {
 	started := time.Now()
 	for {
-		err := unix.Unmount(dir, 0)
-		if !errors.Is(err, unix.EBUSY) || time.Since(started) > unmountPatience {
+		err := do()
+		if !errors.Is(err, unix.EBUSY) || time.Since(started) > patience {
 			return err
 		}
 		time.Sleep(50 * time.Millisecond)

@@ -208,8 +208,8 @@ func TestKilledProcess(t *testing.T) {
 			t.Fatalf("round %d: staging still holds %v, %v", round, left, err)
 		}
 	}
-	if versions == 0 {
-		t.Error("no child lived to publish a version: the test has lost its bite")
+	if versions < 4 {
+		t.Errorf("the children published %d versions: the test has lost its bite", versions)
 	}
 }
 
