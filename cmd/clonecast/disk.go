@@ -59,7 +59,7 @@ func runDiskInspect(path string, policies []string, rep *reporter) error {
 	if err != nil {
 		return err
 	}
-	dev, layout, err := inspect(path, policy[0])
+	dev, layout, err := inspect(path, blockdev.Open, policy[0])
 	if err != nil {
 		return err
 	}
@@ -88,8 +88,8 @@ func parsePolicies(list []string, disks int) (image.Policies, error) {
 
 // inspect opens a disk for reading and finds out what is on it and how it would be captured
 // under a policy.
-func inspect(path string, policy map[int]image.Mode) (*blockdev.Device, *clone.Layout, error) {
-	dev, err := blockdev.Open(path)
+func inspect(path string, open func(string) (*blockdev.Device, error), policy map[int]image.Mode) (*blockdev.Device, *clone.Layout, error) {
+	dev, err := open(path)
 	if err != nil {
 		return nil, nil, diskError(err)
 	}
@@ -290,7 +290,7 @@ func newDiskCaptureCmd() *cobra.Command {
 		Use:   "capture PATH IMAGE --store DIR",
 		Short: "Store a disk as the next version of an image",
 		Long: `Store a disk as the next version of an image. File systems that are proven clean are stored by their
-allocated blocks; all others block by block, and the output says why. The disk is only read.
+allocated blocks; all others block by block, and the output says why. The disk is only read; it must not be mounted.
 The store is made when DIR does not exist or is empty. With --also several disks become one version.
 
 --policy says what to do with a partition instead: clone (refused if it is not proven clean), raw (every block), format
@@ -309,7 +309,7 @@ with --fill-bad-sectors it stores zeroes in their place. Unreadable sectors that
 	f.StringVar(&opts.comment, "comment", "", "why this version is made")
 	f.StringArrayVar(&opts.also, "also", nil, "`PATH` of a further disk of the same version, in the order in which they will be deployed")
 	f.StringArrayVar(&opts.policies, "policy", nil, policyUsage)
-	f.BoolVar(&opts.force, "force", false, "capture a hibernated system all the same")
+	f.BoolVar(&opts.force, "force", false, "capture a hibernated system, or a disk that is in use, all the same")
 	f.BoolVar(&opts.fillBadSectors, "fill-bad-sectors", false, "store zeroes in the place of sectors that cannot be read")
 	f.BoolVar(&opts.verify, "verify", false, "decode all that was compressed again before it is stored")
 	f.BoolVar(&opts.json, "json", false, "print NDJSON; the last line is the summary")
@@ -328,9 +328,13 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 		return err
 	}
 	defer rep.close()
+	open := blockdev.OpenUnused
+	if opts.force {
+		open = blockdev.Open
+	}
 	var disks []clone.Captured
 	for i, path := range paths {
-		dev, layout, err := inspect(path, policies[i])
+		dev, layout, err := inspect(path, open, policies[i])
 		if err != nil {
 			return err
 		}

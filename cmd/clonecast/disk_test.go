@@ -221,3 +221,14 @@ a capture stores 1.0 MiB of 8.0 MiB; * marks the active partition
 	d.make("loop", "printf 'label: dos\nstart=2048,size=8192,type=5\nstart=2248,size=100\n' | sfdisk -q $D; printf '\\000\\000' | dd of=$D bs=1 seek=$((2048*512+510)) conv=notrunc status=none")
 	d.run(exitFailed, "disk inspect @loop", "mbr: EBR at byte 1048576: it does not end in 55 AA")
 }
+
+func TestMountedDiskIsNotCaptured(t *testing.T) {
+	d := newDisks(t)
+	d.make("disk", "mke2fs -q -F $D")
+	dev := disktest.LoopPart(t, d.path("disk"), quantity.Extent{Length: 8 * quantity.MiB})
+	dir := disktest.Mount(t, dev, "mount -t ext2 DEV DIR")
+	d.run(exitRefused, "disk capture "+dev+" lab --store @store", "in use", "unmount")
+	d.run(exitOK, "disk inspect "+dev)
+	disktest.Unmount(t, dir)
+	d.run(exitOK, "disk capture "+dev+" lab --store @store")
+}

@@ -42,14 +42,18 @@ type Device struct {
 // ErrBusy reports a device that something else uses: mounted, swap, RAID or LVM.
 var ErrBusy = errors.New("the disk is in use")
 
-// Open opens a disk for reading.
-func Open(path string) (*Device, error) { return open(path, os.O_RDONLY) }
+// Open opens a disk for reading, whoever else uses it.
+func Open(path string) (*Device, error) { return open(path, os.O_RDONLY, false) }
+
+// OpenUnused opens a disk for reading. A block device that is mounted or otherwise held
+// may change while it is read, and is refused with ErrBusy.
+func OpenUnused(path string) (*Device, error) { return open(path, os.O_RDONLY, true) }
 
 // OpenExclusive opens a disk for reading and writing. A block device that is mounted
 // or otherwise held is refused with ErrBusy.
-func OpenExclusive(path string) (*Device, error) { return open(path, os.O_RDWR) }
+func OpenExclusive(path string) (*Device, error) { return open(path, os.O_RDWR, true) }
 
-func open(path string, mode int) (*Device, error) {
+func open(path string, mode int, exclusive bool) (*Device, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -59,7 +63,7 @@ func open(path string, mode int) (*Device, error) {
 		return nil, fmt.Errorf("open %s: neither a block device nor a file", path)
 	}
 	flags := mode
-	if d.Block && mode == os.O_RDWR {
+	if d.Block && exclusive {
 		flags |= unix.O_EXCL
 	}
 	d.file, err = os.OpenFile(path, flags, 0)

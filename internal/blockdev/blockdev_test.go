@@ -205,6 +205,14 @@ func TestMountedDiskIsRefused(t *testing.T) {
 	if d, err := OpenExclusive(dev); !errors.Is(err, ErrBusy) {
 		t.Errorf("OpenExclusive of a mounted disk = %v, %v, want ErrBusy", d, err)
 	}
+	if d, err := OpenUnused(dev); !errors.Is(err, ErrBusy) {
+		t.Errorf("OpenUnused of a mounted disk = %v, %v, want ErrBusy", d, err)
+	}
+	d, err := Open(dev)
+	if err != nil {
+		t.Fatalf("Open of a mounted disk = %v", err)
+	}
+	d.Close()
 }
 
 func TestReadFacts(t *testing.T) {
