@@ -205,8 +205,10 @@ func printLayout(out io.Writer, dev *blockdev.Device, l *clone.Layout) error {
 		legend = "; * marks the active partition"
 	}
 	fmt.Fprintf(out, "\na capture stores %v of %v%s\n", stored, l.Size, legend)
-	for _, note := range append(discardNotes(l), notes(l)...) {
-		fmt.Fprintln(out, "\n"+note)
+	for _, list := range [][]string{discardNotes(l), notes(l)} {
+		if len(list) > 0 {
+			fmt.Fprintln(out, "\n"+strings.Join(list, "\n"))
+		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package clone
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ type Grown struct {
 }
 
 func (g Grown) String() string {
-	s := fmt.Sprintf("partition %d (%s): ", g.Number, g.Filesystem)
+	s := fmt.Sprintf("partition %d (%s): ", g.Number, cmp.Or(g.Filesystem, "no file system"))
 	if g.To > g.From {
 		s += fmt.Sprintf("%v to %v", g.From, g.To)
 	} else {
