@@ -337,7 +337,7 @@ func TestCaptureAndDeploy(t *testing.T) {
 	}
 	var plan Ordered
 	s.must(s.local, "", "POST", "/api/v1/tasks", Order{Kind: "deploy", Machines: []string{"b"}, Image: "win", Grow: "last", DryRun: true}, &plan)
-	if len(plan.Machines) != 1 || len(plan.Machines[0].Grow) != 1 || !strings.Contains(plan.Machines[0].Grow[0], "partition 1 (): stays at 1.2 MiB") {
+	if len(plan.Machines) != 1 || len(plan.Machines[0].Grow) != 1 || !strings.Contains(plan.Machines[0].Grow[0], "partition 1 (no file system): stays at 1.2 MiB") {
 		t.Errorf("plan %+v, want what becomes of partition 1", plan.Machines)
 	}
 	s.order(Order{Kind: "deploy", Machines: []string{"b"}, Image: "win", Grow: "last"})
