@@ -16,6 +16,7 @@ package protocol
 
 import (
 	"encoding/json"
+	"net/netip"
 
 	"clonecast/internal/diskrule"
 	"clonecast/internal/quantity"
@@ -58,6 +59,14 @@ const (
 	// before a deploy overwrites it. The number of the disk in the operation follows, from 0.
 	// What came first for a disk stays: a second try may see the table half overwritten.
 	PathTable = "/machine/v1/deploy/table/"
+
+	// PathSession (GET) gives the Session of the machine's operation; not_found: there is none (any
+	// more), the frames come by PathChunks.
+	PathSession = "/machine/v1/deploy/session"
+	// PathSessionJoin takes a SessionJoin and answers a SessionPlace.
+	PathSessionJoin = "/machine/v1/deploy/session/join"
+	// PathSessionBlocks (GET, ?first=N&count=N) gives blocks of the session's payload, plain, one after the other.
+	PathSessionBlocks = "/machine/v1/deploy/session/blocks"
 )
 
 // MaxTable bounds a saved partition table.
@@ -176,6 +185,8 @@ type Operation struct {
 	// Policies say what to do with partitions ("3=skip", "2:3=raw"; image.ParsePolicies). A
 	// deploy can only skip.
 	Policies []string `json:"policies,omitempty"`
+	// Multicast makes a deploy get its frames in the task's session (PathSession).
+	Multicast bool `json:"multicast,omitempty"`
 }
 
 // States of an operation in Status.
@@ -223,6 +234,39 @@ type PublishResponse struct {
 	Image    string `json:"image"`
 	Sequence uint64 `json:"sequence"`
 	Version  string `json:"version"`
+}
+
+// Session is a multicast session that a deploy gets its frames from (docs/multicast.md).
+type Session struct {
+	Session uint64         `json:"session,string"`
+	Group   netip.AddrPort `json:"group"`
+	Control netip.AddrPort `json:"control"` // where reports go
+	Payload int64          `json:"payload"` // bytes
+	Sender  []byte         `json:"sender"`  // Ed25519 public key that signs digests and status
+	Table   []byte         `json:"table"`   // where the frames lie in the payload: package multicast
+	Waiting SessionWaiting `json:"waiting"`
+}
+
+// SessionWaiting is what a session that has not begun waits for.
+type SessionWaiting struct {
+	Machines int   `json:"machines"`            // how many are to come
+	Present  int   `json:"present"`             // how many have joined
+	StartsAt int64 `json:"starts_at,omitempty"` // seconds since 1970; 0: no time is set
+	Manual   bool  `json:"manual,omitempty"`    // an operator starts it
+}
+
+// SessionJoin asks for a place in a session.
+type SessionJoin struct {
+	Nonce []byte `json:"nonce"` // 16 random bytes; asked twice with the same ones it is the same place
+	AES   bool   `json:"aes"`   // the machine has AES instructions
+	Need  []byte `json:"need"`  // the blocks that it needs: blocks.Set
+}
+
+// SessionPlace is a place in a session.
+type SessionPlace struct {
+	Receiver uint32 `json:"receiver"`
+	Group    []byte `json:"group_secret"`
+	Own      []byte `json:"own_secret"`
 }
 
 // Problem is the body of every answer that is not 2xx (RFC 9457, application/problem+json).
