@@ -47,20 +47,6 @@ type Description struct {
 	Details json.RawMessage `json:"details"`
 }
 
-// joinRequest asks for a place in a session.
-type joinRequest struct {
-	Nonce []byte `json:"nonce"` // random; asked twice with the same one it is the same place
-	AES   bool   `json:"aes"`   // the receiver has AES instructions
-	Need  []byte `json:"need"`  // blocks.Set
-}
-
-// joinAnswer is a place in a session.
-type joinAnswer struct {
-	Receiver uint32 `json:"receiver"`
-	Group    []byte `json:"group_secret"`
-	Own      []byte `json:"own_secret"`
-}
-
 // Progress is how far a session is. It is called as work goes on and must be fast.
 type Progress func(done, total int64)
 

@@ -22,6 +22,7 @@ import (
 	"clonecast/internal/multicast/fec"
 	"clonecast/internal/multicast/packet"
 	"clonecast/internal/multicast/receiver"
+	"clonecast/internal/protocol"
 
 	"github.com/zeebo/blake3"
 	"golang.org/x/sync/errgroup"
@@ -215,13 +216,13 @@ func (f *Found) join(ctx context.Context, need *blocks.Set, write Write, progres
 
 // place asks for a place in the session.
 func (s *reception) place(ctx context.Context) error {
-	nonce := make([]byte, nonceSize)
+	nonce := make([]byte, protocol.NonceSize)
 	rand.Read(nonce)
-	body, err := json.Marshal(joinRequest{Nonce: nonce, AES: hasAES(), Need: s.need.AppendBinary(nil)})
+	body, err := json.Marshal(protocol.SessionJoin{Nonce: nonce, AES: hasAES(), Need: s.need.AppendBinary(nil)})
 	if err != nil {
 		return err
 	}
-	var place joinAnswer
+	var place protocol.SessionPlace
 	err = retry(ctx, joinPatience, func(ctx context.Context) error {
 		return s.client.call(ctx, http.MethodPost, pathJoin, bytes.NewReader(body), 1<<16, &place)
 	})
@@ -407,7 +408,7 @@ func (s *reception) toFetch() (first, count int) {
 	defer s.mu.Unlock()
 	for !s.over {
 		if first, ok := s.receiver.Fetch(); ok {
-			for count = 1; count < maxFetch && s.receiver.FetchNext(first+count); count++ {
+			for count = 1; count < protocol.MaxBlocks && s.receiver.FetchNext(first+count); count++ {
 			}
 			return first, count
 		}

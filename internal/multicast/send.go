@@ -17,6 +17,7 @@ import (
 	"clonecast/internal/multicast/blocks"
 	"clonecast/internal/multicast/packet"
 	"clonecast/internal/multicast/sender"
+	"clonecast/internal/protocol"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/cpu"
@@ -86,7 +87,7 @@ type cast struct {
 	sender    *sender.Sender
 	group     *packet.Key
 	addresses map[uint32]netip.AddrPort
-	places    map[string]joinAnswer // by the nonce of the request
+	places    map[string]protocol.SessionPlace // by the nonce of the request
 	lastID    uint32
 	slowAES   bool          // a receiver has no AES instructions
 	stir      chan struct{} // a report or a receiver came
@@ -102,7 +103,7 @@ func newCast(opts SendOptions) (c *cast, err error) {
 	if opts.MaxRate == 0 {
 		opts.MaxRate = linkRate(ifi.Name)
 	}
-	c = &cast{opts: opts, clock: clock{time.Now()}, addresses: map[uint32]netip.AddrPort{}, places: map[string]joinAnswer{}, stir: make(chan struct{}, 1), groupSecret: make([]byte, 32)}
+	c = &cast{opts: opts, clock: clock{time.Now()}, addresses: map[uint32]netip.AddrPort{}, places: map[string]protocol.SessionPlace{}, stir: make(chan struct{}, 1), groupSecret: make([]byte, 32)}
 	var random [8]byte
 	rand.Read(random[:])
 	rand.Read(c.groupSecret)
@@ -250,12 +251,12 @@ func (c *cast) reports(ctx context.Context) error {
 }
 
 // add gives a receiver its place.
-func (c *cast) add(from netip.AddrPort, nonce string, need *blocks.Set, aes bool) (joinAnswer, error) {
+func (c *cast) add(from netip.AddrPort, nonce string, need *blocks.Set, aes bool) (protocol.SessionPlace, error) {
 	own := make([]byte, 32)
 	rand.Read(own)
 	up, down, err := receiverKeys(own, c.description.Session, !aes)
 	if err != nil {
-		return joinAnswer{}, err
+		return protocol.SessionPlace{}, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -263,14 +264,14 @@ func (c *cast) add(from netip.AddrPort, nonce string, need *blocks.Set, aes bool
 		return place, nil
 	}
 	if err := c.sender.Add(c.clock.now(), c.lastID+1, up, down, need); err != nil {
-		return joinAnswer{}, err
+		return protocol.SessionPlace{}, err
 	}
 	c.lastID++
 	c.slowAES = c.slowAES || !aes
 	c.addresses[c.lastID] = from
 	c.opts.Log.Info("a receiver has joined", "receiver", c.lastID, "address", from, "blocks", need.Len())
 	c.wake()
-	c.places[nonce] = joinAnswer{Receiver: c.lastID, Group: c.groupSecret, Own: own}
+	c.places[nonce] = protocol.SessionPlace{Receiver: c.lastID, Group: c.groupSecret, Own: own}
 	return c.places[nonce], nil
 }
 

@@ -21,6 +21,7 @@ import (
 	"clonecast/internal/multicast/blocks"
 	"clonecast/internal/multicast/packet"
 	"clonecast/internal/multicast/sender"
+	"clonecast/internal/protocol"
 )
 
 // Paths of the session's HTTPS server.
@@ -28,12 +29,6 @@ const (
 	pathSession = "/v1/session"
 	pathJoin    = "/v1/join"
 	pathBlocks  = "/v1/blocks" // ?first=N&count=N
-)
-
-const (
-	nonceSize = 16
-	maxJoin   = 64 << 20 // a set of blocks at its worst
-	maxFetch  = 64       // blocks of one request by unicast
 )
 
 // certificate wraps the session's key for TLS. Only the key in it counts.
@@ -94,12 +89,12 @@ func answer(w http.ResponseWriter, v any) {
 }
 
 func (c *cast) serveJoin(w http.ResponseWriter, r *http.Request) {
-	var request joinRequest
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxJoin)).Decode(&request); err != nil {
+	var request protocol.SessionJoin
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, protocol.MaxSessionJoin)).Decode(&request); err != nil {
 		http.Error(w, "the request is not understood: "+err.Error(), http.StatusBadRequest)
 		return
 	}
-	if len(request.Nonce) != nonceSize {
+	if len(request.Nonce) != protocol.NonceSize {
 		http.Error(w, "the request has no nonce", http.StatusBadRequest)
 		return
 	}
@@ -125,7 +120,7 @@ func (c *cast) serveBlocks(w http.ResponseWriter, r *http.Request) {
 	geo := blocks.Geometry{Payload: c.opts.Payload}
 	first, err1 := strconv.Atoi(r.URL.Query().Get("first"))
 	count, err2 := strconv.Atoi(r.URL.Query().Get("count"))
-	if err1 != nil || err2 != nil || first < 0 || count < 1 || count > maxFetch || first >= geo.Count() || count > geo.Count()-first {
+	if err1 != nil || err2 != nil || first < 0 || count < 1 || count > protocol.MaxBlocks || first >= geo.Count() || count > geo.Count()-first {
 		http.Error(w, "no such blocks", http.StatusBadRequest)
 		return
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"clonecast/internal/multicast/blocks"
+	"clonecast/internal/protocol"
 )
 
 // payloadOf makes random bytes and a source of them.
@@ -66,7 +67,7 @@ func TestServer(t *testing.T) {
 	good := newClient(at, public, c.token)
 	defer good.close()
 	join := func(nonce string) string {
-		b, err := json.Marshal(joinRequest{Nonce: []byte(nonce), AES: true, Need: blocks.FullSet(4).AppendBinary(nil)})
+		b, err := json.Marshal(protocol.SessionJoin{Nonce: []byte(nonce), AES: true, Need: blocks.FullSet(4).AppendBinary(nil)})
 		if err != nil {
 			t.Fatal(err)
 		}

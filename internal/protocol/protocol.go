@@ -63,9 +63,10 @@ const (
 	// PathSession (GET) gives the Session of the machine's operation; not_found: there is none (any
 	// more), the frames come by PathChunks.
 	PathSession = "/machine/v1/deploy/session"
-	// PathSessionJoin takes a SessionJoin and answers a SessionPlace.
+	// PathSessionJoin takes a SessionJoin (at most MaxSessionJoin bytes) and answers a SessionPlace; not_found: as above.
 	PathSessionJoin = "/machine/v1/deploy/session/join"
-	// PathSessionBlocks (GET, ?first=N&count=N) gives blocks of the session's payload, plain, one after the other.
+	// PathSessionBlocks (GET, ?first=N&count=N, at most MaxBlocks) gives blocks of the session's payload, plain, one after
+	// the other. While others receive by multicast it is slow, so that they are not.
 	PathSessionBlocks = "/machine/v1/deploy/session/blocks"
 )
 
@@ -187,6 +188,8 @@ type Operation struct {
 	Policies []string `json:"policies,omitempty"`
 	// Multicast makes a deploy get its frames in the task's session (PathSession).
 	Multicast bool `json:"multicast,omitempty"`
+	// Start says when that session begins; the server looks at it.
+	Start *StartRule `json:"start,omitempty"`
 }
 
 // States of an operation in Status.
@@ -247,11 +250,11 @@ type Session struct {
 	Waiting SessionWaiting `json:"waiting"`
 }
 
-// SessionWaiting is what a session that has not begun waits for.
+// SessionWaiting is what a session that has not begun waits for; all zero once it runs.
 type SessionWaiting struct {
-	Machines int   `json:"machines"`            // how many are to come
+	Machines int   `json:"machines"`            // it begins when so many have joined
 	Present  int   `json:"present"`             // how many have joined
-	StartsAt int64 `json:"starts_at,omitempty"` // seconds since 1970; 0: no time is set
+	StartsAt int64 `json:"starts_at,omitempty"` // it begins then at the latest, seconds since 1970; 0: no time is set
 	Manual   bool  `json:"manual,omitempty"`    // an operator starts it
 }
 
