@@ -5,6 +5,7 @@
 //
 //	Send     binds the sockets, announces, serves HTTPS, drives a sender until the session is over
 //	Find     waits for an announcement and gets the session's description
+//	Offered  takes a session that a server describes
 //	Receive  joins, drives a receiver, rebuilds, verifies and hands out blocks
 //
 // Packets go in batches: the kernel cuts one large send into packets (UDP_SEGMENT) and joins
@@ -20,6 +21,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"clonecast/internal/multicast/blocks"
@@ -89,19 +91,59 @@ func localAddress(name string) (*net.Interface, netip.Addr, error) {
 	if err != nil {
 		return nil, netip.Addr{}, fmt.Errorf("interface %s: %w", name, err)
 	}
-	if ifi.MTU < packet.MaxSize+28 {
-		return nil, netip.Addr{}, fmt.Errorf("interface %s has an MTU of %d, a session needs %d", name, ifi.MTU, packet.MaxSize+28)
+	if err := fitting(ifi); err != nil {
+		return nil, netip.Addr{}, err
 	}
+	addrs, err := addresses(ifi)
+	if err == nil && len(addrs) == 0 {
+		err = fmt.Errorf("interface %s has no IPv4 address", name)
+	}
+	if err != nil {
+		return nil, netip.Addr{}, err
+	}
+	return ifi, addrs[0], nil
+}
+
+// routeTo finds the interface and the address that packets to an address leave by.
+func routeTo(to netip.AddrPort) (*net.Interface, netip.Addr, error) {
+	conn, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(to)) // sends nothing
+	if err != nil {
+		return nil, netip.Addr{}, fmt.Errorf("find the network interface to %v: %w", to.Addr(), err)
+	}
+	defer conn.Close()
+	own := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
+	all, err := net.Interfaces()
+	if err != nil {
+		return nil, netip.Addr{}, err
+	}
+	for i := range all {
+		if addrs, err := addresses(&all[i]); err == nil && slices.Contains(addrs, own) {
+			return &all[i], own, fitting(&all[i])
+		}
+	}
+	return nil, netip.Addr{}, fmt.Errorf("find the network interface to %v: none has the address %v", to.Addr(), own)
+}
+
+// addresses lists the IPv4 addresses of an interface.
+func addresses(ifi *net.Interface) (out []netip.Addr, err error) {
 	addrs, err := ifi.Addrs()
 	if err != nil {
-		return nil, netip.Addr{}, fmt.Errorf("interface %s: %w", name, err)
+		return nil, fmt.Errorf("interface %s: %w", ifi.Name, err)
 	}
 	for _, a := range addrs {
 		if prefix, err := netip.ParsePrefix(a.String()); err == nil && prefix.Addr().Is4() {
-			return ifi, prefix.Addr(), nil
+			out = append(out, prefix.Addr())
 		}
 	}
-	return nil, netip.Addr{}, fmt.Errorf("interface %s has no IPv4 address", name)
+	return out, nil
+}
+
+// fitting refuses an interface that a session's packets do not fit through.
+func fitting(ifi *net.Interface) error {
+	if need := packet.MaxSize + 28; ifi.MTU < need {
+		return fmt.Errorf("interface %s has an MTU of %d, a session needs %d", ifi.Name, ifi.MTU, need)
+	}
+	return nil
 }
 
 // clock gives the state machines their time.

@@ -5,13 +5,11 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"runtime"
@@ -43,13 +41,39 @@ type Found struct {
 	Description Description
 	ifi         *net.Interface
 	addr        netip.Addr
-	client      *client
+	host        Host
 	sender      ed25519.PublicKey
 	log         *slog.Logger
+	close       func()
 }
 
 // Close lets go of a session.
-func (f *Found) Close() { f.client.close() }
+func (f *Found) Close() { f.close() }
+
+// Offered is a session that a server describes, received by the interface that leads to its sender.
+func Offered(s protocol.Session, host Host, log *slog.Logger) (*Found, error) {
+	f := &Found{
+		Description: Description{Session: s.Session, Group: s.Group, Control: s.Control, Payload: s.Payload},
+		host:        host, sender: s.Sender, log: log, close: func() {},
+	}
+	if err := f.check(); err != nil || len(s.Sender) != ed25519.PublicKeySize {
+		return nil, errDescription
+	}
+	var err error
+	f.ifi, f.addr, err = routeTo(s.Control)
+	return f, err
+}
+
+var errDescription = errors.New("the description of the session makes no sense")
+
+// check refuses a description that nobody can follow.
+func (f *Found) check() error {
+	d := f.Description
+	if d.Payload < 1 || d.Payload > blocks.MaxPayload || !d.Group.Addr().Is4() || !d.Group.Addr().IsMulticast() || !d.Control.Addr().Is4() || d.Group.Port() == 0 || d.Control.Port() == 0 {
+		return errDescription
+	}
+	return nil
+}
 
 // Find waits for the announcement of a session that the pairing opens, and asks its sender for the description.
 func Find(ctx context.Context, name string, pairing Pairing, log *slog.Logger) (*Found, error) {
@@ -120,32 +144,18 @@ func (f *Found) ask(ctx context.Context, a packet.Announce, session uint64, pair
 		return err
 	}
 	f.sender = bytes.Clone(a.Sender[:])
-	f.client = newClient(netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), a.Port), f.sender, token)
-	err = retry(ctx, joinPatience, func(ctx context.Context) error {
-		return f.client.call(ctx, http.MethodGet, pathSession, nil, maxDescription, &f.Description)
-	})
-	if err == nil && (f.Description.Session != session || f.Description.Payload < 1 || f.Description.Payload > blocks.MaxPayload || !f.Description.Group.Addr().IsMulticast()) {
-		err = errors.New("the sender's description of the session makes no sense")
+	c := newClient(netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), a.Port), f.sender, token)
+	f.host, f.close = c, c.close
+	if f.Description, err = c.describe(ctx); err == nil {
+		err = f.check()
+	}
+	if err == nil && f.Description.Session != session {
+		err = errDescription
 	}
 	if err != nil {
-		f.client.close()
+		c.close()
 	}
 	return err
-}
-
-// retry does something until it works, its answer is final or patience ends. A try that hangs on a lost
-// packet is given up before TCP would.
-func retry(ctx context.Context, patience time.Duration, do func(context.Context) error) error {
-	end := time.Now().Add(patience)
-	for one := 400 * time.Millisecond; ; one *= 2 {
-		try, cancel := context.WithTimeout(ctx, one)
-		err := do(try)
-		cancel()
-		var final *statusError
-		if err == nil || errors.As(err, &final) || ctx.Err() != nil || time.Now().After(end) {
-			return err
-		}
-	}
 }
 
 // Geometry is how the payload is cut into blocks.
@@ -218,14 +228,7 @@ func (f *Found) join(ctx context.Context, need *blocks.Set, write Write, progres
 func (s *reception) place(ctx context.Context) error {
 	nonce := make([]byte, protocol.NonceSize)
 	rand.Read(nonce)
-	body, err := json.Marshal(protocol.SessionJoin{Nonce: nonce, AES: hasAES(), Need: s.need.AppendBinary(nil)})
-	if err != nil {
-		return err
-	}
-	var place protocol.SessionPlace
-	err = retry(ctx, joinPatience, func(ctx context.Context) error {
-		return s.client.call(ctx, http.MethodPost, pathJoin, bytes.NewReader(body), 1<<16, &place)
-	})
+	place, err := s.host.Join(ctx, protocol.SessionJoin{Nonce: nonce, AES: hasAES(), Need: s.need.AppendBinary(nil)})
 	if err != nil {
 		return err
 	}
@@ -446,7 +449,7 @@ func (s *reception) fetch(ctx context.Context) error {
 			time.Sleep(fetchPause)
 		case errors.As(err, &local):
 			return local.err
-		case err != nil && time.Since(lastGood) > fetchPatience:
+		case errors.Is(err, ErrGone) || err != nil && time.Since(lastGood) > fetchPatience:
 			return fmt.Errorf("fetch blocks from the sender: %w", err)
 		case err != nil:
 			s.log.Warn("blocks cannot be fetched from the sender, trying again", "cause", err)
@@ -464,27 +467,25 @@ func (e *writeError) Error() string { return e.err.Error() }
 func (s *reception) fetchRun(ctx context.Context, first, count int) (got int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchPatience)
 	defer cancel()
-	body, err := s.client.do(ctx, http.MethodGet, fmt.Sprintf("%s?first=%d&count=%d", pathBlocks, first, count), nil)
-	if err != nil {
-		return 0, err
-	}
-	defer body.Close()
-	buf := make([]byte, blocks.Size)
-	for ; got < count; got++ {
-		b := first + got
-		plain := buf[:s.geo.Length(b)]
-		if _, err := io.ReadFull(body, plain); err != nil {
-			return got, err
+	err = s.host.Blocks(ctx, first, count, func(body io.Reader) error {
+		buf := make([]byte, blocks.Size)
+		for ; got < count; got++ {
+			b := first + got
+			plain := buf[:s.geo.Length(b)]
+			if _, err := io.ReadFull(body, plain); err != nil {
+				return err
+			}
+			if err := s.write(b, plain); err != nil {
+				return &writeError{err}
+			}
+			s.mu.Lock()
+			s.receiver.Fetched(s.clock.now(), b, true)
+			s.noteProgress()
+			s.mu.Unlock()
 		}
-		if err := s.write(b, plain); err != nil {
-			return got, &writeError{err}
-		}
-		s.mu.Lock()
-		s.receiver.Fetched(s.clock.now(), b, true)
-		s.noteProgress()
-		s.mu.Unlock()
-	}
-	return got, nil
+		return nil
+	})
+	return got, err
 }
 
 func (s *reception) summary() ReceiveSummary {

@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/big"
 	"net/http"
@@ -166,67 +165,4 @@ func (c *cast) yield(ctx context.Context) bool {
 		}
 	}
 	return false
-}
-
-// client talks to a sender's HTTPS server and to no other.
-type client struct {
-	http  *http.Client
-	base  string
-	token string
-}
-
-func newClient(at netip.AddrPort, key ed25519.PublicKey, token string) *client {
-	config := &tls.Config{
-		MinVersion:         tls.VersionTLS13,
-		InsecureSkipVerify: true, // no authority, no name, no clock: the sender's key is the proof
-		VerifyConnection: func(s tls.ConnectionState) error {
-			if public, ok := s.PeerCertificates[0].PublicKey.(ed25519.PublicKey); !ok || !public.Equal(key) {
-				return errors.New("the HTTPS server is not the session's sender")
-			}
-			return nil
-		},
-	}
-	transport := &http.Transport{TLSClientConfig: config, MaxIdleConnsPerHost: 2, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: time.Minute}
-	return &client{http: &http.Client{Transport: transport}, base: "https://" + at.String(), token: token}
-}
-
-func (c *client) close() { c.http.CloseIdleConnections() }
-
-// statusError is an answer other than 200.
-type statusError struct {
-	code int
-	text string
-}
-
-func (e *statusError) Error() string { return e.text }
-
-func (c *client) do(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
-	request, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
-	if err != nil {
-		return nil, err
-	}
-	request.Header.Set("Authorization", "Bearer "+c.token)
-	response, err := c.http.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	if response.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(response.Body, 200))
-		response.Body.Close()
-		return nil, &statusError{response.StatusCode, fmt.Sprintf("the sender answers %d: %s", response.StatusCode, text)}
-	}
-	return response.Body, nil
-}
-
-// call asks for a JSON answer of at most limit bytes.
-func (c *client) call(ctx context.Context, method, path string, body io.Reader, limit int64, v any) error {
-	answer, err := c.do(ctx, method, path, body)
-	if err != nil {
-		return err
-	}
-	defer answer.Close()
-	if err := json.NewDecoder(io.LimitReader(answer, limit)).Decode(v); err != nil {
-		return fmt.Errorf("the sender's answer: %w", err)
-	}
-	return nil
 }
