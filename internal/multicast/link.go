@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// linkRate is the speed of an interface in bytes per second, or 1 Gbit/s where the driver does not say.
-func linkRate(name string) float64 {
+// LinkRate is the speed of an interface in bytes per second, or 1 Gbit/s where the driver does not say.
+func LinkRate(name string) float64 {
 	text, err := os.ReadFile("/sys/class/net/" + name + "/speed") // in Mbit/s; -1 when there is none
 	if err != nil {
 		return defaultRate

@@ -3,7 +3,8 @@
 // The protocol is docs/multicast.md; its two ends are the state machines in the child packages sender and
 // receiver. This package gives them a clock, sockets and workers:
 //
-//	Send     binds the sockets, announces, serves HTTPS, drives a sender until the session is over
+//	Session  binds the sockets and drives a sender until the session is over
+//	Send     announces a session and serves its receivers over HTTPS
 //	Find     waits for an announcement and gets the session's description
 //	Offered  takes a session that a server describes
 //	Receive  joins, drives a receiver, rebuilds, verifies and hands out blocks
@@ -52,11 +53,14 @@ type Description struct {
 // Progress is how far a session is. It is called as work goes on and must be fast.
 type Progress func(done, total int64)
 
-// SendSummary is what a sender did.
+// SendSummary is what a sender did, or has done so far.
 type SendSummary struct {
-	Payload   int64 // bytes
-	Wire      uint64
-	Seconds   float64 // of the data phase: until the last receiver was done or had left
+	State     packet.State // waiting, running or ended
+	Payload   int64        // bytes
+	FirstPass int64        // bytes of the payload that were sent as a whole
+	Wire      uint64       // bytes
+	Rate      float64      // bytes per second that it may send at present
+	Seconds   float64      // of the data phase: until the last receiver was done or had left
 	Blocks    int
 	Repair    uint64 // symbols sent because somebody lacked them
 	Receivers []ReceiverSummary
@@ -69,6 +73,8 @@ type ReceiverSummary struct {
 	State    string  `json:"state"`
 	Reason   string  `json:"reason,omitempty"`
 	Loss     float64 `json:"loss"`
+	Needed   int64   `json:"bytes_needed"`
+	Finished int64   `json:"bytes_finished"`
 	Fetched  int64   `json:"fetched_unicast"` // bytes
 }
 

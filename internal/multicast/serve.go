@@ -17,9 +17,6 @@ import (
 	"strconv"
 	"time"
 
-	"clonecast/internal/multicast/blocks"
-	"clonecast/internal/multicast/packet"
-	"clonecast/internal/multicast/sender"
 	"clonecast/internal/protocol"
 )
 
@@ -42,14 +39,14 @@ func certificate(signer ed25519.PrivateKey) (tls.Certificate, error) {
 }
 
 // serve answers receivers over HTTPS until the context ends.
-func (c *cast) serve(ctx context.Context) error {
-	cert, err := certificate(c.opts.Signer)
+func (o *offer) serve(ctx context.Context) error {
+	cert, err := certificate(o.opts.Signer)
 	if err != nil {
 		return err
 	}
 	server := &http.Server{
-		Handler: c, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
-		ErrorLog: slog.NewLogLogger(c.opts.Log.Handler(), slog.LevelDebug),
+		Handler: o, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(o.opts.Log.Handler(), slog.LevelDebug),
 	}
 	stop := context.AfterFunc(ctx, func() {
 		patience, cancel := context.WithTimeout(context.Background(), 2*time.Second)
@@ -57,7 +54,7 @@ func (c *cast) serve(ctx context.Context) error {
 		_ = server.Shutdown(patience) // whoever is still there has its answer, or is too slow
 	})
 	defer stop()
-	listener := tls.NewListener(c.listener, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13})
+	listener := tls.NewListener(o.listener, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13})
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve HTTPS: %w", err)
 	}
@@ -65,18 +62,18 @@ func (c *cast) serve(ctx context.Context) error {
 }
 
 // ServeHTTP answers one request of a receiver that shows the session's token.
-func (c *cast) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte("Bearer "+c.token)) != 1 {
+func (o *offer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte("Bearer "+o.token)) != 1 {
 		http.Error(w, "this session needs its pairing code or key file", http.StatusForbidden)
 		return
 	}
 	switch r.Method + " " + r.URL.Path {
 	case "GET " + pathSession:
-		answer(w, c.description)
+		answer(w, o.description())
 	case "POST " + pathJoin:
-		c.serveJoin(w, r)
+		o.serveJoin(w, r)
 	case "GET " + pathBlocks:
-		c.serveBlocks(w, r)
+		o.serveBlocks(w, r)
 	default:
 		http.NotFound(w, r)
 	}
@@ -87,82 +84,45 @@ func answer(w http.ResponseWriter, v any) {
 	_ = json.NewEncoder(w).Encode(v) // the receiver is gone: nothing to be done
 }
 
-func (c *cast) serveJoin(w http.ResponseWriter, r *http.Request) {
+func (o *offer) serveJoin(w http.ResponseWriter, r *http.Request) {
 	var request protocol.SessionJoin
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, protocol.MaxSessionJoin)).Decode(&request); err != nil {
 		http.Error(w, "the request is not understood: "+err.Error(), http.StatusBadRequest)
 		return
 	}
-	if len(request.Nonce) != protocol.NonceSize {
-		http.Error(w, "the request has no nonce", http.StatusBadRequest)
-		return
-	}
-	need, err := blocks.ParseSet(request.Need, blocks.Geometry{Payload: c.opts.Payload}.Count())
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
 	from, _ := netip.ParseAddrPort(r.RemoteAddr) // only shown
-	place, err := c.add(from, string(request.Nonce), need, request.AES)
+	place, err := o.session.Join(from, request)
 	switch {
-	case errors.Is(err, sender.ErrEnded):
+	case errors.Is(err, ErrEnded):
 		http.Error(w, err.Error(), http.StatusGone)
+	case errors.Is(err, ErrRequest):
+		http.Error(w, err.Error(), http.StatusBadRequest)
 	case err != nil:
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 	default:
+		o.begin()
 		answer(w, place)
 	}
 }
 
 // serveBlocks sends blocks by unicast.
-func (c *cast) serveBlocks(w http.ResponseWriter, r *http.Request) {
-	geo := blocks.Geometry{Payload: c.opts.Payload}
+func (o *offer) serveBlocks(w http.ResponseWriter, r *http.Request) {
 	first, err1 := strconv.Atoi(r.URL.Query().Get("first"))
 	count, err2 := strconv.Atoi(r.URL.Query().Get("count"))
-	if err1 != nil || err2 != nil || first < 0 || count < 1 || count > protocol.MaxBlocks || first >= geo.Count() || count > geo.Count()-first {
+	if err1 != nil || err2 != nil {
 		http.Error(w, "no such blocks", http.StatusBadRequest)
 		return
 	}
-	buf := make([]byte, blocks.Size)
-	for b := first; b < first+count; b++ {
-		if !c.yield(r.Context()) {
-			return
-		}
-		plain := buf[:geo.Length(b)]
-		if err := c.opts.Source.Block(b, plain); err != nil {
-			c.opts.Log.Error("read a block for unicast", "block", b, "cause", err)
-			panic(http.ErrAbortHandler) // the receiver sees that the answer is cut
-		}
-		if _, err := w.Write(plain); err != nil {
-			return
-		}
+	err := o.session.Blocks(r.Context(), first, count, func(plain []byte) error {
+		_, err := w.Write(plain)
+		return err
+	})
+	switch {
+	case err == nil || r.Context().Err() != nil:
+	case errors.Is(err, ErrRequest):
+		http.Error(w, err.Error(), http.StatusBadRequest)
+	default:
+		o.opts.Log.Error("send blocks by unicast", "cause", err)
+		panic(http.ErrAbortHandler) // the receiver sees that the answer is cut
 	}
-}
-
-// unicastShare is the part of the rate that receivers by unicast have together while others
-// still receive by multicast: those must not lose by who could not keep up.
-const unicastShare = 0.02
-
-// yield waits until the next block may be sent by unicast. It tells whether somebody still wants it.
-func (c *cast) yield(ctx context.Context) bool {
-	c.mu.Lock()
-	c.unicastAt = max(c.unicastAt, c.clock.now()) + time.Duration(blocks.Size/(unicastShare*c.opts.MaxRate)*float64(time.Second))
-	turn := c.unicastAt
-	c.mu.Unlock()
-	for ctx.Err() == nil {
-		c.mu.Lock()
-		wait := turn - c.clock.now()
-		if c.sender.State() != packet.StateRunning {
-			wait, c.unicastAt = 0, 0
-		}
-		c.mu.Unlock()
-		if wait <= 0 {
-			return true
-		}
-		select {
-		case <-time.After(min(wait, 50*time.Millisecond)):
-		case <-ctx.Done():
-		}
-	}
-	return false
 }

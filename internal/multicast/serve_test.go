@@ -39,9 +39,9 @@ func offered(t *testing.T, payload *bytes.Reader) SendOptions {
 }
 
 // served is a session whose HTTPS server answers.
-func served(t *testing.T, payload *bytes.Reader) *cast {
+func served(t *testing.T, payload *bytes.Reader) *offer {
 	t.Helper()
-	c, err := newCast(offered(t, payload))
+	c, err := newOffer(offered(t, payload))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,8 +106,8 @@ func TestServer(t *testing.T) {
 			}
 		}
 	}
-	if c.lastID != 1 {
-		t.Errorf("%d places were given for one nonce", c.lastID)
+	if n := len(c.session.Summary().Receivers); n != 1 {
+		t.Errorf("%d places were given for one nonce", n)
 	}
 
 	stranger := newClient(at, public, strings.Repeat("0", 64))

@@ -106,18 +106,20 @@ type Reason uint8
 
 // Reasons for leaving.
 const (
-	ReasonNone    Reason = iota
-	ReasonNetwork        // its network loses too much at the others' rate
-	ReasonDisk           // its disk is too slow for the others' rate
-	ReasonStuck          // it makes no progress
-	ReasonForged         // somebody in the session forges data
-	ReasonSilence        // nothing is heard of the session
-	ReasonEnded          // the session ended before it was done
+	ReasonNone     Reason = iota
+	ReasonNetwork         // its network loses too much at the others' rate
+	ReasonDisk            // its disk is too slow for the others' rate
+	ReasonStuck           // it makes no progress
+	ReasonForged          // somebody in the session forges data
+	ReasonSilence         // nothing is heard of the session
+	ReasonEnded           // the session ended before it was done
+	ReasonDropped         // an admin dropped it
+	ReasonRejoined        // it has another place by now
 )
 
 var reasonTexts = [...]string{ReasonNone: "none", ReasonNetwork: "its network cannot keep the pace", ReasonDisk: "its disk cannot keep the pace",
 	ReasonStuck: "it made no progress", ReasonForged: "somebody in the session forges data", ReasonSilence: "no multicast packet arrives",
-	ReasonEnded: "the session ended"}
+	ReasonEnded: "the session ended", ReasonDropped: "an admin dropped it", ReasonRejoined: "it has joined again"}
 
 func (r Reason) String() string {
 	if int(r) >= len(reasonTexts) {

@@ -51,6 +51,16 @@ func (p *pace) init(floor, ceiling float64) {
 	p.rate, p.growth = p.ceiling, slowGrowth
 }
 
+// limit sets other bounds. Where only the ceiling held the rate down it is at the new one at once, as at the start.
+func (p *pace) limit(floor, ceiling float64, sealed uint64) {
+	held := p.rate >= p.ceiling
+	p.ceiling = max(ceiling, 1500)
+	p.floor = min(max(floor, 1500), p.ceiling)
+	if held || p.rate > p.ceiling {
+		p.rate, p.changedAt = p.ceiling, sealed
+	}
+}
+
 func (p *pace) start(now time.Duration) {
 	p.filledAt, p.lastTick, p.spent = now, now, 0
 }

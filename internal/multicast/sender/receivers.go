@@ -105,10 +105,10 @@ func (s *Sender) Handle(now time.Duration, p []byte) (reply []byte) {
 	s.counters.Reports++
 	s.take(now, r, rep)
 	switch {
+	case rep.State == packet.StateReceiving && (r.leave || r.state == packet.StateFailed):
+		return r.order(packet.Order{Verb: packet.VerbLeave, Reason: r.reason})
 	case r.state == packet.StateDone || r.state == packet.StateFailed:
 		return r.order(packet.Order{Verb: packet.VerbForget})
-	case r.leave && r.state == packet.StateReceiving:
-		return r.order(packet.Order{Verb: packet.VerbLeave, Reason: r.reason})
 	}
 	return nil
 }
@@ -263,6 +263,19 @@ func (r *receiver) mustLeave(now time.Duration, reason packet.Reason) {
 	}
 }
 
+// Drop lets a receiver go at once: nothing more is sent for it, and when it reports it is told to leave.
+func (s *Sender) Drop(now time.Duration, id uint32, reason packet.Reason) {
+	r := s.receivers[id]
+	if r == nil || r.state == packet.StateDone || r.state == packet.StateFailed {
+		return
+	}
+	if r.state == packet.StateReceiving {
+		s.lastDone = now
+	}
+	r.state, r.reason, r.leave, r.leaveAt = packet.StateFailed, reason, true, now
+	s.tickAt = now // it may have been the last one
+}
+
 // watch finds out who vanished or is stuck, controls the rate and ends the session.
 func (s *Sender) watch(now time.Duration) {
 	if now < s.tickAt {
@@ -318,6 +331,7 @@ type ReceiverState struct {
 	ID       uint32
 	State    string // receiving, unicast, done, failed or vanished
 	Reason   packet.Reason
+	Need     *blocks.Set
 	Loss     float64 // share of packets lost, over the whole session
 	Fetched  uint32  // blocks fetched by unicast
 	Finished uint32  // blocks verified and written
@@ -332,7 +346,7 @@ func (s *Sender) Receivers() []ReceiverState {
 		if r.vanished {
 			state = "vanished"
 		}
-		out = append(out, ReceiverState{r.id, state, r.reason, r.link.total(), r.last.Fetched, r.last.Finished, r.last.Suspect})
+		out = append(out, ReceiverState{r.id, state, r.reason, r.need, r.link.total(), r.last.Fetched, r.last.Finished, r.last.Suspect})
 	}
 	return out
 }

@@ -165,6 +165,14 @@ func (s *Sender) Start(now time.Duration) {
 	}
 }
 
+// SetLimits changes floor and ceiling of the rate, in bytes per second on the wire.
+func (s *Sender) SetLimits(floor, ceiling float64) {
+	s.pace.limit(floor, ceiling, s.cfg.Group.Sealed())
+}
+
+// Rate is how many bytes per second the sender may send on the wire at present.
+func (s *Sender) Rate() float64 { return s.pace.rate }
+
 // State is where the session stands.
 func (s *Sender) State() packet.State { return s.state }
 
