@@ -32,6 +32,7 @@ var layerOf = map[string]int{
 	"internal/bootparam":  1,
 
 	"internal/multicast/packet": 1,
+	"internal/multicast/igmp":   1,
 
 	"internal/blockdev": 2,
 	"internal/vfs":      2,
