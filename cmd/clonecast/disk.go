@@ -242,6 +242,9 @@ func notes(l *clone.Layout) []string {
 	var out []string
 	for i := range l.Partitions {
 		p := &l.Partitions[i]
+		if p.Mode == image.ModeClone {
+			out = append(out, wholeNotes(p)...)
+		}
 		if p.Mode == image.ModeClone || p.Mode == image.ModeSwap {
 			continue
 		}
@@ -256,6 +259,19 @@ func notes(l *clone.Layout) []string {
 		}
 		if p.Remedy != "" {
 			note += "\n  to do: " + p.Remedy
+		}
+		out = append(out, note)
+	}
+	return out
+}
+
+// wholeNotes says which volumes inside of a partition are not cloned, and why.
+func wholeNotes(p *clone.PartitionLayout) []string {
+	var out []string
+	for _, part := range p.Volume.Whole {
+		note := fmt.Sprintf("partition %d: %s (%s) is copied block by block: %s", p.Number, printable(part.Name), cmp.Or(part.Type, "unknown"), part.Doubt.Reason)
+		if remedy := clone.Remedy(part.Doubt); remedy != "" {
+			note += "\n  to do: " + remedy
 		}
 		out = append(out, note)
 	}
@@ -284,6 +300,7 @@ type diskCaptureOptions struct {
 	also, policies      []string
 	force, verify, json bool
 	fillBadSectors      bool
+	replay              bool
 }
 
 func newDiskCaptureCmd() *cobra.Command {
@@ -299,6 +316,10 @@ The store is made when DIR does not exist or is empty. With --also several disks
 (only FAT and swap: the deploy makes an empty one of the same UUID and label), skip (nothing; the deploy leaves the
 partition as it is on the target).
 
+A file system that was not unmounted, after a power cut for example, is copied block by block. With --replay the kernel mounts it first (ext3, ext4,
+XFS, btrfs), which replays its journal and changes the disk that is captured; what is not clean then is copied block by block all
+the same. It takes root, and a disk that nobody else uses. Do not mount file systems that somebody may have made to attack this computer.
+
 Sectors that cannot be read are read again in smaller steps. If some stay unreadable the capture lists them and makes no version;
 with --fill-bad-sectors it stores zeroes in their place. Unreadable sectors that no file uses do not matter.`,
 		Args: args(cobra.ExactArgs(2)),
@@ -312,6 +333,7 @@ with --fill-bad-sectors it stores zeroes in their place. Unreadable sectors that
 	f.StringArrayVar(&opts.also, "also", nil, "`PATH` of a further disk of the same version, in the order in which they will be deployed")
 	f.StringArrayVar(&opts.policies, "policy", nil, policyUsage)
 	f.BoolVar(&opts.force, "force", false, "capture a hibernated system, or a disk that is in use, all the same")
+	f.BoolVar(&opts.replay, "replay", false, "let the kernel replay the journals of file systems that were not unmounted: changes the disk that is captured")
 	f.BoolVar(&opts.fillBadSectors, "fill-bad-sectors", false, "store zeroes in the place of sectors that cannot be read")
 	f.BoolVar(&opts.verify, "verify", false, "decode all that was compressed again before it is stored")
 	f.BoolVar(&opts.json, "json", false, "print NDJSON; the last line is the summary")
@@ -330,21 +352,14 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 		return err
 	}
 	defer rep.close()
-	open := blockdev.OpenUnused
-	if opts.force {
-		open = blockdev.Open
+	disks, devices, err := openSources(paths, opts)
+	if err != nil {
+		return err
 	}
-	var disks []clone.Captured
-	for i, path := range paths {
-		dev, layout, err := inspect(path, open, policies[i])
-		if err != nil {
-			return err
-		}
-		defer dev.Close()
-		for _, note := range notes(layout) {
-			rep.warn("%s%s", ofPath(path, len(paths)), note)
-		}
-		disks = append(disks, clone.Captured{Disk: dev, Layout: layout})
+	defer closeAll(devices)
+	replayed, err := prepareSources(ctx, paths, disks, policies, opts, rep)
+	if err != nil {
+		return diskError(err)
 	}
 	store, err := openOrCreateStore(opts.store)
 	if err != nil {
@@ -374,7 +389,77 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 	rep.printf("captured %s as %s@%d (%s): %v allocated, %v new in the store, %s\n", strings.Join(paths, " and "), name, result.Version.Sequence,
 		result.Version.ID.Short(), result.Allocated, result.Stored, rate(result.Allocated, took))
 	return rep.summary(captureSummary{name, result.Version.Sequence, result.Version.ID.String(), int64(result.Allocated),
-		int64(result.Read), int64(result.Stored), unreadableBytes(result), took.Seconds()})
+		int64(result.Read), int64(result.Stored), unreadableBytes(result), took.Seconds(), replayed})
+}
+
+// openSources opens the disks of a capture and finds out what is on them.
+func openSources(paths []string, opts diskCaptureOptions) ([]clone.Captured, []*blockdev.Device, error) {
+	open := blockdev.OpenUnused
+	if opts.force && !opts.replay { // what is mounted must not be mounted once more
+		open = blockdev.Open
+	}
+	var disks []clone.Captured
+	var devices []*blockdev.Device
+	for _, path := range paths {
+		dev, layout, err := inspect(path, open, nil)
+		if err != nil {
+			closeAll(devices)
+			return nil, nil, err
+		}
+		devices = append(devices, dev)
+		disks = append(disks, clone.Captured{Disk: dev, Layout: layout})
+	}
+	return disks, devices, nil
+}
+
+// prepareSources replays journals, if that is wanted, and applies the policies. It warns of what
+// is not cloned.
+func prepareSources(ctx context.Context, paths []string, disks []clone.Captured, policies image.Policies, opts diskCaptureOptions, rep *reporter) ([]replayedSummary, error) {
+	var replayed []replayedSummary
+	if opts.replay {
+		var err error
+		if replayed, err = replayJournals(ctx, paths, disks, policies, opts.force, rep); err != nil {
+			return nil, err
+		}
+	}
+	for i, c := range disks {
+		if err := c.Layout.Apply(c.Disk, policies[i]); err != nil {
+			return nil, fmt.Errorf("%s: %w", paths[i], err)
+		}
+		for _, note := range notes(c.Layout) {
+			rep.warn("%s%s", ofPath(paths[i], len(paths)), note)
+		}
+	}
+	return replayed, nil
+}
+
+// replayJournals replays the journals on the disks, none if one of them must not be changed.
+func replayJournals(ctx context.Context, paths []string, disks []clone.Captured, policies image.Policies, force bool, rep *reporter) ([]replayedSummary, error) {
+	if os.Geteuid() != 0 {
+		return nil, withCode(exitFailed, errors.New("--replay mounts file systems, which takes root"), "run the command as root (sudo)")
+	}
+	var options []clone.ReplayOptions
+	for i, c := range disks {
+		options = append(options, clone.ReplayOptions{Policy: policies[i], Force: force, Before: func(r clone.Replayed) {
+			rep.warn("%s: %v: replaying its journal, which changes this disk", paths[i], r)
+		}})
+		if err := c.Layout.MayReplay(c.Disk, options[i]); err != nil {
+			return nil, fmt.Errorf("%s: %w", paths[i], err)
+		}
+	}
+	var out []replayedSummary
+	for i, c := range disks {
+		layout, replayed, err := clone.Replay(ctx, c.Disk, c.Layout, kernelfs.Disk{Path: paths[i], Sector: c.Layout.LogicalSector}, options[i])
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", paths[i], err)
+		}
+		disks[i].Layout = layout
+		for _, r := range replayed {
+			rep.warn("%s: %s", paths[i], r.Outcome())
+			out = append(out, replayedSummary{i + 1, r})
+		}
+	}
+	return out, nil
 }
 
 func unreadableBytes(r clone.CaptureResult) int64 {
@@ -413,6 +498,14 @@ type captureSummary struct {
 	Stored    int64   `json:"bytes_stored"`
 	Filled    int64   `json:"bytes_unreadable"` // zeroes are stored in their place
 	Seconds   float64 `json:"seconds"`
+
+	Replayed []replayedSummary `json:"replayed,omitempty"` // journals, by --replay
+}
+
+// replayedSummary is a file system whose journal was replayed.
+type replayedSummary struct {
+	Disk int `json:"disk"` // from 1
+	clone.Replayed
 }
 
 // bytesProgress hands the engine's progress to the reporter.

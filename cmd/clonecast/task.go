@@ -76,6 +76,7 @@ func newTaskCaptureCmd(c *connection) *cobra.Command {
 	cmd.Flags().StringVar(&o.Comment, "comment", "", "why this version is made, `TEXT`")
 	cmd.Flags().BoolVar(&o.AllDisks, "all-disks", false, "capture every disk that fits the rule as one version")
 	cmd.Flags().BoolVar(&o.Force, "force", false, "capture a hibernated system as well")
+	cmd.Flags().BoolVar(&o.Replay, "replay", false, "let the machine replay the journals of file systems that were not unmounted: changes the disk that is captured")
 	cmd.Flags().BoolVar(&o.Fill, "fill-bad-sectors", false, "store zeroes in the place of sectors that cannot be read")
 	return cmd
 }

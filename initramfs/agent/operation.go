@@ -36,6 +36,8 @@ type captureResult struct {
 	Read      int64   `json:"bytes_read"`
 	Stored    int64   `json:"bytes_stored"`
 	Seconds   float64 `json:"seconds"`
+
+	Replayed []clone.Replayed `json:"replayed,omitempty"`
 }
 
 type deployResult struct {
@@ -113,14 +115,26 @@ func (a *Agent) capture(ctx context.Context, op *protocol.Operation, track *trac
 		return report{}, err
 	}
 	a.say("capture of %s", diskText(facts...))
-	disks, err := a.open(facts, false)
+	disks, err := a.open(facts, op.Replay)
 	if err != nil {
 		return report{}, err
 	}
 	defer closeDisks(disks)
-	captured, notes, err := inspect(disks, policies)
+	captured, err := inspect(disks, policies)
 	if err != nil {
 		return report{}, err
+	}
+	var replayed []clone.Replayed
+	var notes []string
+	if op.Replay {
+		if replayed, notes, err = a.replay(ctx, disks, captured, policies, op.Force); err != nil {
+			return report{notes: notes}, err
+		}
+	}
+	more, err := applyPolicies(disks, captured, policies)
+	notes = append(notes, more...)
+	if err != nil {
+		return report{notes: notes}, err
 	}
 	for _, n := range notes {
 		a.say("note: %s", n)
@@ -137,48 +151,93 @@ func (a *Agent) capture(ctx context.Context, op *protocol.Operation, track *trac
 	v := result.Version
 	a.say("image %s version %d (%s): %v allocated, %v new in the store", v.Image, v.Sequence, v.ID.Short(), result.Allocated, result.Stored)
 	return report{captureResult{Image: v.Image, Sequence: v.Sequence, Version: v.ID.String(), Disk: diskText(facts...),
-		Allocated: int64(result.Allocated), Read: int64(result.Read), Stored: int64(result.Stored), Seconds: time.Since(started).Seconds()}, notes}, nil
+		Allocated: int64(result.Allocated), Read: int64(result.Read), Stored: int64(result.Stored), Seconds: time.Since(started).Seconds(), Replayed: replayed}, notes}, nil
 }
 
-// inspect finds out what is on the disks, and what people should know of how that is
-// captured.
-func inspect(disks []opened, policies image.Policies) (captured []clone.Captured, notes []string, err error) {
+// inspect finds out what is on the disks.
+func inspect(disks []opened, policies image.Policies) ([]clone.Captured, error) {
 	for i := range policies {
 		if i >= len(disks) {
-			return nil, nil, &clone.RefusedError{Reason: fmt.Sprintf("a policy is for disk %d, and the capture is of %d", i+1, len(disks))}
+			return nil, &clone.RefusedError{Reason: fmt.Sprintf("a policy is for disk %d, and the capture is of %d", i+1, len(disks))}
 		}
 	}
-	for i, d := range disks {
+	var captured []clone.Captured
+	for _, d := range disks {
 		layout, err := clone.Inspect(d, d.geometry)
-		if err == nil {
-			err = layout.Apply(d, policies[i])
-		}
 		if err != nil {
-			return nil, nil, fmt.Errorf("inspect %s: %w", diskText(d.facts), err)
-		}
-		for _, n := range notesOf(layout) {
-			if len(disks) > 1 {
-				n = fmt.Sprintf("disk %d: %s", i+1, n)
-			}
-			notes = append(notes, n)
+			return nil, fmt.Errorf("inspect %s: %w", diskText(d.facts), err)
 		}
 		captured = append(captured, clone.Captured{Disk: d, Layout: layout})
 	}
-	return captured, notes, nil
+	return captured, nil
+}
+
+// replay lets the kernel replay the journals on the disks; none if one of them must not be changed.
+func (a *Agent) replay(ctx context.Context, disks []opened, captured []clone.Captured, policies image.Policies, force bool) (replayed []clone.Replayed, notes []string, err error) {
+	var options []clone.ReplayOptions
+	for i, d := range disks {
+		options = append(options, clone.ReplayOptions{Policy: policies[i], Force: force, Before: func(r clone.Replayed) {
+			a.say("%s: %v: replaying its journal, which changes this disk", diskText(d.facts), r)
+		}})
+		if err := captured[i].Layout.MayReplay(d, options[i]); err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", diskText(d.facts), err)
+		}
+	}
+	for i, d := range disks {
+		kernel := kernelfs.Disk{Path: d.facts.Path, Sector: d.geometry.LogicalSector, Load: a.config.LoadModule}
+		layout, list, err := clone.Replay(ctx, d, captured[i].Layout, kernel, options[i])
+		if err != nil {
+			return replayed, notes, fmt.Errorf("%s: %w", diskText(d.facts), err)
+		}
+		captured[i].Layout = layout
+		for _, r := range list {
+			notes = append(notes, ofDisk(i, len(disks), r.Outcome()))
+		}
+		replayed = append(replayed, list...)
+	}
+	return replayed, notes, nil
+}
+
+// applyPolicies decides how the disks are captured, and tells what people should know of that.
+func applyPolicies(disks []opened, captured []clone.Captured, policies image.Policies) (notes []string, err error) {
+	for i, c := range captured {
+		if err := c.Layout.Apply(c.Disk, policies[i]); err != nil {
+			return notes, fmt.Errorf("%s: %w", diskText(disks[i].facts), err)
+		}
+		for _, n := range notesOf(c.Layout) {
+			notes = append(notes, ofDisk(i, len(disks), n))
+		}
+	}
+	return notes, nil
+}
+
+// ofDisk says of which disk a note is if there are several.
+func ofDisk(i, count int, note string) string {
+	if count == 1 {
+		return note
+	}
+	return fmt.Sprintf("disk %d: %s", i+1, note)
 }
 
 // notesOf tells what a person should know of how the partitions are captured.
 func notesOf(layout *clone.Layout) []string {
 	var notes []string
-	for _, p := range layout.Partitions {
-		if p.Mode != image.ModeRaw || p.Reason == "" {
-			continue
-		}
-		note := fmt.Sprintf("partition %d is copied whole: %s", p.Number, p.Reason)
-		if p.Remedy != "" {
-			note += "; " + p.Remedy
+	add := func(what, reason, remedy string) {
+		note := fmt.Sprintf("%s is copied whole: %s", what, reason)
+		if remedy != "" {
+			note += "; " + remedy
 		}
 		notes = append(notes, note)
+	}
+	for _, p := range layout.Partitions {
+		if p.Mode == image.ModeRaw && p.Reason != "" {
+			add(fmt.Sprintf("partition %d", p.Number), p.Reason, p.Remedy)
+		}
+		if p.Mode == image.ModeClone {
+			for _, part := range p.Volume.Whole {
+				add(fmt.Sprintf("%s in partition %d", part.Name, p.Number), part.Doubt.Reason, clone.Remedy(part.Doubt))
+			}
+		}
 	}
 	return notes
 }

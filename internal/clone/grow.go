@@ -41,7 +41,7 @@ func (g Grown) String() string {
 
 // Grower makes file systems larger that only a kernel can make larger. Grow is given the
 // target, counted from 0, and the place of the partition on it, and returns the file system's
-// new size. A *filesystem.CannotGrowError says that it stays as it is, and is sound.
+// new size. A *filesystem.UnchangedError says that it stays as it is, and is sound.
 type Grower interface {
 	Grow(ctx context.Context, disk int, fsType string, where quantity.Extent) (quantity.Bytes, error)
 }
@@ -201,7 +201,7 @@ func (d *deploy) grow(ctx context.Context) error {
 			continue
 		}
 		size, err := d.growFilesystem(ctx, g)
-		var cannot *filesystem.CannotGrowError
+		var cannot *filesystem.UnchangedError
 		if errors.As(err, &cannot) {
 			g.Note = "its file system stays at the old size: " + cannot.Reason
 			continue
@@ -222,7 +222,7 @@ func (d *deploy) growFilesystem(ctx context.Context, g *Grown) (quantity.Bytes, 
 	case g.Filesystem == "ntfs":
 		return d.growNTFS(where)
 	case d.opts.Grower == nil:
-		return 0, &filesystem.CannotGrowError{Reason: "this program cannot mount it"}
+		return 0, &filesystem.UnchangedError{Reason: "this program cannot mount it"}
 	}
 	return d.opts.Grower.Grow(ctx, d.number, g.Filesystem, where)
 }

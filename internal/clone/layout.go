@@ -61,7 +61,7 @@ func newPartitionLayout(p partition.Partition, v filesystem.Volume) PartitionLay
 	l := PartitionLayout{Partition: p, Volume: v}
 	switch {
 	case v.Doubt != nil:
-		l.Mode, l.Reason, l.Remedy, l.Refuse = image.ModeRaw, v.Doubt.Reason, v.Doubt.Remedy, v.Doubt.Refuse
+		l.Mode, l.Reason, l.Remedy, l.Refuse = image.ModeRaw, v.Doubt.Reason, Remedy(v.Doubt), v.Doubt.Refuse
 		l.Extents = []quantity.Extent{{Start: 0, Length: p.Length}}
 	case v.Type == "swap":
 		l.Mode, l.Reason = image.ModeSwap, "only UUID and label are kept"

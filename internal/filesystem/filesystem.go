@@ -40,7 +40,19 @@ type Volume struct {
 	// logs. Empty when Doubt is set.
 	Discarded []Discard
 
+	// Whole lists parts of a volume manager's partition that count as used from end to end,
+	// because the map of what they hold must not be used.
+	Whole []Part
+
 	// Doubt is set when the allocation map must not be used.
+	Doubt *Doubt
+}
+
+// Part is a volume inside of a partition.
+type Part struct {
+	Name  string          // "logical volume root"
+	Type  string          // as in Volume
+	Place quantity.Extent // from the partition's start; empty where it lies in several pieces
 	Doubt *Doubt
 }
 
@@ -58,6 +70,7 @@ type Doubt struct {
 	Reason string // cause, one clause: "journal needs recovery"
 	Remedy string // what the operator can do: "boot the system once and shut it down cleanly"
 	Refuse bool   // capture must be refused unless forced (hibernated systems)
+	Replay bool   // all that is wrong is a journal, and a mount replays it
 }
 
 // Growth is what makes a volume fill a partition that has become larger.
@@ -75,12 +88,13 @@ type Write struct {
 	Data   []byte // shared between writes; not to be changed
 }
 
-// CannotGrowError says why a volume must stay as large as it is.
-type CannotGrowError struct {
+// UnchangedError says why a volume stays as it was: it cannot be made larger, or its journal
+// cannot be replayed.
+type UnchangedError struct {
 	Reason string
 }
 
-func (e *CannotGrowError) Error() string { return e.Reason }
+func (e *UnchangedError) Error() string { return e.Reason }
 
 // Blank is what a volume's bytes become when it is made anew: an empty file system with
 // the same geometry, UUID and label.

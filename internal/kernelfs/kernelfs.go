@@ -1,12 +1,13 @@
-// Package kernelfs makes file systems larger with the kernel's own code.
+// Package kernelfs makes file systems larger, and replays their journals, with the kernel's
+// own code.
 //
-// The kernel of the appliance knows ext4, XFS and btrfs better than we ever could, and
-// grows them while they are mounted. So:
+// The kernel of the appliance knows ext4, XFS and btrfs better than we ever could. It
+// grows them while they are mounted, and replays a journal when it mounts. So:
 //
 //	a loop device on the partition's range of the disk (no partition nodes are needed,
 //	and a disk image in a file works the same)
 //	mount, on a directory of its own
-//	the file system's ioctl
+//	the file system's ioctl, if it is to grow
 //	unmount, flush
 //
 // A journal protects every step: a cut leaves a file system that the next mount repairs.
@@ -17,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"clonecast/internal/filesystem"
@@ -25,7 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Disk is a disk whose file systems are to grow.
+// Disk is a disk whose file systems the kernel is to change.
 type Disk struct {
 	Path   string // block device or file
 	Sector quantity.SectorSize
@@ -47,6 +49,7 @@ func (d Disks) Grow(ctx context.Context, disk int, fsType string, where quantity
 type kind struct {
 	module  string // also the type to mount
 	options string
+	replay  string // more options, to replay the journal and do nothing else
 	grow    func(root *os.File, size quantity.Bytes) error
 	size    func(loop *os.File, root *os.File) (quantity.Bytes, error)
 	forget  func(device string) error // what the kernel remembers after unmounting
@@ -54,12 +57,13 @@ type kind struct {
 
 func kinds() map[string]kind {
 	// The inode tables of new groups are made by the system that uses the file system.
-	ext := kind{module: "ext4", options: "noinit_itable", grow: growExt, size: sizeExt}
+	// What its superblock says of errors may be to stop the machine.
+	ext := kind{module: "ext4", options: "noinit_itable,errors=remount-ro", grow: growExt, size: sizeExt}
 	return map[string]kind{
 		"ext2": ext, "ext3": ext, "ext4": ext,
 		// A machine may have another disk with a clone of the same file system.
 		"xfs":   {module: "xfs", options: "nouuid", grow: growXFS, size: sizeXFS},
-		"btrfs": {module: "btrfs", grow: growBtrfs, size: sizeBtrfs, forget: forgetBtrfs},
+		"btrfs": {module: "btrfs", replay: "skip_balance", grow: growBtrfs, size: sizeBtrfs, forget: forgetBtrfs},
 	}
 }
 
@@ -67,49 +71,75 @@ func kinds() map[string]kind {
 func Modules() []string { return []string{"loop", "ext4", "xfs", "btrfs"} }
 
 // Grow makes the file system in a range of the disk fill that range, and returns its new
-// size. It does nothing to one that does already. A *filesystem.CannotGrowError says that
+// size. It does nothing to one that does already. A *filesystem.UnchangedError says that
 // it stays as it was; after other errors the disk may be bad.
 func (d Disk) Grow(ctx context.Context, fsType string, where quantity.Extent) (quantity.Bytes, error) {
 	k, ok := kinds()[fsType]
 	if !ok {
-		return 0, &filesystem.CannotGrowError{Reason: fmt.Sprintf("the kernel cannot grow %s", fsType)}
+		return 0, &filesystem.UnchangedError{Reason: fmt.Sprintf("the kernel cannot grow %s", fsType)}
 	}
+	var size quantity.Bytes
+	err := d.mounted(k, k.options, where, func(device *os.File, dir string) (err error) {
+		size, err = k.growAt(device, dir, where.Length)
+		return err
+	})
+	return size, err
+}
+
+// Replay mounts the file system in a range of the disk and unmounts it, so that its journal
+// is empty and everything in place. After a *filesystem.UnchangedError the kernel did not
+// mount it. The file system may still be in doubt when all went well: look at it again.
+func (d Disk) Replay(ctx context.Context, fsType string, where quantity.Extent) error {
+	k, ok := kinds()[fsType]
+	if !ok {
+		return &filesystem.UnchangedError{Reason: fmt.Sprintf("clonecast does not let the kernel replay the journal of %s", fsType)}
+	}
+	options := strings.Trim(k.options+","+k.replay, ",")
+	return d.mounted(k, options, where, func(*os.File, string) error { return ctx.Err() })
+}
+
+// mounted calls do while the file system in a range of the disk is mounted, with its device
+// and directory.
+func (d Disk) mounted(k kind, options string, where quantity.Extent, do func(device *os.File, dir string) error) error {
 	if d.Load != nil {
 		for _, module := range []string{"loop", k.module} {
 			if err := d.Load(module); err != nil {
-				return 0, &filesystem.CannotGrowError{Reason: err.Error()}
+				return &filesystem.UnchangedError{Reason: err.Error()}
 			}
 		}
 	}
 	l, err := attach(d.Path, d.Sector, where)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	size, err := k.growMounted(l.device, where.Length)
+	err = k.mounted(l.device, options, do)
 	if err := l.close(); err != nil {
-		return 0, fmt.Errorf("write %s: %w", d.Path, err)
+		return fmt.Errorf("write %s: %w", d.Path, err)
 	}
-	return size, err
+	return err
 }
 
-func (k kind) growMounted(device *os.File, length quantity.Bytes) (size quantity.Bytes, err error) {
-	dir, err := os.MkdirTemp("", "clonecast-grow-")
+func (k kind) mounted(device *os.File, options string, do func(device *os.File, dir string) error) error {
+	dir, err := os.MkdirTemp("", "clonecast-mount-")
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer os.Remove(dir)
 	const flags = unix.MS_NOATIME | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOSUID
-	if err := unix.Mount(device.Name(), dir, k.module, flags, k.options); err != nil {
-		return 0, &filesystem.CannotGrowError{Reason: fmt.Sprintf("mount it as %s: %v", k.module, err)}
+	if err := unix.Mount(device.Name(), dir, k.module, flags, options); err != nil {
+		if k.forget != nil {
+			_ = k.forget(device.Name()) // it may not have been noticed at all
+		}
+		return &filesystem.UnchangedError{Reason: fmt.Sprintf("mount it as %s: %v", k.module, err)}
 	}
-	size, err = k.growAt(device, dir, length)
+	err = do(device, dir)
 	if err := patiently(func() error { return unix.Unmount(dir, 0) }); err != nil {
-		return 0, fmt.Errorf("unmount %s: %w", dir, err)
+		return fmt.Errorf("unmount %s: %w", dir, err)
 	}
 	if k.forget != nil {
 		err = errors.Join(err, patiently(func() error { return k.forget(device.Name()) }))
 	}
-	return size, err
+	return err
 }
 
 // patience is how long a program may take that looks into every new mount, or that has got a
@@ -139,7 +169,7 @@ func (k kind) growAt(device *os.File, dir string, length quantity.Bytes) (quanti
 		return 0, err
 	}
 	if err != nil {
-		return 0, &filesystem.CannotGrowError{Reason: err.Error()}
+		return 0, &filesystem.UnchangedError{Reason: err.Error()}
 	}
 	if err := unix.Syncfs(int(root.Fd())); err != nil {
 		return 0, err

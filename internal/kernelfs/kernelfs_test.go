@@ -81,7 +81,7 @@ func TestExtNeedsCapability(t *testing.T) {
 	path := disktest.Image(t, to)
 	disktest.Run(t, "", "mke2fs", "-q", "-t", "ext4", path, fmt.Sprint(int64(from/1024)))
 	size, err := Disk{Path: path, Sector: 512}.Grow(context.Background(), "ext4", quantity.Extent{Length: to})
-	var cannot *filesystem.CannotGrowError
+	var cannot *filesystem.UnchangedError
 	switch {
 	case err == nil && size != to: // this machine may: then it must be right
 		t.Errorf("Grow = %d bytes, want %d", size, int64(to))
@@ -95,7 +95,7 @@ func TestSmallBtrfs(t *testing.T) {
 	path := disktest.Image(t, 200*quantity.MiB)
 	disktest.Run(t, "", "mkfs.btrfs", "-q", "-b", "128M", path)
 	_, err := Disk{Path: path, Sector: 512}.Grow(context.Background(), "btrfs", quantity.Extent{Length: 200 * quantity.MiB})
-	var cannot *filesystem.CannotGrowError
+	var cannot *filesystem.UnchangedError
 	if !errors.As(err, &cannot) || !strings.Contains(err.Error(), "256.0 MiB at least") {
 		t.Errorf("Grow = %v", err)
 	}
@@ -110,7 +110,7 @@ func TestCannotGrow(t *testing.T) {
 		"btrfs":   func(string) error { return errors.New("no such module") },
 	} {
 		_, err := Disk{Path: path, Sector: 512, Load: load}.Grow(context.Background(), fsType, quantity.Extent{Length: 16 * quantity.MiB})
-		var cannot *filesystem.CannotGrowError
+		var cannot *filesystem.UnchangedError
 		if !errors.As(err, &cannot) {
 			t.Errorf("%s: Grow = %v", fsType, err)
 		}

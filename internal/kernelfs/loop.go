@@ -30,7 +30,7 @@ func attach(path string, sector quantity.SectorSize, where quantity.Extent) (*lo
 	}
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		err = &filesystem.CannotGrowError{Reason: "no loop devices: " + err.Error()}
+		err = &filesystem.UnchangedError{Reason: "no loop devices: " + err.Error()}
 	}
 	if err != nil {
 		return nil, errors.Join(err, backing.Close())

@@ -175,6 +175,7 @@ type Operation struct {
 	Comment string `json:"comment,omitempty"` // capture
 	Force   bool   `json:"force,omitempty"`   // capture: also a hibernated system
 	Fill    bool   `json:"fill,omitempty"`    // capture: zeroes in the place of sectors that cannot be read
+	Replay  bool   `json:"replay,omitempty"`  // capture: let the kernel replay journals; changes the disk
 	NoTrim  bool   `json:"no_trim,omitempty"` // deploy: do not tell the disk which blocks are free
 	Grow    string `json:"grow,omitempty"`    // deploy: partitions that take free room (image.ParseGrow)
 

@@ -165,6 +165,7 @@ type Order struct {
 	Comment  string   `json:"comment,omitempty" maxLength:"1024"`
 	Force    bool     `json:"force,omitempty" doc:"capture: also a hibernated system"`
 	Fill     bool     `json:"fill_bad_sectors,omitempty" doc:"capture: store zeroes in the place of sectors that cannot be read"`
+	Replay   bool     `json:"replay,omitempty" doc:"capture: let the machine's kernel replay the journals of file systems that were not unmounted; changes the disk"`
 	NoTrim   bool     `json:"no_trim,omitempty" doc:"deploy: do not tell the disk which blocks are free"`
 	Disks    []string `json:"disks,omitempty" maxItems:"64" doc:"rules that name the disks, one each (docs/disks.md); default: the rule of the hardware class"`
 	Grow     string   `json:"grow,omitempty" maxLength:"160" doc:"deploy: partitions that take the free room behind them: last, or numbers: 2,3"`
@@ -198,7 +199,7 @@ type orderIn struct{ Body Order }
 func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 	q := i.Body
 	n := tasks.New{Creator: callerOf(ctx).admin}
-	op := protocol.Operation{Kind: q.Kind, Image: q.Image, Comment: q.Comment, Force: q.Force, Fill: q.Fill, NoTrim: q.NoTrim, Disks: q.Disks, AllDisks: q.AllDisks, Policies: q.Policies, Grow: q.Grow}
+	op := protocol.Operation{Kind: q.Kind, Image: q.Image, Comment: q.Comment, Force: q.Force, Fill: q.Fill, Replay: q.Replay, NoTrim: q.NoTrim, Disks: q.Disks, AllDisks: q.AllDisks, Policies: q.Policies, Grow: q.Grow}
 	answer := Ordered{Machines: []Target{}}
 	if problem := q.problem(); problem != "" {
 		return Ordered{}, &protocol.Problem{Code: protocol.CodeInvalid, Title: problem}
@@ -275,6 +276,9 @@ func (q Order) problem() string {
 	}
 	if q.Grow != "" && q.Kind != protocol.OpDeploy {
 		return "grow is for a deploy"
+	}
+	if q.Replay && q.Kind != protocol.OpCapture {
+		return "replay is for a capture"
 	}
 	policies, err := image.ParsePolicies(q.Policies)
 	if err != nil {

@@ -157,7 +157,7 @@ func (sb *superblock) stateDoubt() *filesystem.Doubt {
 	case sb.Incompat&incompatMixedBackref == 0:
 		return &filesystem.Doubt{Reason: "extent tree of the oldest format"}
 	case sb.LogRoot != 0:
-		return &filesystem.Doubt{Reason: "log tree needs replay", Remedy: remedyMount}
+		return &filesystem.Doubt{Reason: "log tree needs replay", Remedy: remedyMount, Replay: true}
 	}
 	return nil
 }

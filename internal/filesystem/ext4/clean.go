@@ -31,7 +31,7 @@ func superblockDoubt(sb *superblock) *filesystem.Doubt {
 	case unknownRO != 0:
 		return &filesystem.Doubt{Reason: fmt.Sprintf("unknown read-only compatible features %#x", unknownRO)}
 	case sb.incompat(incompatRecover):
-		return &filesystem.Doubt{Reason: "journal needs recovery", Remedy: remedyShutdown}
+		return &filesystem.Doubt{Reason: "journal needs recovery", Remedy: remedyShutdown, Replay: sb.replayable()}
 	case sb.State&stateErrors != 0:
 		return &filesystem.Doubt{Reason: "file system has errors", Remedy: remedyCheck}
 	case sb.State&stateValid == 0:
@@ -42,6 +42,13 @@ func superblockDoubt(sb *superblock) *filesystem.Doubt {
 		return &filesystem.Doubt{Reason: "journal on another device"}
 	}
 	return nil
+}
+
+// replayable tells whether a journal that needs recovery is all that is wrong. The kernel counts
+// the journal as empty without the superblock's flag, so what the journal says is not enough.
+func (sb *superblock) replayable() bool {
+	return sb.compat(compatHasJournal) && sb.JournalDev == 0 && sb.JournalInum != 0 && !sb.incompat(incompatMMP) &&
+		sb.State&(stateErrors|stateValid) == stateValid
 }
 
 // deepDoubt looks at the MMP block and the journal itself.

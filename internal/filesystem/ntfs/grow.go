@@ -31,14 +31,14 @@ const maxClusters = 1<<32 - 1
 // they were, as Windows leaves them for its own files.
 //
 // A volume that fills the partition already gives a Growth without steps. The error is a
-// *filesystem.CannotGrowError when the volume must stay as it is.
+// *filesystem.UnchangedError when the volume must stay as it is.
 func Grow(r io.ReaderAt, size quantity.Bytes) (filesystem.Growth, error) {
 	found, err := Read(r, size)
 	if err != nil {
 		return filesystem.Growth{}, err
 	}
 	if found.Doubt != nil {
-		return filesystem.Growth{}, &filesystem.CannotGrowError{Reason: found.Doubt.Reason}
+		return filesystem.Growth{}, &filesystem.UnchangedError{Reason: found.Doubt.Reason}
 	}
 	g := &grower{volume: volume{r: r, size: size}}
 	if g.geometry, err = readBoot(r, size); err != nil {
@@ -127,7 +127,7 @@ func (g *grower) editable(number uint64) (record, error) {
 		return record{}, err
 	}
 	if _, err := r.find(typeList, ""); err == nil {
-		return record{}, &filesystem.CannotGrowError{Reason: fmt.Sprintf("%s is spread over several records: the volume is too fragmented", r.name())}
+		return record{}, &filesystem.UnchangedError{Reason: fmt.Sprintf("%s is spread over several records: the volume is too fragmented", r.name())}
 	} else if !errors.Is(err, errNoAttribute) {
 		return record{}, err
 	}
@@ -197,7 +197,7 @@ func (g *grower) growBitmap() ([]filesystem.Write, error) {
 		// One cluster behind the old end: its backup boot sector stays until the new one is there.
 		g.newRun = run{vcn: g.bitmap.mapped(), lcn: g.clusters + 1, length: more}
 		if g.newRun.lcn+more > g.newClusters {
-			return nil, &filesystem.CannotGrowError{Reason: "the new room is too small for the volume's own bookkeeping"}
+			return nil, &filesystem.UnchangedError{Reason: "the new room is too small for the volume's own bookkeeping"}
 		}
 		g.bitmap.add(g.newRun)
 	}
@@ -273,7 +273,7 @@ func (g *grower) growBadClusters() ([]filesystem.Write, error) {
 	}
 	a, err := r.find(typeData, "$Bad")
 	if errors.Is(err, errNoAttribute) || err == nil && a.NonResident == 0 {
-		return nil, &filesystem.CannotGrowError{Reason: "$BadClus is not as Windows makes it"}
+		return nil, &filesystem.UnchangedError{Reason: "$BadClus is not as Windows makes it"}
 	}
 	if err != nil {
 		return nil, err

@@ -208,7 +208,7 @@ func TestCannotGrow(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	var cannot *filesystem.CannotGrowError
+	var cannot *filesystem.UnchangedError
 	if g, err := Grow(f, 64*quantity.MiB); !errors.As(err, &cannot) || len(g.Steps) != 0 {
 		t.Errorf("Grow of a dirty volume = %+v, %v", g, err)
 	}

@@ -30,6 +30,7 @@ func readLVM(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 		return v, nil
 	}
 	var used filesystem.Map
+	room := maxDiscardPieces
 	for _, e := range p.Own {
 		used.Add(e.Start, e.Length)
 	}
@@ -45,10 +46,18 @@ func readLVM(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 			return filesystem.Volume{Type: v.Type, UUID: v.UUID, Doubt: &refused}, nil
 		}
 		for _, e := range usedBy(inner, l.Size) {
-			l.Map(e, func(piece quantity.Extent) { used.Add(piece.Start, piece.Length) })
+			for piece := range l.Map(e) {
+				used.Add(piece.Start, piece.Length)
+			}
+		}
+		if inner.Doubt != nil {
+			v.Whole = append(v.Whole, wholeOf(l, inner))
 		}
 		for _, d := range inner.Discarded {
-			v.Discarded = append(v.Discarded, discardOn(l, d))
+			if on, ok := discardOn(l, d, room); ok {
+				v.Discarded = append(v.Discarded, on)
+				room -= len(on.Extents)
+			}
 		}
 	}
 	v.BlockSize = blockOfMark
@@ -78,14 +87,37 @@ func usedBy(v filesystem.Volume, size quantity.Bytes) []quantity.Extent {
 	return used.Extents()
 }
 
-// discardOn gives what a logical volume discards as a part of its physical volume.
-func discardOn(l *lvm.Logical, d filesystem.Discard) filesystem.Discard {
+// wholeOf describes a logical volume that is used as a whole.
+func wholeOf(l *lvm.Logical, inner filesystem.Volume) filesystem.Part {
+	part := filesystem.Part{Name: "logical volume " + l.Name, Type: inner.Type, Doubt: inner.Doubt}
+	pieces := 0
+	for place := range l.Map(quantity.Extent{Length: l.Size}) {
+		if pieces++; pieces > 1 {
+			part.Place = quantity.Extent{}
+			break
+		}
+		part.Place = place
+	}
+	return part
+}
+
+// maxDiscardPieces bounds what stripes make of all Discards: 1 MiB of memory.
+const maxDiscardPieces = 1 << 16
+
+// discardOn gives what a logical volume discards as a part of its physical volume; not if
+// that is in more pieces than there is room for.
+func discardOn(l *lvm.Logical, d filesystem.Discard, room int) (filesystem.Discard, bool) {
 	out := filesystem.Discard{What: fmt.Sprintf("%s of logical volume %s", d.What, l.Name), Fill: d.Fill}
 	for _, e := range d.Extents {
-		l.Map(e, func(piece quantity.Extent) { out.Extents = append(out.Extents, piece) })
+		for piece := range l.Map(e) {
+			if len(out.Extents) == room {
+				return out, false
+			}
+			out.Extents = append(out.Extents, piece)
+		}
 	}
 	out.Extents = quantity.Normalize(out.Extents)
-	return out
+	return out, true
 }
 
 // nestedLVM finds physical volumes inside of logical volumes; they are not looked into.

@@ -54,6 +54,13 @@ func dirty(reason string, args ...any) *filesystem.Doubt {
 	return &filesystem.Doubt{Reason: "the log is not clean: " + fmt.Sprintf(reason, args...), Remedy: remedyUnmount}
 }
 
+// unwritten is dirty for a log as a power cut leaves it: the kernel knows what to do with it.
+func unwritten(reason string, args ...any) *filesystem.Doubt {
+	doubt := dirty(reason, args...)
+	doubt.Replay = true
+	return doubt
+}
+
 // logDoubt tells why the log may need to be replayed, or nil when the last thing that
 // was written to it says that everything is in place.
 func (rd *reader) logDoubt() (*filesystem.Doubt, error) {
@@ -158,7 +165,7 @@ func (l *logReader) unmounted() (*filesystem.Doubt, error) {
 	headers := l.headers(&h)
 	length := headers + (int64(h.Length)+logSector-1)/logSector
 	if end := at + length - round; end < l.newEnd || end > l.oldStart || length > l.sectors {
-		return dirty("the last record, at sector %d, ends at sector %d; the log ends at %d", at, end, l.newEnd), nil
+		return unwritten("the last record, at sector %d, ends at sector %d; the log ends at %d", at, end, l.newEnd), nil
 	}
 	record := make([]byte, length*logSector)
 	if err := l.read(record, at); err != nil {
@@ -171,11 +178,11 @@ func (l *logReader) unmounted() (*filesystem.Doubt, error) {
 func recordDoubt(record []byte, h *recordHeader, headers int64) *filesystem.Doubt {
 	operation := record[headers*logSector:][:operationSize]
 	if h.Operations != 1 || operation[8] != clientLog || operation[9]&flagUnmount == 0 {
-		return dirty("its last record was not written by an unmount")
+		return unwritten("its last record was not written by an unmount")
 	}
 	if want := binary.LittleEndian.Uint32(record[recordCRC:]); want != 0 &&
 		recordChecksum(record, h, headers, recordCRCSize) != want && recordChecksum(record, h, headers, recordCRC386) != want {
-		return dirty("the checksum of the last record does not match")
+		return unwritten("the checksum of the last record does not match")
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package lvm
 import (
 	"cmp"
 	"io"
+	"iter"
 	"slices"
 
 	"clonecast/internal/filesystem"
@@ -27,15 +28,18 @@ type segment struct {
 	stripeSize    quantity.Bytes   // where there are several
 }
 
-// Map calls f for the pieces of the physical volume that hold an extent of the logical volume,
-// in order. The extent must lie inside the volume.
-func (l *Logical) Map(e quantity.Extent, f func(quantity.Extent)) {
-	for e.Length > 0 {
-		place, length := l.place(e.Start)
-		n := min(length, e.Length)
-		f(quantity.Extent{Start: place, Length: n})
-		e.Start += n
-		e.Length -= n
+// Map gives the pieces of the physical volume that hold an extent of the logical volume, in
+// order. The extent must lie inside the volume. Stripes can make very many of it.
+func (l *Logical) Map(e quantity.Extent) iter.Seq[quantity.Extent] {
+	return func(yield func(quantity.Extent) bool) {
+		for at := e.Start; at < e.End(); {
+			place, length := l.place(at)
+			n := min(length, e.End()-at)
+			if !yield(quantity.Extent{Start: place, Length: n}) {
+				return
+			}
+			at += n
+		}
 	}
 }
 

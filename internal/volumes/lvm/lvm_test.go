@@ -192,7 +192,9 @@ func TestStriped(t *testing.T) {
 		t.Errorf("%d bytes read, %v; equal: %t", len(got), err, bytes.Equal(got, want))
 	}
 	var pieces []quantity.Extent
-	l.Map(quantity.Extent{Start: stripe - 10, Length: stripe + 20}, func(e quantity.Extent) { pieces = append(pieces, e) })
+	for e := range l.Map(quantity.Extent{Start: stripe - 10, Length: stripe + 20}) {
+		pieces = append(pieces, e)
+	}
 	if diff := cmp.Diff([]quantity.Extent{
 		{Start: 5*quantity.MiB + stripe - 10, Length: 10}, {Start: 13 * quantity.MiB, Length: stripe}, {Start: 5*quantity.MiB + stripe, Length: 10},
 	}, pieces); diff != "" {
@@ -306,11 +308,11 @@ func judge(t *testing.T, r io.ReaderAt, size quantity.Bytes) string {
 		l := &p.Volumes[i]
 		last := quantity.Extent{Start: l.Size - 1, Length: 1}
 		for _, e := range []quantity.Extent{{Length: min(l.Size, quantity.MiB)}, last} {
-			l.Map(e, func(e quantity.Extent) {
+			for e := range l.Map(e) {
 				if e.Start < 0 || e.Length <= 0 || e.End() > size {
 					t.Fatalf("logical volume %s: %+v of %v", l.Name, e, size)
 				}
-			})
+			}
 		}
 	}
 	return "volumes"
