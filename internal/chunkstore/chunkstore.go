@@ -80,6 +80,14 @@ type Session interface {
 	// than the manifest says a *LengthError, and stores nothing.
 	Publish(ctx context.Context, m *image.Manifest) (envelope []byte, version image.Version, err error)
 
+	// SignOutline signs what is known of the version before its content is stored, for machines
+	// that follow the capture.
+	SignOutline(ctx context.Context, o *image.Outline) (envelope []byte, id image.CastID, err error)
+
+	// SignPart makes everything that was put readable for everybody, and signs p. When the store
+	// lacks one of its chunks it returns a *IncompleteError and signs nothing.
+	SignPart(ctx context.Context, p *image.Part) (envelope []byte, err error)
+
 	// Close ends the session. Chunks of a session that did not publish stay in the
 	// store, so that a later capture need not send them again.
 	Close() error

@@ -16,7 +16,7 @@ func TestPieces(t *testing.T) {
 		Extents: []quantity.Extent{{Start: 10, Length: 20}, {Start: 100, Length: k}, {Start: 3*k + 1, Length: 1}, {Start: 4*k + 5, Length: k + 100}},
 		Chunks:  []chunk.ID{id(0), id(1), id(3), id(4), id(5)},
 	}
-	if err := c.validate(); err != nil {
+	if err := c.validate(true); err != nil {
 		t.Fatal(err)
 	}
 	var ids []chunk.ID

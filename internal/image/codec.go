@@ -39,17 +39,7 @@ func (m *Manifest) MarshalBinary() ([]byte, error) {
 	}
 	var w writer
 	w.raw([]byte(manifestMagic))
-	w.string(m.Image)
-	w.uint(m.Sequence)
-	w.raw(m.Parent[:])
-	w.uint(uint64(m.Created))
-	for _, s := range []string{m.Comment, m.Origin, m.Creator, m.Engine} {
-		w.string(s)
-	}
-	w.uint(uint64(len(m.Disks)))
-	for i := range m.Disks {
-		w.disk(&m.Disks[i])
-	}
+	w.manifest(m)
 	return w.b, nil
 }
 
@@ -60,23 +50,14 @@ func Parse(b []byte) (*Manifest, error) {
 	if string(r.raw(len(manifestMagic))) != manifestMagic {
 		return nil, errors.New("not a manifest: magic is absent")
 	}
-	m := &Manifest{Image: r.string(), Sequence: r.uint()}
-	copy(m.Parent[:], r.raw(len(m.Parent)))
-	m.Created = int64(r.bounded(maxCreated))
-	m.Comment, m.Origin, m.Creator, m.Engine = r.string(), r.string(), r.string(), r.string()
-	for range r.count(maxDisks) {
-		m.Disks = append(m.Disks, r.disk())
-	}
-	if r.err != nil {
-		return nil, fmt.Errorf("manifest at byte %d: %w", r.at, r.err)
-	}
-	if r.at != len(b) {
-		return nil, fmt.Errorf("manifest has %d bytes after its end", len(b)-r.at)
+	m := r.manifest()
+	if err := r.end("manifest"); err != nil {
+		return nil, err
 	}
 	if err := m.validate(); err != nil {
 		return nil, err
 	}
-	return m, nil
+	return &m, nil
 }
 
 type writer struct{ b []byte }
@@ -96,6 +77,20 @@ func (w *writer) string(s string) { w.bytes([]byte(s)) }
 func (w *writer) bytes(b []byte) {
 	w.uint(uint64(len(b)))
 	w.raw(b)
+}
+
+func (w *writer) manifest(m *Manifest) {
+	w.string(m.Image)
+	w.uint(m.Sequence)
+	w.raw(m.Parent[:])
+	w.uint(uint64(m.Created))
+	for _, s := range []string{m.Comment, m.Origin, m.Creator, m.Engine} {
+		w.string(s)
+	}
+	w.uint(uint64(len(m.Disks)))
+	for i := range m.Disks {
+		w.disk(&m.Disks[i])
+	}
 }
 
 func (w *writer) disk(d *Disk) {
@@ -157,6 +152,19 @@ type reader struct {
 	b   []byte
 	at  int
 	err error
+
+	outline bool // contents have no chunk ids
+}
+
+// end tells what was wrong with the input: a field, or bytes after the last one.
+func (r *reader) end(what string) error {
+	if r.err != nil {
+		return fmt.Errorf("%s at byte %d: %w", what, r.at, r.err)
+	}
+	if r.at != len(r.b) {
+		return fmt.Errorf("%s has %d bytes after its end", what, len(r.b)-r.at)
+	}
+	return nil
 }
 
 func (r *reader) fail(format string, args ...any) {
@@ -212,6 +220,22 @@ func (r *reader) size() quantity.Bytes { return quantity.Bytes(r.bounded(maxDisk
 
 func (r *reader) string() string { return string(r.raw(r.count(maxString))) }
 
+func (r *reader) id() (id chunk.ID) {
+	copy(id[:], r.raw(len(id)))
+	return id
+}
+
+func (r *reader) manifest() Manifest {
+	m := Manifest{Image: r.string(), Sequence: r.uint()}
+	copy(m.Parent[:], r.raw(len(m.Parent)))
+	m.Created = int64(r.bounded(maxCreated))
+	m.Comment, m.Origin, m.Creator, m.Engine = r.string(), r.string(), r.string(), r.string()
+	for range r.count(maxDisks) {
+		m.Disks = append(m.Disks, r.disk())
+	}
+	return m
+}
+
 func (r *reader) disk() Disk {
 	d := Disk{Size: r.size()}
 	d.LogicalSector = quantity.SectorSize(r.bounded(1 << 16))
@@ -256,13 +280,16 @@ func (r *reader) content() Content {
 		}
 		c.Extents = append(c.Extents, e)
 	}
+	if r.outline {
+		return c
+	}
 	n := ChunkCount(c.Extents)
 	if n > (len(r.b)-r.at)/len(chunk.ID{}) {
 		r.fail("ends in the middle of a region's %d chunk ids", n)
 		return Content{}
 	}
 	for range n {
-		c.Chunks = append(c.Chunks, chunk.ID(r.raw(len(chunk.ID{}))))
+		c.Chunks = append(c.Chunks, r.id())
 	}
 	return c
 }

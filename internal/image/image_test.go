@@ -256,8 +256,8 @@ func FuzzOpen(f *testing.F) {
 		if len(body) > 4 && uint(body[2])|uint(body[3]) > 0 && (body[3] > 0 || body[2] > 32) {
 			return // claims more than 2 MiB: fine, but slow to try
 		}
-		b := append([]byte(envelopeMagic), testKey(1).Public().(ed25519.PublicKey)...)
-		b = append(append(b, ed25519.Sign(testKey(1), signedMessage(body))...), body...)
+		b := append([]byte(manifestSeal.magic), testKey(1).Public().(ed25519.PublicKey)...)
+		b = append(append(b, ed25519.Sign(testKey(1), manifestSeal.message(body))...), body...)
 		m, id, err := Open(b, trust(testKey(1)))
 		if err == nil && id != Identify(marshal(t, m)) {
 			t.Error("Open gives the id of another manifest")

@@ -22,14 +22,24 @@ import (
 //
 // The signature covers the compressed bytes, so that nothing is unpacked before it is
 // proven. The version id names the plain ones, however they were compressed.
+//
+// Outlines and parts (outline.go) have envelopes of the same form with a magic and a domain of
+// their own: none of them can pass for a manifest.
 const (
-	envelopeMagic  = "CCSIGN1\n"
 	signedFrom     = 8 + ed25519.PublicKeySize + ed25519.SignatureSize
 	envelopeHeader = signedFrom + 4
 	domain         = "clonecast-manifest-v1\x00"
-	envelopeDomain = "clonecast-envelope-v1\x00"
 	// MaxManifest bounds a manifest's binary form: room for 64 TiB of chunks.
 	MaxManifest = 1 << 30
+)
+
+// sealKind is what can be in an envelope.
+type sealKind struct{ name, magic, domain string }
+
+var (
+	manifestSeal = sealKind{"manifest", "CCSIGN1\n", "clonecast-envelope-v1\x00"}
+	outlineSeal  = sealKind{"outline", "CCSIGO1\n", "clonecast-outline-envelope-v1\x00"}
+	partSeal     = sealKind{"part", "CCSIGP1\n", "clonecast-part-envelope-v1\x00"}
 )
 
 // ErrUntrusted reports an envelope whose signature is not from a trusted key.
@@ -40,7 +50,7 @@ var ErrUnknownKey = fmt.Errorf("%w", ErrUntrusted)
 
 // Signer gives the key that an envelope says it is signed by, or nil. Nothing proves that.
 func Signer(envelope []byte) ed25519.PublicKey {
-	if len(envelope) < envelopeHeader || string(envelope[:8]) != envelopeMagic {
+	if len(envelope) < envelopeHeader || string(envelope[:8]) != manifestSeal.magic {
 		return nil
 	}
 	return ed25519.PublicKey(bytes.Clone(envelope[8:40]))
@@ -60,39 +70,36 @@ func Seal(m *Manifest, key ed25519.PrivateKey) (envelope []byte, id VersionID, e
 	if err != nil {
 		return nil, VersionID{}, err
 	}
+	if envelope, err = manifestSeal.seal(raw, key); err != nil {
+		return nil, VersionID{}, err
+	}
+	return envelope, Identify(raw), nil
+}
+
+func (k sealKind) seal(raw []byte, key ed25519.PrivateKey) ([]byte, error) {
 	if len(raw) > MaxManifest {
-		return nil, VersionID{}, fmt.Errorf("manifest of %d bytes is longer than %d", len(raw), MaxManifest)
+		return nil, fmt.Errorf("%s of %d bytes is longer than %d", k.name, len(raw), MaxManifest)
 	}
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
 	if err != nil {
-		return nil, VersionID{}, fmt.Errorf("make zstd encoder: %w", err)
+		return nil, fmt.Errorf("make zstd encoder: %w", err)
 	}
 	body := z.EncodeAll(raw, binary.LittleEndian.AppendUint32(nil, uint32(len(raw))))
-	envelope = append(envelope, envelopeMagic...)
-	envelope = append(envelope, key.Public().(ed25519.PublicKey)...)
-	envelope = append(envelope, ed25519.Sign(key, signedMessage(body))...)
-	return append(envelope, body...), Identify(raw), nil
+	envelope := append([]byte(k.magic), key.Public().(ed25519.PublicKey)...)
+	envelope = append(envelope, ed25519.Sign(key, k.message(body))...)
+	return append(envelope, body...), nil
 }
 
-func signedMessage(body []byte) []byte {
+// message is what is signed of an envelope's body.
+func (k sealKind) message(body []byte) []byte {
 	sum := sha256.Sum256(body)
-	return append([]byte(envelopeDomain), sum[:]...)
+	return append([]byte(k.domain), sum[:]...)
 }
 
 // Open verifies an envelope against the trusted keys and parses its manifest. No
 // byte of the manifest is unpacked before its signature is proven.
 func Open(envelope []byte, trusted []ed25519.PublicKey) (*Manifest, VersionID, error) {
-	if len(envelope) < envelopeHeader || string(envelope[:8]) != envelopeMagic {
-		return nil, VersionID{}, errors.New("not a signed manifest: magic is absent")
-	}
-	key := ed25519.PublicKey(envelope[8:40])
-	if !isTrusted(key, trusted) {
-		return nil, VersionID{}, fmt.Errorf("%w: key %x is unknown here", ErrUnknownKey, []byte(key[:8]))
-	}
-	if !ed25519.Verify(key, signedMessage(envelope[signedFrom:]), envelope[40:signedFrom]) {
-		return nil, VersionID{}, fmt.Errorf("%w: it was altered", ErrUntrusted)
-	}
-	raw, err := inflate(envelope[envelopeHeader:], binary.LittleEndian.Uint32(envelope[signedFrom:]))
+	raw, err := manifestSeal.open(envelope, trusted)
 	if err != nil {
 		return nil, VersionID{}, err
 	}
@@ -101,6 +108,20 @@ func Open(envelope []byte, trusted []ed25519.PublicKey) (*Manifest, VersionID, e
 		return nil, VersionID{}, err
 	}
 	return m, Identify(raw), nil
+}
+
+func (k sealKind) open(envelope []byte, trusted []ed25519.PublicKey) ([]byte, error) {
+	if len(envelope) < envelopeHeader || string(envelope[:8]) != k.magic {
+		return nil, fmt.Errorf("not a signed %s: magic is absent", k.name)
+	}
+	key := ed25519.PublicKey(envelope[8:40])
+	if !isTrusted(key, trusted) {
+		return nil, fmt.Errorf("%w: key %x is unknown here", ErrUnknownKey, []byte(key[:8]))
+	}
+	if !ed25519.Verify(key, k.message(envelope[signedFrom:]), envelope[40:signedFrom]) {
+		return nil, fmt.Errorf("%w: it was altered", ErrUntrusted)
+	}
+	return k.inflate(envelope[envelopeHeader:], binary.LittleEndian.Uint32(envelope[signedFrom:]))
 }
 
 func isTrusted(key ed25519.PublicKey, trusted []ed25519.PublicKey) bool {
@@ -115,9 +136,9 @@ func isTrusted(key ed25519.PublicKey, trusted []ed25519.PublicKey) bool {
 // minWindow is the smallest window of a zstd frame, whatever it holds.
 const minWindow = 1 << 10
 
-func inflate(b []byte, size uint32) ([]byte, error) {
+func (k sealKind) inflate(b []byte, size uint32) ([]byte, error) {
 	if size > MaxManifest {
-		return nil, fmt.Errorf("signed manifest claims %d bytes, more than %d", size, MaxManifest)
+		return nil, fmt.Errorf("signed %s claims %d bytes, more than %d", k.name, size, MaxManifest)
 	}
 	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(uint64(max(size, minWindow))), zstd.WithDecoderMaxWindow(16<<20))
 	if err != nil {
@@ -126,10 +147,10 @@ func inflate(b []byte, size uint32) ([]byte, error) {
 	defer z.Close()
 	raw, err := z.DecodeAll(b, nil)
 	if err != nil {
-		return nil, fmt.Errorf("signed manifest does not decode: %w", err)
+		return nil, fmt.Errorf("signed %s does not decode: %w", k.name, err)
 	}
 	if len(raw) != int(size) {
-		return nil, fmt.Errorf("signed manifest decodes to %d bytes, want %d", len(raw), size)
+		return nil, fmt.Errorf("signed %s decodes to %d bytes, want %d", k.name, len(raw), size)
 	}
 	return raw, nil
 }

@@ -10,7 +10,10 @@ import (
 
 // validate checks what a deploy relies on: names, sizes, and that every region lies
 // inside its disk without touching another.
-func (m *Manifest) validate() error {
+func (m *Manifest) validate() error { return m.check(true) }
+
+// check is validate; an outline's contents have no chunk ids.
+func (m *Manifest) check(ids bool) error {
 	if err := CheckName(m.Image); err != nil {
 		return fmt.Errorf("manifest: %w", err)
 	}
@@ -26,14 +29,14 @@ func (m *Manifest) validate() error {
 		return fmt.Errorf("manifest: %d disks, want 1 to %d", len(m.Disks), maxDisks)
 	}
 	for i := range m.Disks {
-		if err := m.Disks[i].validate(); err != nil {
+		if err := m.Disks[i].validate(ids); err != nil {
 			return fmt.Errorf("manifest: disk %d: %w", i, err)
 		}
 	}
 	return nil
 }
 
-func (d *Disk) validate() error {
+func (d *Disk) validate(ids bool) error {
 	if !d.LogicalSector.Valid() || d.PhysicalSector > maxPhysicalSector || d.Size <= 0 || d.Size > maxDiskSize {
 		return fmt.Errorf("size %d with sectors of %d bytes, physical ones of %d", d.Size, d.LogicalSector, d.PhysicalSector)
 	}
@@ -53,13 +56,13 @@ func (d *Disk) validate() error {
 		regions = append(regions, quantity.Extent{Start: a.Start, Length: quantity.Bytes(len(a.Data))})
 	}
 	for i := range d.Boot {
-		if err := d.Boot[i].validate(); err != nil {
+		if err := d.Boot[i].validate(ids); err != nil {
 			return fmt.Errorf("boot area at byte %d: %w", d.Boot[i].Start, err)
 		}
 		regions = append(regions, quantity.Extent{Start: d.Boot[i].Start, Length: d.Boot[i].Length})
 	}
 	for i := range d.Partitions {
-		if err := d.Partitions[i].validate(); err != nil {
+		if err := d.Partitions[i].validate(ids); err != nil {
 			return fmt.Errorf("partition %d: %w", d.Partitions[i].Number, err)
 		}
 		c := d.Partitions[i].Content
@@ -68,7 +71,7 @@ func (d *Disk) validate() error {
 	return checkDisjoint(regions, d.Size)
 }
 
-func (p *Partition) validate() error {
+func (p *Partition) validate(ids bool) error {
 	for _, s := range []string{p.Type, p.GUID, p.Name, p.Reason, p.Filesystem.Type, p.Filesystem.UUID, p.Filesystem.Label} {
 		if err := checkString("a text", s); err != nil {
 			return err
@@ -83,10 +86,10 @@ func (p *Partition) validate() error {
 	if p.Number < 0 || p.Number > 1<<20 || p.Filesystem.BlockSize < 0 || p.Filesystem.BlockSize > maxDiskSize {
 		return fmt.Errorf("number %d, block size %d", p.Number, p.Filesystem.BlockSize)
 	}
-	return p.Content.validate()
+	return p.Content.validate(ids)
 }
 
-func (c *Content) validate() error {
+func (c *Content) validate(ids bool) error {
 	end := quantity.Bytes(0)
 	for i, e := range c.Extents {
 		if e.Length <= 0 || e.Start < end || i > 0 && e.Start == end || e.Start > c.Length-e.Length {
@@ -94,7 +97,7 @@ func (c *Content) validate() error {
 		}
 		end = e.End()
 	}
-	if n := ChunkCount(c.Extents); n != len(c.Chunks) {
+	if n := ChunkCount(c.Extents); ids && n != len(c.Chunks) {
 		return fmt.Errorf("%d chunk ids, extents touch %d", len(c.Chunks), n)
 	}
 	return nil

@@ -163,6 +163,39 @@ func (n *session) Publish(ctx context.Context, m *image.Manifest) ([]byte, image
 	return envelope, version, nil
 }
 
+// SignOutline implements chunkstore.Session.
+func (n *session) SignOutline(ctx context.Context, o *image.Outline) ([]byte, image.CastID, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := errors.Join(ctx.Err(), n.err); err != nil {
+		return nil, image.CastID{}, err
+	}
+	return image.SealOutline(o, n.store.signing)
+}
+
+// SignPart implements chunkstore.Session. Chunks are readable once their pack is sealed.
+func (n *session) SignPart(ctx context.Context, p *image.Part) ([]byte, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := errors.Join(ctx.Err(), n.err); err != nil {
+		return nil, err
+	}
+	if err := n.seal(); err != nil {
+		n.err = fmt.Errorf("seal part %d: %w", p.Number, err)
+		return nil, n.err
+	}
+	var missing []chunk.ID
+	for _, id := range p.Chunks {
+		if !n.has(id) {
+			missing = append(missing, id)
+		}
+	}
+	if len(missing) > 0 {
+		return nil, fmt.Errorf("part %d: %w", p.Number, &chunkstore.IncompleteError{Missing: missing})
+	}
+	return image.SealPart(p, n.store.signing)
+}
+
 // Close implements chunkstore.Session.
 func (n *session) Close() error {
 	n.mu.Lock()

@@ -486,6 +486,35 @@ func (s *Store) complete(m *image.Manifest) (chunks []chunk.ID, err error) {
 	return chunks, nil
 }
 
+// SignOutline implements chunkstore.Session.
+func (n *session) SignOutline(ctx context.Context, o *image.Outline) ([]byte, image.CastID, error) {
+	n.store.mu.Lock()
+	defer n.store.mu.Unlock()
+	if err := n.use(ctx); err != nil {
+		return nil, image.CastID{}, err
+	}
+	return image.SealOutline(o, n.store.key)
+}
+
+// SignPart implements chunkstore.Session.
+func (n *session) SignPart(ctx context.Context, p *image.Part) ([]byte, error) {
+	n.store.mu.Lock()
+	defer n.store.mu.Unlock()
+	if err := n.use(ctx); err != nil {
+		return nil, err
+	}
+	var missing []chunk.ID
+	for _, id := range p.Chunks {
+		if n.store.frames[id] == nil {
+			missing = append(missing, id)
+		}
+	}
+	if len(missing) > 0 {
+		return nil, fmt.Errorf("part %d: %w", p.Number, &chunkstore.IncompleteError{Missing: missing})
+	}
+	return image.SealPart(p, n.store.key)
+}
+
 // Close implements chunkstore.Session.
 func (n *session) Close() error {
 	n.store.mu.Lock()

@@ -30,6 +30,7 @@ func Run(t *testing.T, open func(t *testing.T) chunkstore.Store) {
 		{"frames", testFrames},
 		{"refused frames", testRefusedFrames},
 		{"incomplete", testIncomplete},
+		{"parts", testParts},
 		{"invalid manifest", testInvalidManifest},
 		{"abandoned session", testAbandoned},
 		{"closed session", testClosed},
@@ -289,6 +290,73 @@ func testIncomplete(t *testing.T, s chunkstore.Store) {
 	}
 }
 
+// outlineOf is what is known of a version before its content.
+func outlineOf(m *image.Manifest) *image.Outline {
+	o := &image.Outline{Task: "1", Manifest: *m}
+	o.Manifest.Disks = slices.Clone(m.Disks)
+	for i := range o.Manifest.Disks {
+		d := &o.Manifest.Disks[i]
+		d.Partitions = slices.Clone(d.Partitions)
+		for k := range d.Partitions {
+			d.Partitions[k].Content.Chunks = nil
+		}
+	}
+	return o
+}
+
+// A part is signed when its chunks can be read, before anything is published.
+func testParts(t *testing.T, s chunkstore.Store) {
+	disk := sample(t, "lab", 1, 9, 0)
+	n := begin(t, s)
+	envelope, id, err := n.SignOutline(t.Context(), outlineOf(disk.Manifest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	outline, opened, err := image.OpenOutline(envelope, s.TrustedKeys())
+	if err != nil || opened != id {
+		t.Fatalf("OpenOutline = %v, %v; want %v", opened, err, id)
+	}
+	chain := image.NewChain(outline, id)
+	for i, frame := range disk.Frames {
+		part := chain.Part(disk.IDs[i])
+		var incomplete *chunkstore.IncompleteError
+		if _, err := n.SignPart(t.Context(), part); !errors.As(err, &incomplete) || !slices.Equal(incomplete.Missing, disk.IDs[i]) {
+			t.Fatalf("SignPart of chunks that are missing = %v", err)
+		}
+		if _, err := n.PutFrame(t.Context(), frame); err != nil {
+			t.Fatal(err)
+		}
+		envelope, err := n.SignPart(t.Context(), part)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := image.OpenPart(envelope, s.TrustedKeys())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := chain.Add(got); err != nil {
+			t.Fatal(err)
+		}
+		var held [][]byte
+		err = s.Frames(t.Context(), got.Chunks, func(frame []byte) error {
+			held = append(held, bytes.Clone(frame))
+			return nil
+		})
+		if err != nil || len(held) != 1 || !bytes.Equal(held[0], frame) {
+			t.Fatalf("Frames of a part gives %d frames, %v", len(held), err)
+		}
+	}
+	if names, err := s.Images(t.Context()); err != nil || len(names) != 0 || !chain.Whole() {
+		t.Errorf("before the publication there are images %v, %v; the chain is %v", names, err, chain)
+	}
+	if _, _, err := n.Publish(t.Context(), disk.Manifest); err != nil {
+		t.Fatal(err)
+	}
+	if err := disk.Verify(t.Context(), s, 1); err != nil {
+		t.Error(err)
+	}
+}
+
 func testInvalidManifest(t *testing.T, s chunkstore.Store) {
 	n := begin(t, s)
 	for _, change := range []func(m *image.Manifest){
@@ -335,8 +403,10 @@ func testClosed(t *testing.T, s chunkstore.Store) {
 	_, missing := n.Missing(t.Context(), disk.IDs[0])
 	_, put := n.PutFrame(t.Context(), disk.Frames[0])
 	_, _, publish := n.Publish(t.Context(), disk.Manifest)
-	if missing == nil || put == nil || publish == nil {
-		t.Errorf("a closed session answers: Missing %v, PutFrame %v, Publish %v", missing, put, publish)
+	_, _, outline := n.SignOutline(t.Context(), outlineOf(disk.Manifest))
+	_, part := n.SignPart(t.Context(), &image.Part{Chunks: disk.IDs[0]})
+	if missing == nil || put == nil || publish == nil || outline == nil || part == nil {
+		t.Errorf("a closed session answers: Missing %v, PutFrame %v, Publish %v, SignOutline %v, SignPart %v", missing, put, publish, outline, part)
 	}
 }
 
