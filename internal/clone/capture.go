@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"clonecast/internal/chunk"
 	"clonecast/internal/chunkstore"
 	"clonecast/internal/image"
 	"clonecast/internal/quantity"
@@ -25,6 +26,9 @@ type CaptureOptions struct {
 	Verify   bool // decode every frame again before it is stored; a store on a server always does
 	Level    zstd.EncoderLevel
 	Progress Progress
+
+	// stored is LiveSink.Stored, nil when nobody follows.
+	stored func(ctx context.Context, ids []chunk.ID) error
 }
 
 // CaptureResult is what a capture did.
@@ -68,6 +72,12 @@ func CaptureDisks(ctx context.Context, disks []Captured, sink Sink, opts Capture
 		}
 		m.Disks = append(m.Disks, d)
 	}
+	if live, ok := sink.(LiveSink); ok {
+		if err := live.Outline(ctx, m); err != nil {
+			return CaptureResult{}, fmt.Errorf("announce the capture: %w", err)
+		}
+		opts.stored = live.Stored
+	}
 	var result CaptureResult
 	for pass := 1; ; pass++ {
 		result.Unreadable = nil
@@ -78,6 +88,7 @@ func CaptureDisks(ctx context.Context, disks []Captured, sink Sink, opts Capture
 		_, result.Version, err = sink.Publish(ctx, m)
 		var incomplete *chunkstore.IncompleteError
 		if errors.As(err, &incomplete) && pass < maxPasses {
+			opts.stored = nil // followers know of all chunks; what they lack comes with the version
 			continue
 		}
 		if err != nil {

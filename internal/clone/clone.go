@@ -21,6 +21,8 @@
 // Where a partition is kept, the boot code goes instead of the table (kept.go). Of several
 // disks each step is done for all before the next one begins (disks.go).
 //
+// A Follower writes most of a version before its manifest exists (follow.go).
+//
 // A disk that is cut anywhere before the last step does not boot, and the same call finishes it.
 // If nothing differs nothing is written. Bytes outside the allocated extents are not
 // touched, but for the signatures of file systems that would otherwise come alive, and
@@ -45,6 +47,16 @@ type Sink interface {
 	PutFrame(ctx context.Context, frame []byte) (int64, error)
 	// Publish makes m a version. A *chunkstore.IncompleteError asks for another pass.
 	Publish(ctx context.Context, m *image.Manifest) (envelope []byte, version image.Version, err error)
+}
+
+// LiveSink is a Sink that hands a capture on to machines that follow it. See Follower.
+type LiveSink interface {
+	Sink
+	// Outline tells what will be captured, before any content is read: m without chunk ids.
+	Outline(ctx context.Context, m *image.Manifest) error
+	// Stored tells the ids of the next chunks of the version, in the manifest's order, once the
+	// sink has them.
+	Stored(ctx context.Context, ids []chunk.ID) error
 }
 
 // OwnSink is a Sink in this process that need not verify what the engine has just made.
@@ -99,6 +111,7 @@ const (
 	PhaseCompare = "compare"
 	PhaseWrite   = "write"
 	PhaseVerify  = "verify"
+	PhaseFollow  = "follow"
 )
 
 // RefusedError says that nothing was done because it would be wrong or unsafe.

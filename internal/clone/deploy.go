@@ -154,6 +154,29 @@ func needs(d *image.Disk) quantity.Bytes {
 
 // compare finds what differs: chunks, finals, stale signatures.
 func (d *deploy) compare(ctx context.Context) error {
+	if err := d.compareChunks(ctx); err != nil {
+		return err
+	}
+	for _, f := range d.finals {
+		same, err := d.holds(f)
+		if err != nil {
+			return err
+		}
+		if !same {
+			d.result.Differ += quantity.Bytes(len(f.data))
+		}
+	}
+	var err error
+	if d.wipes, err = d.staleSignatures(); err != nil {
+		return err
+	}
+	for _, w := range d.wipes {
+		d.result.Differ += quantity.Bytes(len(w.data))
+	}
+	return nil
+}
+
+func (d *deploy) compareChunks(ctx context.Context) error {
 	var total quantity.Bytes
 	for _, c := range d.contents {
 		total += c.Allocated()
@@ -176,21 +199,6 @@ func (d *deploy) compare(ctx context.Context) error {
 	}
 	for i, c := range d.contents {
 		d.delta[i] = 2*kept[i] > len(c.Chunks)
-	}
-	for _, f := range d.finals {
-		same, err := d.holds(f)
-		if err != nil {
-			return err
-		}
-		if !same {
-			d.result.Differ += quantity.Bytes(len(f.data))
-		}
-	}
-	if d.wipes, err = d.staleSignatures(); err != nil {
-		return err
-	}
-	for _, w := range d.wipes {
-		d.result.Differ += quantity.Bytes(len(w.data))
 	}
 	return nil
 }

@@ -57,6 +57,7 @@ type batch struct {
 	entries []chunk.Entry
 	frame   []byte
 	ready   chan struct{}
+	told    []chunk.ID // what followers may know once the frame is stored
 }
 
 // storeContents reads, hashes, compresses and stores all contents, and fills in their
@@ -85,7 +86,9 @@ func storeContents(ctx context.Context, disk io.ReaderAt, contents []*image.Cont
 	encoded := inOrder(ctx, g, frames, func() (func(*batch) error, error) {
 		enc, err := chunk.NewEncoder(opts.Level)
 		return func(b *batch) error {
-			b.frame = enc.AppendFrame(b.frame[:0], b.entries, b.buf)
+			if b.frame = b.frame[:0]; len(b.entries) > 0 {
+				b.frame = enc.AppendFrame(b.frame, b.entries, b.buf)
+			}
 			return nil
 		}, err
 	})
@@ -210,6 +213,7 @@ func (s *storing) collect(ctx context.Context, read <-chan *batch, frames chan<-
 	var seen seenChunks
 	var frame *batch // being filled: neither empty nor full
 	var done quantity.Bytes
+	var untold untold
 	for b := range read {
 		for i, p := range b.group {
 			s.contents[p.region].Chunks[p.number] = b.ids[i]
@@ -220,9 +224,13 @@ func (s *storing) collect(ctx context.Context, read <-chan *batch, frames chan<-
 			s.opts.Progress(PhaseRead, done, s.result.Allocated)
 		}
 		b.keepMissing(&seen)
+		if s.opts.stored != nil {
+			untold.add(b.ids)
+		}
 		if frame != nil {
 			frame.take(b)
-			if frame.full() {
+			if frame.full() || untold.long() {
+				frame.told = untold.through(b)
 				if err := send(ctx, frames, frame); err != nil {
 					return err
 				}
@@ -230,20 +238,52 @@ func (s *storing) collect(ctx context.Context, read <-chan *batch, frames chan<-
 			}
 		}
 		switch {
-		case len(b.entries) == 0:
-			s.free <- b
-		case b.full():
+		case frame == nil && (b.full() || len(b.entries) == 0 && untold.any()):
+			b.told = untold.all()
 			if err := send(ctx, frames, b); err != nil {
 				return err
 			}
+		case len(b.entries) == 0:
+			s.free <- b
 		default: // no other frame is being filled, or it would have taken these chunks
 			frame = b
 		}
 	}
 	if frame != nil {
+		frame.told = untold.all()
 		return send(ctx, frames, frame)
 	}
 	return nil
+}
+
+// untold are chunks that were read and that followers do not know of yet.
+type untold struct {
+	ids  []chunk.ID
+	last int // how many of them are the last batch's
+}
+
+// untoldLimit is how many chunks followers wait for a frame to become full.
+const untoldLimit = 8 * framePieces
+
+func (u *untold) add(ids []chunk.ID) { u.ids, u.last = append(u.ids, ids...), len(ids) }
+func (u *untold) any() bool          { return len(u.ids) > 0 }
+func (u *untold) long() bool         { return len(u.ids) > untoldLimit }
+
+// all gives all of them.
+func (u *untold) all() (ids []chunk.ID) {
+	ids, u.ids, u.last = u.ids, nil, 0
+	return ids
+}
+
+// through gives those that are stored with a frame that has taken from the last batch b: if
+// some of b is left, nothing of b.
+func (u *untold) through(b *batch) (ids []chunk.ID) {
+	if len(b.entries) == 0 {
+		return u.all()
+	}
+	n := len(u.ids) - u.last
+	ids, u.ids = u.ids[:n:n], append([]chunk.ID(nil), u.ids[n:]...)
+	return ids
 }
 
 // keepMissing makes the entries of the chunks to send, and moves their bytes together at
@@ -282,11 +322,19 @@ func (s *storing) store(ctx context.Context, frames <-chan *batch) error {
 		put = own.PutOwn
 	}
 	for b := range frames {
-		stored, err := put(ctx, b.frame)
-		if err != nil {
-			return fmt.Errorf("store chunks: %w", err)
+		if len(b.frame) > 0 {
+			stored, err := put(ctx, b.frame)
+			if err != nil {
+				return fmt.Errorf("store chunks: %w", err)
+			}
+			s.result.Stored += quantity.Bytes(stored)
 		}
-		s.result.Stored += quantity.Bytes(stored)
+		if len(b.told) > 0 {
+			if err := s.opts.stored(ctx, b.told); err != nil {
+				return fmt.Errorf("tell followers: %w", err)
+			}
+			b.told = nil
+		}
 		s.free <- b
 	}
 	return nil
