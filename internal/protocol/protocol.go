@@ -160,6 +160,7 @@ const (
 	OpNone     = "none"
 	OpCapture  = "capture"
 	OpDeploy   = "deploy"
+	OpFollow   = "follow" // become a machine that is being captured, then deploy the version
 	OpReboot   = "reboot"
 	OpPoweroff = "poweroff"
 )
@@ -173,6 +174,8 @@ type Operation struct {
 	Image   string `json:"image,omitempty"`
 	Version string `json:"version,omitempty"` // deploy: version id
 	Comment string `json:"comment,omitempty"` // capture
+	Cast    bool   `json:"cast,omitempty"`    // capture: tell outline and parts, others follow
+	From    string `json:"from,omitempty"`    // follow: id of the machine that the same task captures
 	Force   bool   `json:"force,omitempty"`   // capture: also a hibernated system
 	Fill    bool   `json:"fill,omitempty"`    // capture: zeroes in the place of sectors that cannot be read
 	Replay  bool   `json:"replay,omitempty"`  // capture: let the kernel replay journals; changes the disk

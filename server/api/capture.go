@@ -24,7 +24,8 @@ import (
 type captures struct {
 	mu        sync.Mutex
 	byMachine map[string]*capture
-	publish   sync.Mutex // manifests are big: one at a time
+	changed   chan struct{} // closed when a cast has more parts, or another outline; nil when nobody waits
+	publish   sync.Mutex    // manifests are big: one at a time
 }
 
 type capture struct {
@@ -33,6 +34,7 @@ type capture struct {
 	index   int
 	session chunkstore.Session
 	closed  bool
+	cast    *cast // for followers, guarded by captures.mu; nil before the outline
 }
 
 // get gives the machine's session for an operation.
@@ -109,8 +111,8 @@ func cancelled() error {
 	return &protocol.Problem{Code: protocol.CodeCancelled, Title: "the operation is over or was cancelled"}
 }
 
-// doing gives the operation that the caller is doing, if it is of that kind and this boot's.
-func (a *API) doing(r *http.Request, kind string) (tasks.Operation, string, error) {
+// doing gives the operation that the caller is doing, if it is of one of the kinds and this boot's.
+func (a *API) doing(r *http.Request, kinds ...string) (tasks.Operation, string, error) {
 	c := callerOf(r.Context())
 	op, creator, found, err := a.Tasks.Current(r.Context(), c.machine)
 	if err != nil {
@@ -119,8 +121,8 @@ func (a *API) doing(r *http.Request, kind string) (tasks.Operation, string, erro
 	if !found || op.Boot() != c.boot {
 		return tasks.Operation{}, "", cancelled()
 	}
-	if op.Kind != kind {
-		return tasks.Operation{}, "", &protocol.Problem{Code: protocol.CodeForbidden, Title: "the machine's operation is no " + kind}
+	if !slices.Contains(kinds, op.Kind) {
+		return tasks.Operation{}, "", &protocol.Problem{Code: protocol.CodeForbidden, Title: "the machine's operation is no " + kinds[0]}
 	}
 	return op, creator, nil
 }
@@ -141,6 +143,10 @@ func readIDs(w http.ResponseWriter, r *http.Request) ([]chunk.ID, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseIDs(b)
+}
+
+func parseIDs(b []byte) ([]chunk.ID, error) {
 	if len(b) == 0 || len(b)%len(chunk.ID{}) != 0 {
 		return nil, invalidBody("%d bytes are no list of chunk ids", len(b))
 	}

@@ -17,6 +17,7 @@ import (
 	"clonecast/internal/image"
 	"clonecast/internal/partition/saved"
 	"clonecast/internal/protocol"
+	"clonecast/server/tasks"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -91,17 +92,32 @@ func (v *version) has(id chunk.ID) bool {
 	return found
 }
 
-// deploying gives the version that the caller's running deploy names.
+// deploying gives the version that the caller's running deploy names, or that the capture which
+// it follows has published.
 func (a *API) deploying(r *http.Request) (*version, error) {
-	op, _, err := a.doing(r, protocol.OpDeploy)
+	op, _, err := a.doing(r, protocol.OpDeploy, protocol.OpFollow)
 	if err != nil {
 		return nil, err
 	}
-	id, err := image.ParseVersionID(op.Version)
+	return a.deployed(r.Context(), op)
+}
+
+func (a *API) deployed(ctx context.Context, op tasks.Operation) (*version, error) {
+	name := op.Version
+	if op.Kind == protocol.OpFollow {
+		var err error
+		if name, err = a.followed(ctx, op); err != nil {
+			return nil, err
+		}
+		if name == "" {
+			return nil, &protocol.Problem{Code: protocol.CodeConflict, Title: "the capture that this machine follows is not published yet"}
+		}
+	}
+	id, err := image.ParseVersionID(name)
 	if err != nil {
 		return nil, err
 	}
-	return a.versions.get(r.Context(), op.Image, id)
+	return a.versions.get(ctx, op.Image, id)
 }
 
 func (a *API) manifest(w http.ResponseWriter, r *http.Request) error {
@@ -109,7 +125,7 @@ func (a *API) manifest(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeEnvelope(w, v)
+	return writeEnvelope(w, v.envelope)
 }
 
 // parent gives the version before the one that the machine deploys.
@@ -118,7 +134,7 @@ func (a *API) parent(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeEnvelope(w, v)
+	return writeEnvelope(w, v.envelope)
 }
 
 // parentOf gives the parent of the version that the caller's running deploy names. None,
@@ -128,27 +144,30 @@ func (a *API) parentOf(r *http.Request) (*version, error) {
 	if err != nil {
 		return nil, err
 	}
-	op, _, err := a.doing(r, protocol.OpDeploy)
+	op, _, err := a.doing(r, protocol.OpDeploy, protocol.OpFollow)
 	if err != nil {
 		return nil, err
 	}
 	return a.versions.get(r.Context(), op.Image, v.parent)
 }
 
-func writeEnvelope(w http.ResponseWriter, v *version) error {
+func writeEnvelope(w http.ResponseWriter, envelope []byte) error {
 	received(w)
 	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set("Content-Length", fmt.Sprint(len(v.envelope)))
+	w.Header().Set("Content-Length", fmt.Sprint(len(envelope)))
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(10 * time.Minute))
-	_, _ = w.Write(v.envelope)
+	_, _ = w.Write(envelope)
 	return nil
 }
 
-// filter takes out of frames what a version does not name: a frame that was stored with one
+// readable is the chunks that a machine may have.
+type readable interface{ has(chunk.ID) bool }
+
+// filter takes out of frames what a machine may not have: a frame that was stored with one
 // version may hold chunks of another one.
 type filter struct {
-	version *version
-	sieve   *chunk.Sieve // made when it is needed
+	readable
+	sieve *chunk.Sieve // made when it is needed
 }
 
 // frame gives a frame that holds wanted chunks and no others. Its bytes are valid until the
@@ -159,14 +178,14 @@ func (f *filter) frame(frame []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !slices.ContainsFunc(h.Entries, func(e chunk.Entry) bool { return !f.version.has(e.ID) }) {
+		if !slices.ContainsFunc(h.Entries, func(e chunk.Entry) bool { return !f.has(e.ID) }) {
 			return frame, nil
 		}
 		if f.sieve, err = chunk.NewSieve(zstd.SpeedFastest); err != nil {
 			return nil, err
 		}
 	}
-	return f.sieve.Keep(frame, f.version.has)
+	return f.sieve.Keep(frame, f.has)
 }
 
 func (f *filter) close() {
@@ -180,7 +199,7 @@ const maxDisk = 64
 
 // saveTable keeps the old partition table of a disk that is about to be overwritten.
 func (a *API) saveTable(w http.ResponseWriter, r *http.Request) error {
-	op, _, err := a.doing(r, protocol.OpDeploy)
+	op, _, err := a.doing(r, protocol.OpDeploy, protocol.OpFollow)
 	if err != nil {
 		return err
 	}
@@ -212,7 +231,7 @@ func (a *API) saveTable(w http.ResponseWriter, r *http.Request) error {
 const frameTimeout = time.Minute
 
 func (a *API) chunks(w http.ResponseWriter, r *http.Request) error {
-	v, err := a.deploying(r)
+	mine, err := a.readable(r)
 	if err != nil {
 		return err
 	}
@@ -220,10 +239,10 @@ func (a *API) chunks(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := v.allows(ids); err != nil {
+	if err := allowed(mine, ids); err != nil {
 		return err
 	}
-	only := filter{version: v}
+	only := filter{readable: mine}
 	defer only.close()
 	return a.stream(w, r, func(write func([]byte) error) error {
 		return a.Store.Frames(r.Context(), ids, func(frame []byte) error {
@@ -236,10 +255,29 @@ func (a *API) chunks(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// allows refuses chunks that are not part of the version.
-func (v *version) allows(ids []chunk.ID) error {
+// readable gives the chunks that the caller may have: those of the version that it deploys, or of
+// the parts that it follows.
+func (a *API) readable(r *http.Request) (readable, error) {
+	op, _, err := a.doing(r, protocol.OpDeploy, protocol.OpFollow)
+	if err != nil {
+		return nil, err
+	}
+	if op.Kind == protocol.OpFollow {
+		version, err := a.followed(r.Context(), op)
+		if err != nil {
+			return nil, err
+		}
+		if version == "" {
+			return a.captures.cast(op)
+		}
+	}
+	return a.deployed(r.Context(), op)
+}
+
+// allowed refuses chunks that are not for the caller.
+func allowed(mine readable, ids []chunk.ID) error {
 	for _, id := range ids {
-		if !v.has(id) {
+		if !mine.has(id) {
 			return &protocol.Problem{Code: protocol.CodeForbidden, Title: fmt.Sprintf("chunk %v is not part of the version that this machine deploys", id)}
 		}
 	}
@@ -270,7 +308,7 @@ func (a *API) deltas(w http.ResponseWriter, r *http.Request) error {
 	var wants []chunk.Want
 	for pair := range slices.Chunk(ids, 2) {
 		want := chunk.Want{ID: pair[0], Base: pair[1]}
-		if err := v.allows(pair[:1]); err != nil {
+		if err := allowed(v, pair[:1]); err != nil {
 			return err
 		}
 		if !parent.has(want.Base) {

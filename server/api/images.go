@@ -159,16 +159,18 @@ func (a *API) imageDetail(ctx context.Context, ref string) (ImageDetail, error) 
 
 // Order is what an admin wants machines to do.
 type Order struct {
-	Kind     string   `json:"kind" enum:"capture,deploy"`
+	Kind     string   `json:"kind" enum:"capture,deploy,cast"`
 	Machines []string `json:"machines" minItems:"1" maxItems:"2000" doc:"by name, id or MAC"`
-	Image    string   `json:"image" maxLength:"160" doc:"capture: a name; deploy: NAME, NAME@SEQUENCE or NAME@ID"`
+	From     string   `json:"from,omitempty" maxLength:"128" doc:"cast: the machine to capture; the others become it meanwhile"`
+	Image    string   `json:"image" maxLength:"160" doc:"capture, cast: a name; deploy: NAME, NAME@SEQUENCE or NAME@ID"`
 	Comment  string   `json:"comment,omitempty" maxLength:"1024"`
 	Force    bool     `json:"force,omitempty" doc:"capture: also a hibernated system"`
 	Fill     bool     `json:"fill_bad_sectors,omitempty" doc:"capture: store zeroes in the place of sectors that cannot be read"`
 	Replay   bool     `json:"replay,omitempty" doc:"capture: let the machine's kernel replay the journals of file systems that were not unmounted; changes the disk"`
 	NoTrim   bool     `json:"no_trim,omitempty" doc:"deploy: do not tell the disk which blocks are free"`
 	Disks    []string `json:"disks,omitempty" maxItems:"64" doc:"rules that name the disks, one each (docs/disks.md); default: the rule of the hardware class"`
-	Grow     string   `json:"grow,omitempty" maxLength:"160" doc:"deploy: partitions that take the free room behind them: last, or numbers: 2,3"`
+	FromDisk []string `json:"from_disks,omitempty" maxItems:"64" doc:"cast: rules that name the disks to capture; disks and grow are for the others, policies for the capture"`
+	Grow     string   `json:"grow,omitempty" maxLength:"160" doc:"deploy, cast: partitions that take the free room behind them: last, or numbers: 2,3"`
 	AllDisks bool     `json:"all_disks,omitempty" doc:"capture: every disk that fits the rule"`
 	Policies []string `json:"policies,omitempty" maxItems:"64" doc:"what to do with partitions: 3=skip, or 2:3=raw for the second disk; a deploy can only skip"`
 	Then     string   `json:"then,omitempty" enum:"poweroff,reboot,"`
@@ -180,6 +182,7 @@ type Order struct {
 type Ordered struct {
 	Task     *tasks.Task `json:"task,omitempty"`
 	Version  *Version    `json:"version,omitempty"` // to be deployed
+	From     *Target     `json:"from,omitempty"`    // to be captured for a cast
 	Machines []Target    `json:"machines"`
 }
 
@@ -198,12 +201,15 @@ type orderIn struct{ Body Order }
 
 func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 	q := i.Body
-	n := tasks.New{Creator: callerOf(ctx).admin}
-	op := protocol.Operation{Kind: q.Kind, Image: q.Image, Comment: q.Comment, Force: q.Force, Fill: q.Fill, Replay: q.Replay, NoTrim: q.NoTrim, Disks: q.Disks, AllDisks: q.AllDisks, Policies: q.Policies, Grow: q.Grow}
-	answer := Ordered{Machines: []Target{}}
 	if problem := q.problem(); problem != "" {
 		return Ordered{}, &protocol.Problem{Code: protocol.CodeInvalid, Title: problem}
 	}
+	if q.Kind == OrderCast {
+		return a.orderCast(ctx, q)
+	}
+	n := tasks.New{Creator: callerOf(ctx).admin}
+	op := q.operation()
+	answer := Ordered{Machines: []Target{}}
 	var deployed *image.Manifest
 	wants := make([]diskrule.Want, max(1, len(q.Disks)))
 	if q.Kind == protocol.OpDeploy {
@@ -229,27 +235,53 @@ func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 		n.Title = "capture " + q.Image
 	}
 	for _, ref := range q.Machines {
-		m, err := a.Machines.Find(ctx, ref)
+		t, err := a.target(ctx, q, ref, wants)
 		if err != nil {
 			return Ordered{}, err
-		}
-		t := Target{ID: m.ID, Name: m.Name, State: m.State}
-		if t.Disks, err = a.foretell(m, q, wants); err != nil {
-			t.Problem = err.Error()
-		}
-		if err != nil && !q.DryRun && !q.Unseen {
-			return Ordered{}, &protocol.Problem{Code: protocol.CodeConflict, Title: fmt.Sprintf("machine %s: %v", m.Name, err), Hint: unseenHint}
 		}
 		if deployed != nil {
 			t.Grow = growth(deployed, t.Disks, q.Grow)
 		}
 		answer.Machines = append(answer.Machines, t)
-		n.Machines = append(n.Machines, m.ID)
+		n.Machines = append(n.Machines, t.ID)
 	}
-	n.Operations = []protocol.Operation{op}
-	if q.Then != "" {
-		n.Operations = append(n.Operations, protocol.Operation{Kind: q.Then})
+	n.Operations = q.then(op)
+	return a.create(ctx, q, n, answer)
+}
+
+// operation is what each machine of the order does.
+func (q Order) operation() protocol.Operation {
+	return protocol.Operation{Kind: q.Kind, Image: q.Image, Comment: q.Comment, Force: q.Force, Fill: q.Fill, Replay: q.Replay, NoTrim: q.NoTrim,
+		Disks: q.Disks, AllDisks: q.AllDisks, Policies: q.Policies, Grow: q.Grow}
+}
+
+// then is an operation and what comes after it.
+func (q Order) then(op protocol.Operation) []protocol.Operation {
+	if q.Then == "" {
+		return []protocol.Operation{op}
 	}
+	return []protocol.Operation{op, {Kind: q.Then}}
+}
+
+// target finds a machine and foretells its disks. Disks that do not fit end the order, unless it
+// is to be tried or ordered all the same.
+func (a *API) target(ctx context.Context, q Order, ref string, wants []diskrule.Want) (Target, error) {
+	m, err := a.Machines.Find(ctx, ref)
+	if err != nil {
+		return Target{}, err
+	}
+	t := Target{ID: m.ID, Name: m.Name, State: m.State}
+	if t.Disks, err = a.foretell(m, q, wants); err != nil {
+		t.Problem = err.Error()
+	}
+	if err != nil && !q.DryRun && !q.Unseen {
+		return Target{}, &protocol.Problem{Code: protocol.CodeConflict, Title: fmt.Sprintf("machine %s: %v", m.Name, err), Hint: unseenHint}
+	}
+	return t, nil
+}
+
+// create orders the task of an order, unless that is only to be tried.
+func (a *API) create(ctx context.Context, q Order, n tasks.New, answer Ordered) (Ordered, error) {
 	if q.DryRun {
 		return answer, nil
 	}
@@ -266,6 +298,12 @@ const unseenHint = "name each disk by its serial number: --disk serial=…; if t
 
 // problem says what no machine could do.
 func (q Order) problem() string {
+	if q.Kind == OrderCast {
+		return q.castProblem()
+	}
+	if q.From != "" || len(q.FromDisk) > 0 {
+		return "from is for a cast"
+	}
 	for _, rule := range q.Disks {
 		if _, err := diskrule.Parse(rule); err != nil {
 			return err.Error()
@@ -274,7 +312,7 @@ func (q Order) problem() string {
 	if _, err := image.ParseGrow(q.Grow); err != nil {
 		return err.Error()
 	}
-	if q.Grow != "" && q.Kind != protocol.OpDeploy {
+	if q.Grow != "" && q.Kind != protocol.OpDeploy && q.Kind != protocol.OpFollow {
 		return "grow is for a deploy"
 	}
 	if q.Replay && q.Kind != protocol.OpCapture {

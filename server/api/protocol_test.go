@@ -725,9 +725,11 @@ func FuzzBodies(f *testing.F) {
 	f.Add(6, []byte("CCF1"))
 	f.Add(7, []byte("CCMANI"))
 	f.Add(8, make([]byte, 32))
+	f.Add(10, []byte("CCOUT1\n\x00"))
+	f.Add(11, make([]byte, 72))
 	f.Add(9, []byte(`{"kind":"deploy","machines":["a"],"image":"img@1","dry_run":true}`))
 	paths := []string{protocol.PathRegister, protocol.PathLogon, protocol.PathNext, protocol.PathStatus, protocol.PathLogoff,
-		protocol.PathMissing, protocol.PathFrame, protocol.PathPublish, protocol.PathChunks, "/api/v1/tasks"}
+		protocol.PathMissing, protocol.PathFrame, protocol.PathPublish, protocol.PathChunks, "/api/v1/tasks", protocol.PathOutline, protocol.PathPart}
 	var store chunkstore.Store
 	opened, err := local.Create(filepath.Join(f.TempDir(), "store"), local.Options{})
 	if err != nil {
@@ -762,7 +764,7 @@ func FuzzBodies(f *testing.F) {
 			t.Fatal(err)
 		}
 		if active, err := a.Tasks.Active(t.Context(), m.ID); err != nil || len(active) == 0 {
-			_, err := a.Tasks.Create(t.Context(), tasks.New{Title: "x", Machines: []string{m.ID}, Operations: []protocol.Operation{{Kind: "capture", Image: "img"}}})
+			_, err := a.Tasks.Create(t.Context(), tasks.New{Title: "x", Machines: []string{m.ID}, Operations: []protocol.Operation{{Kind: "capture", Image: "img", Cast: true}}})
 			if err != nil {
 				t.Fatal(err)
 			}

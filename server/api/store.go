@@ -41,7 +41,11 @@ func (a *API) notDeployed(ctx context.Context, v image.Version) error {
 	for _, t := range list {
 		for _, r := range t.Runs {
 			for _, op := range r.Operations {
-				if op.Kind == protocol.OpDeploy && op.Version == v.ID.String() && !tasks.Over(op.State) {
+				if tasks.Over(op.State) {
+					continue
+				}
+				follows := op.Kind == protocol.OpFollow && publishes(t, v.ID)
+				if follows || op.Kind == protocol.OpDeploy && op.Version == v.ID.String() {
 					return &protocol.Problem{Code: protocol.CodeConflict, Title: fmt.Sprintf("task %s deploys %s@%d to %s", t.ID, v.Image, v.Sequence, r.Machine),
 						Hint: "let it end, or: clonecast task cancel " + t.ID}
 				}

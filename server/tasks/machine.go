@@ -153,6 +153,11 @@ func (s *Service) fail(tx *sql.Tx, machine string, op protocol.Operation, cause,
 	if err := s.endRun(tx, op.TaskID, machine, Failed); err != nil {
 		return err
 	}
+	if op.Cast {
+		if err := s.endQueued(tx, op.TaskID); err != nil {
+			return err
+		}
+	}
 	for {
 		task, found, err := currentRun(tx, machine)
 		if err != nil || !found {
@@ -162,6 +167,33 @@ func (s *Service) fail(tx *sql.Tx, machine string, op protocol.Operation, cause,
 			return err
 		}
 	}
+}
+
+// endQueued cancels the runs of a task that have not begun. Those that follow a capture have
+// nothing to begin with when it has failed.
+func (s *Service) endQueued(tx *sql.Tx, task string) error {
+	rows, err := tx.Query("SELECT machine_id FROM runs WHERE task_id = $1 AND state = 'queued'", task)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var machines []string
+	for rows.Next() {
+		var m string
+		if err := rows.Scan(&m); err != nil {
+			return err
+		}
+		machines = append(machines, m)
+	}
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		return err
+	}
+	for _, m := range machines {
+		if err := s.endRun(tx, task, m, Cancelled); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Report takes a machine's status of an operation.

@@ -23,6 +23,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -96,6 +97,7 @@ type New struct {
 	Creator    string
 	Machines   []string // ids
 	Operations []protocol.Operation
+	First      []protocol.Operation // of the first machine, if it does something else than the others
 }
 
 // live is what is known of a running operation beyond the database.
@@ -142,12 +144,12 @@ func problem(code, hint, format string, a ...any) error {
 
 // Create orders a task.
 func (s *Service) Create(ctx context.Context, n New) (Task, error) {
-	if len(n.Machines) == 0 || len(n.Machines) > maxMachines || len(n.Operations) == 0 || len(n.Operations) > maxOperations {
+	if len(n.Machines) == 0 || len(n.Machines) > maxMachines || len(n.Operations) == 0 || max(len(n.Operations), len(n.First)) > maxOperations {
 		return Task{}, problem(protocol.CodeInvalid, "", "a task has 1 to %d machines and 1 to %d operations", maxMachines, maxOperations)
 	}
-	for _, op := range n.Operations {
+	for _, op := range slices.Concat(n.First, n.Operations) {
 		switch op.Kind {
-		case protocol.OpCapture, protocol.OpDeploy, protocol.OpReboot, protocol.OpPoweroff:
+		case protocol.OpCapture, protocol.OpDeploy, protocol.OpFollow, protocol.OpReboot, protocol.OpPoweroff:
 		default:
 			return Task{}, problem(protocol.CodeInvalid, "", "unknown operation %q", op.Kind)
 		}
@@ -160,8 +162,12 @@ func (s *Service) Create(ctx context.Context, n New) (Task, error) {
 		if err != nil {
 			return err
 		}
-		for _, machine := range n.Machines {
-			if err := createRun(tx, id, machine, n.Operations); err != nil {
+		for i, machine := range n.Machines {
+			operations := n.Operations
+			if i == 0 && n.First != nil {
+				operations = n.First
+			}
+			if err := createRun(tx, id, machine, operations); err != nil {
 				return err
 			}
 		}
