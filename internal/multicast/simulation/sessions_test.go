@@ -144,6 +144,95 @@ func TestRateFollows(t *testing.T) {
 	}
 }
 
+// TestSharedCard runs two sessions on one network card, each with half of its rate. Neither is slower than its half allows, and
+// when the first one is over the other one has all.
+func TestSharedCard(t *testing.T) {
+	const line = 100 * mbit
+	for name, loss := range map[string]float64{"clean": 0, "lossy": 0.01} {
+		a := newWorld(t, 8, config{payload: 8e6, line: line, ceiling: line / 2})
+		b := newWorld(t, 9, config{payload: 16e6, line: line, ceiling: line / 2})
+		for range 4 {
+			a.join(0, path{delay: ms, loss: loss}, nil)
+			b.join(0, path{delay: ms, loss: loss}, nil)
+		}
+		a.start(100 * ms)
+		b.start(100 * ms)
+		runTogether(a, b, time.Minute, func() { b.sender.SetLimits(line/100, line) })
+		// Half of the card: two passes. The other one then has half of its payload left, and all of the card.
+		for i, want := range []float64{2, 1.5} {
+			w := []*world{a, b}[i]
+			for _, n := range w.nodes {
+				passes := float64(n.done-100*ms) / float64(w.onePass())
+				if passes > 1.1*want || passes < 0.95*want {
+					t.Errorf("%s: session %d, receiver %d: %.2f passes, want about %.1f", name, i, n.id, passes, want)
+				}
+				if _, reason := n.r.State(); reason != packet.ReasonNone {
+					t.Errorf("%s: session %d, receiver %d left: %v", name, i, n.id, reason)
+				}
+			}
+		}
+	}
+}
+
+// TestSecondSession begins another session in the middle of one: the first one gives half of the card away.
+func TestSecondSession(t *testing.T) {
+	const line = 100 * mbit
+	a := newWorld(t, 10, config{payload: 16e6, line: line})
+	b := newWorld(t, 11, config{payload: 8e6, line: line, ceiling: line / 2})
+	a.join(0, path{delay: ms, loss: 0.01}, nil)
+	b.join(0, path{delay: ms, loss: 0.01}, nil)
+	a.start(100 * ms)
+	middle := 100*ms + a.onePass()/2
+	b.start(middle)
+	a.at(middle, func() { a.sender.SetLimits(line/100, line/2) })
+	runTogether(a, b, time.Minute, func() {})
+	for i, want := range []time.Duration{a.onePass() * 3 / 2, b.onePass() * 2} {
+		w := []*world{a, b}[i]
+		took := w.nodes[0].done - []time.Duration{100 * ms, middle}[i]
+		if took > want*11/10 || took < want*95/100 {
+			t.Errorf("session %d takes %v, want about %v", i, took, want)
+		}
+	}
+}
+
+// TestDropped drops one receiver in the middle: it turns to unicast, where it is refused, the others go on, and the session ends
+// without it, also when it was the last one.
+func TestDropped(t *testing.T) {
+	w := newWorld(t, 12, config{payload: 16e6, line: 100 * mbit})
+	for range 3 {
+		w.join(0, path{loss: 0.01, delay: ms}, nil)
+	}
+	gone := w.nodes[1]
+	gone.dropped = true
+	w.at(100*ms+w.onePass()/2, func() {
+		w.sender.Drop(w.now, gone.id, packet.ReasonDropped)
+		w.sender.Drop(w.now, gone.id, packet.ReasonStuck) // is dropped already
+		w.sender.Drop(w.now, 77, packet.ReasonDropped)
+	})
+	w.run(100*ms, time.Minute)
+	for _, n := range []*node{w.nodes[0], w.nodes[2]} {
+		if passes := float64(n.done-100*ms) / float64(w.onePass()); passes > 1.1 {
+			t.Errorf("receiver %d takes %.2f passes", n.id, passes)
+		}
+	}
+	if state, reason := gone.r.State(); state == packet.StateReceiving || reason != packet.ReasonDropped {
+		t.Errorf("the dropped receiver is %v by %v", state, reason)
+	}
+	if r := w.sender.Receivers()[1]; r.State != "failed" || r.Reason != packet.ReasonDropped {
+		t.Errorf("the sender says that the dropped receiver is %s by %v", r.State, r.Reason)
+	}
+
+	alone := newWorld(t, 13, config{payload: 16e6, line: 100 * mbit})
+	n := alone.join(0, path{delay: ms}, nil)
+	n.dropped = true
+	at := 100*ms + alone.onePass()/2
+	alone.at(at, func() { alone.sender.Drop(alone.now, n.id, packet.ReasonDropped); alone.wake(alone.now) })
+	alone.run(100*ms, time.Minute)
+	if took := alone.now - at; took > time.Second {
+		t.Errorf("the session goes on for %v after its last receiver was dropped", took)
+	}
+}
+
 // TestUnion sends only what somebody needs.
 func TestUnion(t *testing.T) {
 	w := newWorld(t, 6, config{payload: 16e6, line: 100 * mbit})

@@ -67,7 +67,7 @@ type world struct {
 	secret  []byte
 	signer  ed25519.PrivateKey
 	line    float64 // bytes per second of the sender's link
-	freeAt  time.Duration
+	card    *card
 	sender  *sender.Sender
 	waking  time.Duration // when the sender is woken; negative: not yet known
 	nodes   []*node
@@ -75,6 +75,9 @@ type world struct {
 	buf     []byte
 	over    bool
 }
+
+// card is a sender's network card; worlds may share one.
+type card struct{ freeAt time.Duration }
 
 // node is a receiver with its path and its disk.
 type node struct {
@@ -87,6 +90,7 @@ type node struct {
 	disk     float64 // bytes per second; 0: at once
 	diskFree time.Duration
 	killed   bool
+	dropped  bool
 	written  *blocks.Set
 	joined   time.Duration
 	done     time.Duration
@@ -148,7 +152,7 @@ type config struct {
 func newWorld(t testing.TB, seed uint64, c config) *world {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 9))
-	w := &world{t: t, seed: seed, rng: rng, line: c.line, geo: blocks.Geometry{Payload: int64(c.payload)}, buf: make([]byte, 0, 44*packet.MaxSize), waking: -1}
+	w := &world{t: t, seed: seed, rng: rng, line: c.line, card: &card{}, geo: blocks.Geometry{Payload: int64(c.payload)}, buf: make([]byte, 0, 44*packet.MaxSize), waking: -1}
 	w.payload = make([]byte, c.payload)
 	for i := 0; i+8 <= len(w.payload); i += 8 {
 		binary.LittleEndian.PutUint64(w.payload[i:], rng.Uint64())
@@ -273,8 +277,8 @@ func (w *world) wake(at time.Duration) {
 func (w *world) send() {
 	const queue = 64 << 10
 	for {
-		if backlog := (w.freeAt - w.now).Seconds() * w.line; backlog > queue {
-			w.wake(w.freeAt - time.Duration(queue/w.line*0.9*1e9))
+		if backlog := (w.card.freeAt - w.now).Seconds() * w.line; backlog > queue {
+			w.wake(w.card.freeAt - time.Duration(queue/w.line*0.9*1e9))
 			return
 		}
 		batch, size, wait, err := w.sender.Next(w.now, w.buf)
@@ -299,14 +303,14 @@ func (w *world) multicast(batch []byte, size int) {
 	for at := 0; at < len(batch); at += size {
 		packets = append(packets, slices.Clone(batch[at:min(at+size, len(batch))]))
 	}
-	w.freeAt = max(w.freeAt, w.now) + time.Duration(float64(len(batch)+len(packets)*sender.FrameOverhead)/w.line*1e9)
+	w.card.freeAt = max(w.card.freeAt, w.now) + time.Duration(float64(len(batch)+len(packets)*sender.FrameOverhead)/w.line*1e9)
 	if w.tap != nil {
 		for _, p := range packets {
 			w.tap(p)
 		}
 	}
 	for _, n := range w.nodes {
-		w.carry(n, packets, w.freeAt)
+		w.carry(n, packets, w.card.freeAt)
 	}
 }
 
@@ -419,20 +423,56 @@ func (w *world) kill(at time.Duration, n *node) { w.at(at, func() { n.killed = t
 // run lets the world go until the session ends, and checks what must always hold.
 func (w *world) run(start, limit time.Duration) {
 	w.t.Helper()
-	w.at(start, func() { w.sender.Start(w.now); w.wake(w.now) })
-	w.wake(0)
-	for !w.over || !w.everyDone() {
-		if len(w.queue) == 0 {
-			w.fatalf("nothing happens any more")
-		}
-		e := heap.Pop(&w.queue).(event)
-		if w.now = e.at; w.now > limit {
-			w.fatalf("the session does not end: %+v, %+v", w.sender.Receivers(), w.sender.Counters())
-		}
-		e.do()
+	w.start(start)
+	for !w.finished() {
+		w.step(limit)
 	}
+	w.check()
+}
+
+func (w *world) start(at time.Duration) {
+	w.at(at, func() { w.sender.Start(w.now); w.wake(w.now) })
+	w.wake(0)
+}
+
+func (w *world) finished() bool { return w.over && w.everyDone() }
+
+// step lets the next thing happen.
+func (w *world) step(limit time.Duration) {
+	w.t.Helper()
+	if len(w.queue) == 0 {
+		w.fatalf("nothing happens any more")
+	}
+	e := heap.Pop(&w.queue).(event)
+	if w.now = e.at; w.now > limit {
+		w.fatalf("the session does not end: %+v, %+v", w.sender.Receivers(), w.sender.Counters())
+	}
+	e.do()
+}
+
+// runTogether runs two sessions on one network card; over is called when the first one is over.
+func runTogether(a, b *world, limit time.Duration, over func()) {
+	b.card = a.card
+	for !a.finished() || !b.finished() {
+		was := a.finished() || b.finished()
+		if !a.finished() && (b.finished() || a.queue[0].at <= b.queue[0].at) {
+			a.step(limit)
+		} else {
+			b.step(limit)
+		}
+		if !was && (a.finished() || b.finished()) {
+			over()
+		}
+	}
+	a.check()
+	b.check()
+}
+
+// check holds the invariant: whoever was not killed has all that it needs.
+func (w *world) check() {
+	w.t.Helper()
 	for _, n := range w.nodes {
-		if n.r == nil || n.killed {
+		if n.r == nil || n.killed || n.dropped {
 			continue
 		}
 		state, reason := n.r.State()
@@ -445,7 +485,7 @@ func (w *world) run(start, limit time.Duration) {
 // everyDone tells whether the receivers that are left have come to an end. One that was cut off is
 // served by unicast after the session.
 func (w *world) everyDone() bool {
-	return !slices.ContainsFunc(w.nodes, func(n *node) bool { return !n.killed && (n.r == nil || n.done < 0) })
+	return !slices.ContainsFunc(w.nodes, func(n *node) bool { return !n.killed && !n.dropped && (n.r == nil || n.done < 0) })
 }
 
 // onePass is how long the payload takes on the line, headers included.
