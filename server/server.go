@@ -33,6 +33,7 @@ import (
 	"clonecast/server/httpboot"
 	"clonecast/server/machines"
 	"clonecast/server/radv"
+	"clonecast/server/sessions"
 	"clonecast/server/tasks"
 	"clonecast/server/tftp"
 )
@@ -52,9 +53,11 @@ type Options struct {
 	First, Last netip.Addr // of the dynamic range, DHCP mode full
 	HTTPPort    int
 	HTTPSPort   int
-	Appliances  []Appliance // the first one is for machines whose class is not known
-	Build       string      // of this program
-	Log         *slog.Logger
+	// MulticastRate is how many bytes per second multicast sessions may put on the wire together; 0: as fast as the interface.
+	MulticastRate float64
+	Appliances    []Appliance // the first one is for machines whose class is not known
+	Build         string      // of this program
+	Log           *slog.Logger
 }
 
 // Server has bound its ports.
@@ -64,6 +67,7 @@ type Server struct {
 	address  netip.Prefix
 	api      *api.API
 	machines *machines.Registry
+	sessions *sessions.Manager
 	https    *http.Server
 	local    *http.Server
 	boot     *httpboot.Server
@@ -94,7 +98,9 @@ func Open(ctx context.Context, data *Data, o Options) (s *Server, err error) {
 	orders := tasks.NewService(data.DB, time.Now, o.Log)
 	decider := &decider{server: s, tasks: orders, now: time.Now}
 	s.reserve()
-	s.api = api.New(api.Config{DB: data.DB, Machines: s.machines, Tasks: orders, Store: data.Store, Log: o.Log, Now: time.Now,
+	s.sessions = sessions.New(sessions.Config{Orders: orders, Store: data.Store, Interface: o.Interface, MaxRate: o.MulticastRate, Log: o.Log, Now: time.Now})
+	s.closers = append(s.closers, s.sessions.Close)
+	s.api = api.New(api.Config{DB: data.DB, Machines: s.machines, Tasks: orders, Sessions: s.sessions, Store: data.Store, Log: o.Log, Now: time.Now,
 		Status: s.status, Build: o.Build, Seen: decider.seen, DiskRule: decider.diskRule})
 	s.closers = append(s.closers, s.api.Close)
 	if s.files, err = openBootFiles(o.Appliances); err != nil {

@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"clonecast/internal/chunk"
@@ -63,6 +64,30 @@ type Reader interface {
 
 	// TrustedKeys are the public keys that sign this store's manifests.
 	TrustedKeys() []ed25519.PublicKey
+}
+
+// Open gives the signed manifest of a version by its id, verified, and what it says.
+func Open(ctx context.Context, r Reader, name string, id image.VersionID) (envelope []byte, m *image.Manifest, err error) {
+	list, err := r.Versions(ctx, name)
+	if err != nil {
+		return nil, nil, fmt.Errorf("versions of %s: %w", name, err)
+	}
+	i := slices.IndexFunc(list, func(v image.Version) bool { return v.ID == id })
+	if i < 0 {
+		return nil, nil, fmt.Errorf("version %s of %s: %w", id.Short(), name, ErrNotFound)
+	}
+	sequence := list[i].Sequence
+	if envelope, err = r.Manifest(ctx, name, sequence); err != nil {
+		return nil, nil, fmt.Errorf("manifest of %s@%d: %w", name, sequence, err)
+	}
+	m, got, err := image.Open(envelope, r.TrustedKeys())
+	if err != nil {
+		return nil, nil, fmt.Errorf("manifest of %s@%d: %w", name, sequence, err)
+	}
+	if got != id {
+		return nil, nil, fmt.Errorf("manifest of %s@%d is version %s, not %s", name, sequence, got.Short(), id.Short())
+	}
+	return envelope, m, nil
 }
 
 // Session is one running capture. Chunks that it stored or asked for stay until Close.

@@ -59,7 +59,8 @@ type SendSummary struct {
 	Payload   int64        // bytes
 	FirstPass int64        // bytes of the payload that were sent as a whole
 	Wire      uint64       // bytes
-	Rate      float64      // bytes per second that it may send at present
+	Rate      float64      // bytes per second on the wire, lately
+	MaxRate   float64      // bytes per second that it may send
 	Seconds   float64      // of the data phase: until the last receiver was done or had left
 	Blocks    int
 	Repair    uint64 // symbols sent because somebody lacked them

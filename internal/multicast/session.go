@@ -361,7 +361,7 @@ func (s *Session) Summary() SendSummary {
 	counters := s.sender.Counters()
 	began, ended := s.sender.DataPhase()
 	out := SendSummary{
-		State: s.sender.State(), Payload: s.opts.Payload, FirstPass: s.firstPass(), Wire: counters.Wire, Rate: s.sender.Rate(),
+		State: s.sender.State(), Payload: s.opts.Payload, FirstPass: s.firstPass(), Wire: counters.Wire, Rate: s.sender.Rate(), MaxRate: s.ceiling,
 		Seconds: (ended - began).Seconds(), Blocks: s.geo.Count(), Repair: counters.Repair,
 	}
 	for _, r := range s.sender.Receivers() {

@@ -61,7 +61,7 @@ const (
 	PathTable = "/machine/v1/deploy/table/"
 
 	// PathSession (GET) gives the Session of the machine's operation; not_found: there is none (any
-	// more), the frames come by PathChunks.
+	// more), the frames come by PathChunks. With ?known=SESSION the table of a session that the machine knows is left out.
 	PathSession = "/machine/v1/deploy/session"
 	// PathSessionJoin takes a SessionJoin (at most MaxSessionJoin bytes) and answers a SessionPlace; not_found: as above.
 	PathSessionJoin = "/machine/v1/deploy/session/join"

@@ -15,6 +15,7 @@ import (
 	"clonecast/internal/chunkstore"
 	"clonecast/server/database"
 	"clonecast/server/machines"
+	"clonecast/server/sessions"
 	"clonecast/server/tasks"
 )
 
@@ -27,8 +28,12 @@ func newAPI(t testing.TB, path string, store chunkstore.Store) *API {
 	}
 	t.Cleanup(func() { db.Close() })
 	log := slog.New(slog.DiscardHandler)
+	orders := tasks.NewService(db, time.Now, log)
+	frames, _ := store.(sessions.Store)
+	manager := sessions.New(sessions.Config{Orders: orders, Store: frames, Interface: "lo", MaxRate: 20e6, Log: log, Now: time.Now})
+	t.Cleanup(func() { manager.Close() })
 	return New(Config{
-		DB: db, Machines: machines.New(db, time.Now, log, func() {}), Tasks: tasks.NewService(db, time.Now, log), Store: store,
+		DB: db, Machines: machines.New(db, time.Now, log, func() {}), Tasks: orders, Sessions: manager, Store: store,
 		Log: log, Now: time.Now, Status: func() Status { return Status{Build: "test"} }, Seen: func([]string) {},
 		DiskRule: func(machines.Machine) string { return "" },
 	})
@@ -63,7 +68,7 @@ func TestEveryRouteIsClosed(t *testing.T) {
 			t.Errorf("route %q has no method", pattern)
 			continue
 		}
-		path = strings.NewReplacer("{id}", "1", "{ref}", "x", "{schema}", "x").Replace(path)
+		path = strings.NewReplacer("{id}", "1", "{ref}", "x", "{schema}", "x", "{machine}", "x").Replace(path)
 		for _, header := range []string{"", "Bearer ", "Bearer " + hex.EncodeToString(guess[:]), "Basic cm9vdDpyb290", "bearer x"} {
 			r, err := http.NewRequest(method, server.URL+path, strings.NewReader("{}"))
 			if err != nil {

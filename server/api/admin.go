@@ -13,6 +13,7 @@ import (
 
 	"clonecast/internal/protocol"
 	"clonecast/server/machines"
+	"clonecast/server/sessions"
 	"clonecast/server/tasks"
 )
 
@@ -90,6 +91,16 @@ func (a *API) adminRoutes() {
 		func(ctx context.Context, i *byID) ([]tasks.SavedTable, error) { return a.Tasks.SavedTables(ctx, i.ID) })
 	operation(a, h, "POST", "/api/v1/tasks", "Order a task", a.order)
 	operation(a, h, "POST", "/api/v1/tasks/{id}/cancel", "Cancel a task", a.cancel)
+	operation(a, h, "GET", "/api/v1/sessions", "The multicast sessions, the newest first", func(ctx context.Context, _ *in) ([]sessions.Session, error) {
+		return a.Sessions.List(ctx)
+	})
+	operation(a, h, "GET", "/api/v1/sessions/{id}", "A multicast session with its machines", func(ctx context.Context, i *byID) (sessions.Session, error) {
+		return a.Sessions.Get(ctx, i.ID)
+	})
+	operation(a, h, "POST", "/api/v1/sessions/{id}/start", "Start a session that waits", a.startSession)
+	operation(a, h, "POST", "/api/v1/sessions/{id}/machines/{machine}/add", "Order a session's deploy for one more machine", a.addToSession)
+	operation(a, h, "POST", "/api/v1/sessions/{id}/machines/{machine}/drop", "Cancel a machine's run and let it go", a.dropFromSession)
+	operation(a, h, "POST", "/api/v1/sessions/{id}/machines/{machine}/retry", "Queue a machine's failed or cancelled run anew", a.retryInSession)
 	operation(a, h, "GET", "/api/v1/images", "All images with their versions", func(ctx context.Context, _ *in) ([]Image, error) { return a.images(ctx) })
 	operation(a, h, "GET", "/api/v1/images/{ref}", "A version: NAME, NAME@SEQUENCE or NAME@ID", func(ctx context.Context, i *byRef) (ImageDetail, error) {
 		return a.imageDetail(ctx, i.Ref)

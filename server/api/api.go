@@ -28,6 +28,7 @@ import (
 
 	"clonecast/internal/chunkstore"
 	"clonecast/server/machines"
+	"clonecast/server/sessions"
 	"clonecast/server/tasks"
 )
 
@@ -36,6 +37,7 @@ type Config struct {
 	DB       *sql.DB
 	Machines *machines.Registry
 	Tasks    *tasks.Service
+	Sessions *sessions.Manager
 	Store    chunkstore.Store
 	Log      *slog.Logger
 	Now      func() time.Time

@@ -49,24 +49,9 @@ func (s *versions) get(ctx context.Context, name string, id image.VersionID) (*v
 		s.kept = append(slices.Delete(s.kept, i, i+1), v)
 		return v, nil
 	}
-	list, err := s.store.Versions(ctx, name)
+	envelope, m, err := chunkstore.Open(ctx, s.store, name, id)
 	if err != nil {
-		return nil, fmt.Errorf("versions of %s: %w", name, err)
-	}
-	i := slices.IndexFunc(list, func(v image.Version) bool { return v.ID == id })
-	if i < 0 {
-		return nil, fmt.Errorf("version %s of %s: %w", id.Short(), name, chunkstore.ErrNotFound)
-	}
-	envelope, err := s.store.Manifest(ctx, name, list[i].Sequence)
-	if err != nil {
-		return nil, fmt.Errorf("manifest of %s@%d: %w", name, list[i].Sequence, err)
-	}
-	m, got, err := image.Open(envelope, s.store.TrustedKeys())
-	if err != nil {
-		return nil, fmt.Errorf("manifest of %s@%d: %w", name, list[i].Sequence, err)
-	}
-	if got != id {
-		return nil, fmt.Errorf("manifest of %s@%d is version %s, not %s", name, list[i].Sequence, got.Short(), id.Short())
+		return nil, err
 	}
 	v := &version{id: id, parent: m.Parent, envelope: envelope, ids: chunkIDs(m)}
 	s.kept = append(s.kept, v)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -176,6 +177,7 @@ type Order struct {
 	Then     string   `json:"then,omitempty" enum:"poweroff,reboot,"`
 	DryRun   bool     `json:"dry_run,omitempty" doc:"say what would happen and change nothing"`
 	Unseen   bool     `json:"unseen,omitempty" doc:"order although the disks, as they were last seen, do not fit the rules"`
+	SessionOrder
 }
 
 // Ordered is what became of an order. In a dry run there is no task.
@@ -201,7 +203,7 @@ type orderIn struct{ Body Order }
 
 func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 	q := i.Body
-	if problem := q.problem(); problem != "" {
+	if problem := cmp.Or(q.problem(), q.SessionOrder.problem(q.Kind, len(q.Machines), a.Now())); problem != "" {
 		return Ordered{}, &protocol.Problem{Code: protocol.CodeInvalid, Title: problem}
 	}
 	if q.Kind == OrderCast {
@@ -252,7 +254,7 @@ func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 // operation is what each machine of the order does.
 func (q Order) operation() protocol.Operation {
 	return protocol.Operation{Kind: q.Kind, Image: q.Image, Comment: q.Comment, Force: q.Force, Fill: q.Fill, Replay: q.Replay, NoTrim: q.NoTrim,
-		Disks: q.Disks, AllDisks: q.AllDisks, Policies: q.Policies, Grow: q.Grow}
+		Disks: q.Disks, AllDisks: q.AllDisks, Policies: q.Policies, Grow: q.Grow, Multicast: q.Multicast, Start: q.rule()}
 }
 
 // then is an operation and what comes after it.

@@ -39,6 +39,9 @@ func (a *API) machineRoutes() {
 	a.handle("POST "+protocol.PathChunks, forMachine, a.chunks)
 	a.handle("GET "+protocol.PathParent, forMachine, a.parent)
 	a.handle("POST "+protocol.PathDeltas, forMachine, a.deltas)
+	a.handle("GET "+protocol.PathSession, forMachine, a.describeSession)
+	a.handle("POST "+protocol.PathSessionJoin, forMachine, a.joinSession)
+	a.handle("GET "+protocol.PathSessionBlocks, forMachine, a.sessionBlocks)
 	a.handle("POST "+protocol.PathTable+"{disk}", forMachine, a.saveTable)
 }
 

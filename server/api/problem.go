@@ -87,7 +87,12 @@ func invalidBody(format string, args ...any) error {
 
 // readJSON reads a body that is one JSON value.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, protocol.MaxBody))
+	return readJSONOf(w, r, protocol.MaxBody, v)
+}
+
+// readJSONOf reads a body that is one JSON value of at most limit bytes.
+func readJSONOf(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
 	if err := d.Decode(v); err != nil {
 		var tooLong *http.MaxBytesError
 		if errors.As(err, &tooLong) {

@@ -170,8 +170,13 @@ func (s *Sender) SetLimits(floor, ceiling float64) {
 	s.pace.limit(floor, ceiling, s.cfg.Group.Sealed())
 }
 
-// Rate is how many bytes per second the sender may send on the wire at present.
-func (s *Sender) Rate() float64 { return s.pace.rate }
+// Rate is how many bytes per second went out on the wire lately.
+func (s *Sender) Rate() float64 {
+	if s.state != packet.StateRunning {
+		return 0
+	}
+	return s.pace.actual
+}
 
 // State is where the session stands.
 func (s *Sender) State() packet.State { return s.state }

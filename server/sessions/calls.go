@@ -1,0 +1,113 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+
+	"clonecast/internal/multicast"
+	"clonecast/internal/multicast/packet"
+	"clonecast/internal/protocol"
+	"clonecast/server/tasks"
+)
+
+// Session gives a machine the session of its operation; CodeNotFound sends it on by unicast.
+func (m *Manager) Session(ctx context.Context, machine string, op tasks.Operation) (protocol.Session, error) {
+	if !op.Multicast {
+		return protocol.Session{}, errNone
+	}
+	s, err := m.get(ctx, machine, op)
+	if err != nil {
+		return protocol.Session{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s.over {
+		return protocol.Session{}, none("the multicast session has ended")
+	}
+	out := protocol.Session{
+		Session: s.sender.ID(), Group: s.group, Control: s.sender.Control(), Payload: s.sender.Payload(), Sender: s.sender.Sender(), Table: s.table,
+	}
+	if w := s.waiting(); w != nil {
+		out.Waiting = *w
+	}
+	return out, nil
+}
+
+// waiting tells what a session waits for, nil when it does not.
+func (s *session) waiting() *protocol.SessionWaiting {
+	if s.state() != packet.StateWaiting {
+		return nil
+	}
+	w := protocol.SessionWaiting{Machines: wanted(s.rule, s.expected()), Present: s.sender.Present(), Manual: s.rule.Manual}
+	if at := startsAt(s.rule, s.firstJoin); !at.IsZero() {
+		w.StartsAt = at.Unix()
+	}
+	return &w
+}
+
+// Join gives a machine a place in the session of its operation. One that has a place already, but asks with another nonce,
+// has booted again: the earlier place is given up.
+func (m *Manager) Join(machine string, op tasks.Operation, from netip.AddrPort, q protocol.SessionJoin) (protocol.SessionPlace, error) {
+	s := m.open(op)
+	if s == nil {
+		return protocol.SessionPlace{}, none("the multicast session has ended")
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s.over || s.dropped[machine] {
+		return protocol.SessionPlace{}, none("the multicast session has ended for this machine")
+	}
+	place, err := s.sender.Join(from, q)
+	switch {
+	case errors.Is(err, multicast.ErrEnded):
+		return protocol.SessionPlace{}, none("the multicast session has ended")
+	case errors.Is(err, multicast.ErrRequest):
+		return protocol.SessionPlace{}, &protocol.Problem{Code: protocol.CodeInvalid, Title: err.Error()}
+	case err != nil:
+		return protocol.SessionPlace{}, err
+	}
+	if earlier, ok := s.places[machine]; ok && earlier != place.Receiver {
+		s.sender.Drop(earlier, packet.ReasonRejoined)
+	}
+	s.places[machine] = place.Receiver
+	if s.firstJoin.IsZero() {
+		s.firstJoin = m.Now()
+	}
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+	return place, nil
+}
+
+// Blocks gives a machine blocks of the session in which it has a place, for write to send. CodeNotFound comes before anything is written.
+func (m *Manager) Blocks(ctx context.Context, machine string, op tasks.Operation, first, count int, write func(plain []byte) error) error {
+	s := m.use(machine, op)
+	if s == nil {
+		return none("the multicast session has ended")
+	}
+	defer s.users.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+	err := s.sender.Blocks(ctx, first, count, write)
+	if errors.Is(err, multicast.ErrRequest) {
+		return &protocol.Problem{Code: protocol.CodeInvalid, Title: err.Error()}
+	}
+	return err
+}
+
+// use gives the newest session in which a machine has a place. It stays until its users are done.
+func (m *Manager) use(machine string, op tasks.Operation) *session {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := len(m.all) - 1; i >= 0; i-- {
+		s := m.all[i]
+		if _, has := s.places[machine]; has && !s.over && !s.dropped[machine] && s.task == op.TaskID && s.index == op.Index {
+			s.users.Add(1)
+			return s
+		}
+	}
+	return nil
+}
