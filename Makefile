@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --always --dirty --tags 2>/dev/null || echo unkn
 BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 FUZZTIME ?= 60s
 
-.PHONY: build deps test unit fuzz fuzz-smoke qemu demo clean bench bench-boot bench-multicast
+.PHONY: build deps test unit fuzz fuzz-smoke damaged qemu demo clean bench bench-boot bench-multicast
 
 build:
 	$(BUILD) -o bin/clonecast ./cmd/clonecast
@@ -32,6 +32,11 @@ fuzz:
 
 fuzz-smoke:
 	@GO=$(GO) ./.ci/fuzz 3000x
+
+# damaged inspects the test images of other projects' file system tools, which it fetches (50 MB) from Debian's source packages.
+damaged: deps
+	./.ci/damaged build/damaged
+	CLONECAST_DAMAGED=$(CURDIR)/build/damaged/images $(GO) test -v -count=1 -run TestDamaged ./internal/clone
 
 # qemu runs the end-to-end tests: virtual PCs are captured, deployed and booted.
 qemu: deps build

@@ -12,7 +12,7 @@ import (
 //
 //	Files(r io.ReaderAt, size quantity.Bytes) ([]File, error)
 //
-// with the errors of Read.
+// with the errors of Read, and errors.ErrUnsupported for what it cannot list.
 type File struct {
 	Path    string         // from the root, slash-separated, without a slash in front
 	Size    quantity.Bytes // as it reads

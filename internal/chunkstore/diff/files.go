@@ -72,7 +72,7 @@ func (c *comparer) compareFiles(p *pair) error {
 	}
 	changes, err := x.compare(list, p.a.Length, p.b.Length)
 	var corrupt *filesystem.CorruptError
-	if errors.As(err, &corrupt) {
+	if errors.As(err, &corrupt) || errors.Is(err, errors.ErrUnsupported) {
 		p.FilesUnknown = err.Error()
 		return nil
 	}

@@ -30,22 +30,45 @@ func (rd *reader) allocated() ([]quantity.Extent, error) {
 
 func (rd *reader) addGroup(used *filesystem.Map, g group) error {
 	first, length := rd.firstBlock(g.number), rd.groupBlocks(g.number)
+	clusters, taken := divUp(length, rd.ratio), uint64(0)
 	if g.uninit {
 		meta := divUp(rd.baseMeta(g.number), rd.ratio) * rd.ratio
 		rd.add(used, first, min(meta, length))
+		taken = rd.overhead(g)
 	} else {
 		bitmap, err := rd.bitmap(g)
 		if err != nil {
 			return err
 		}
-		filesystem.EachRun(bitmap, divUp(length, rd.ratio), func(start, n uint64) {
+		filesystem.EachRun(bitmap, clusters, func(start, n uint64) {
 			rd.add(used, first+start*rd.ratio, min(n*rd.ratio, length-start*rd.ratio))
+			taken += n
 		})
+	}
+	// The kernel takes a group that says otherwise for damaged, too (ext4_mb_generate_buddy).
+	if taken+g.free != clusters {
+		return corrupt(rd.fsType, fmt.Sprintf("group descriptor %d", g.number), rd.offset(rd.descriptorBlock(g.number/rd.descriptorsPerBlock())),
+			fmt.Sprintf("%d clusters are free, the bitmap has %d", g.free, clusters-taken))
 	}
 	rd.add(used, g.blockBitmap, 1)
 	rd.add(used, g.inodeBitmap, 1)
 	rd.add(used, g.inodeTable, rd.tableSize)
 	return nil
+}
+
+// overhead is how many clusters of a group are in use whose bitmap was never written: its own
+// metadata, as far as that lies in it (ext4_num_overhead_clusters in fs/ext4/balloc.c).
+func (rd *reader) overhead(g group) uint64 {
+	first, end := rd.firstBlock(g.number), rd.firstBlock(g.number)+rd.groupBlocks(g.number)
+	var own filesystem.Map
+	for _, run := range [][2]uint64{{first, rd.baseMeta(g.number)}, {g.blockBitmap, 1}, {g.inodeBitmap, 1}, {g.inodeTable, rd.tableSize}} {
+		from, to := max(run[0], first), min(run[0]+run[1], end)
+		if from < to {
+			at := (from - first) / rd.ratio
+			own.Add(quantity.Bytes(at), quantity.Bytes(divUp(to-first, rd.ratio)-at))
+		}
+	}
+	return uint64(quantity.Total(own.Extents()))
 }
 
 // add adds a run of blocks.

@@ -7,15 +7,16 @@ import (
 
 // descriptor is the part of struct ext4_group_desc that all sizes have.
 type descriptor struct {
-	BlockBitmapLo     uint32  `offset:"0x0"`
-	InodeBitmapLo     uint32  `offset:"0x4"`
-	InodeTableLo      uint32  `offset:"0x8"`
-	_                 [6]byte `offset:"0xc"`
-	Flags             uint16  `offset:"0x12"`
-	_                 uint32  `offset:"0x14"`
-	BlockBitmapCsumLo uint16  `offset:"0x18"`
-	_                 uint32  `offset:"0x1a"`
-	Checksum          uint16  `offset:"0x1e"`
+	BlockBitmapLo     uint32 `offset:"0x0"`
+	InodeBitmapLo     uint32 `offset:"0x4"`
+	InodeTableLo      uint32 `offset:"0x8"`
+	FreeBlocksLo      uint16 `offset:"0xc"`
+	_                 uint32 `offset:"0xe"`
+	Flags             uint16 `offset:"0x12"`
+	_                 uint32 `offset:"0x14"`
+	BlockBitmapCsumLo uint16 `offset:"0x18"`
+	_                 uint32 `offset:"0x1a"`
+	Checksum          uint16 `offset:"0x1e"`
 }
 
 // descriptorHi is what descriptors of 64 bytes and more have behind it.
@@ -23,7 +24,8 @@ type descriptorHi struct {
 	BlockBitmapHi     uint32   `offset:"0x0"`
 	InodeBitmapHi     uint32   `offset:"0x4"`
 	InodeTableHi      uint32   `offset:"0x8"`
-	_                 [12]byte `offset:"0xc"`
+	FreeBlocksHi      uint16   `offset:"0xc"`
+	_                 [10]byte `offset:"0xe"`
 	BlockBitmapCsumHi uint16   `offset:"0x18"`
 	_                 [6]byte  `offset:"0x1a"`
 }
@@ -38,6 +40,7 @@ type group struct {
 	inodeTable  uint64
 	uninit      bool // the block bitmap was never written
 	bitmapCsum  uint32
+	free        uint64 // clusters
 }
 
 // parseGroup decodes the descriptor of group number; problem says what is wrong.
@@ -53,6 +56,7 @@ func (g *geometry) parseGroup(number uint64, raw []byte) (group, string, error) 
 		inodeTable:  uint64(lo.InodeTableLo),
 		uninit:      lo.Flags&flagBlockUninit != 0 && g.sb.ro(roGDTCsum|roMetadataCsum),
 		bitmapCsum:  uint32(lo.BlockBitmapCsumLo),
+		free:        uint64(lo.FreeBlocksLo),
 	}
 	if g.descSize >= 64 {
 		var hi descriptorHi
@@ -62,6 +66,7 @@ func (g *geometry) parseGroup(number uint64, raw []byte) (group, string, error) 
 		out.blockBitmap |= uint64(hi.BlockBitmapHi) << 32
 		out.inodeBitmap |= uint64(hi.InodeBitmapHi) << 32
 		out.inodeTable |= uint64(hi.InodeTableHi) << 32
+		out.free |= uint64(hi.FreeBlocksHi) << 16
 		out.bitmapCsum |= uint32(hi.BlockBitmapCsumHi) << 16
 	}
 	if want, used := g.descriptorChecksum(number, raw); used && want != lo.Checksum {

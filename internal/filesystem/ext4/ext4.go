@@ -18,7 +18,9 @@
 // hold data already synced.
 //
 // Nothing is read from backup superblocks: where the first is bad, the answer is a
-// CorruptError. Free block counters are not compared with the bitmaps.
+// CorruptError. A group's counter of free clusters must fit its bitmap; the superblock's
+// counters are not looked at. Inodes are not read: a file whose blocks are not in the bitmaps
+// is not found out, which takes e2fsck.
 package ext4
 
 import (

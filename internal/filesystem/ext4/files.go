@@ -42,7 +42,7 @@ func Files(r io.ReaderAt, size quantity.Bytes) ([]filesystem.File, error) {
 		return nil, corrupt(sb.fsType(), "superblock", superblockOffset, problem)
 	}
 	if doubt := superblockDoubt(&sb); doubt != nil {
-		return nil, errors.New(doubt.Reason)
+		return nil, fmt.Errorf("%s: %w", doubt.Reason, errors.ErrUnsupported)
 	}
 	g, problem := newGeometry(&sb, size)
 	if problem != "" {
@@ -178,7 +178,7 @@ func (w *walker) file(number uint32, in inode) (filesystem.File, error) {
 	case f.Size < 0 || f.Size > 1<<60:
 		return f, w.corrupt(number, "%d bytes", in.size())
 	case in.Flags&flagInlineData != 0:
-		return f, fmt.Errorf("inode %d holds its data itself (inline_data)", number)
+		return f, fmt.Errorf("inode %d holds its data itself (inline_data): %w", number, errors.ErrUnsupported)
 	}
 	m := fileMap{walker: w, number: number, length: (uint64(f.Size) + uint64(w.blockSize) - 1) / uint64(w.blockSize)}
 	var err error

@@ -78,6 +78,13 @@ func TestFilesOfDamagedFileSystem(t *testing.T) {
 	}
 }
 
+func TestFilesInline(t *testing.T) {
+	whole, _ := tree(t, "-t", "ext4", "-O", "inline_data", "-I", "256")
+	if err := checkTree(t, whole); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("Files = %v, want ErrUnsupported", err)
+	}
+}
+
 // FuzzFiles changes bytes of the structures of a file system with files.
 func FuzzFiles(f *testing.F) {
 	var disks [][]byte

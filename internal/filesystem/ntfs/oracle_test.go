@@ -87,6 +87,7 @@ func TestFragmentedMFT(t *testing.T) {
 	} else if _, err := r.find(typeList, ""); err != nil {
 		t.Fatalf("$MFT with %d runs has no attribute list: %v", len(v.mft.runs), err)
 	}
+	mutate(t, image)
 	disktest.Scribble(t, image, disktest.Volume(t, image, Read).Allocated)
 	mounted(t, image, func(dir string) {
 		if diff := cmp.Diff(want, disktest.Hashes(t, dir)); diff != "" {

@@ -33,7 +33,9 @@ import (
 // Read reads the table of the disk r. It returns partition.ErrNotFound when LBA 0
 // is no MBR (no magic, boot code in place of entries), announces a GPT, or lists
 // nothing: boot sectors of FAT and NTFS, and GRUB's in front of any file system,
-// look like an MBR without partitions, and then the disk's content must not be lost.
+// look like an MBR without partitions, and then the disk's content must not be lost. The same
+// goes for the one partition that begins with the sector it stands in: mkfs.fat writes that
+// into the boot sector of a file system on a whole disk.
 func Read(r io.ReaderAt, size quantity.Bytes, sector quantity.SectorSize) (partition.Table, error) {
 	if !sector.Valid() || size < quantity.Bytes(sector) {
 		return partition.Table{}, partition.ErrNotFound
@@ -43,7 +45,7 @@ func Read(r io.ReaderAt, size quantity.Bytes, sector quantity.SectorSize) (parti
 		return partition.Table{}, fmt.Errorf("read MBR: %w", err)
 	}
 	record, ok := ParseRecord(b)
-	if !ok || !record.plausible() || record.Protective() || record.empty() {
+	if !ok || !record.plausible() || record.Protective() || record.empty() || record.ofItself() {
 		return partition.Table{}, partition.ErrNotFound
 	}
 	s := scan{r: r, size: size, sector: sector}

@@ -150,7 +150,7 @@ func TestReadRefuses(t *testing.T) {
 	}{
 		{"past the end", newDisk().entry(0, 0, 0x83, 4000, 97), "inside the disk"},
 		{"largest numbers", newDisk().entry(0, 0, 0x83, 1<<32-1, 1<<32-1), "inside the disk"},
-		{"over LBA 0", newDisk().entry(0, 0, 0x83, 0, 10), "overlaps"},
+		{"over LBA 0", newDisk().entry(0, 0, 0x83, 0, 10).entry(0, 1, 0x83, 64, 10), "overlaps"},
 		{"overlap", newDisk().entry(0, 0, 0x83, 64, 100).entry(0, 1, 0x83, 163, 10), "overlaps partition 1"},
 		{"container past the end", newDisk().entry(0, 0, 0x05, 4000, 97), "inside the disk"},
 		{"container over LBA 0", newDisk().entry(0, 0, 0x05, 0, 97), "inside the disk"},
@@ -196,6 +196,7 @@ func TestReadNotFound(t *testing.T) {
 		{"blank", newDisk()},
 		{"status byte", status},
 		{"no partitions", newDisk().entry(0, 0, 0x83, 64, 0)},
+		{"partition of itself", newDisk().entry(0, 0, 0x0c, 0, 4096)},
 		{"protective", newDisk().entry(0, 0, 0xee, 1, 4095)},
 		{"hybrid", newDisk().entry(0, 0, 0x83, 2048, 10).entry(0, 1, 0xee, 1, 2047)},
 		{"shorter than a sector", newDisk()[:511]},
@@ -212,7 +213,7 @@ func TestReadNotFound(t *testing.T) {
 // TestBareFilesystems reads images without a table made by the usual tools.
 func TestBareFilesystems(t *testing.T) {
 	for _, mkfs := range [][]string{
-		{"mkfs.vfat", "-F12"}, {"mkfs.vfat", "-F16"}, {"mkfs.vfat", "-F32"}, {"mkfs.vfat", "-F32", "-S4096"},
+		{"mkfs.vfat", "-F12"}, {"mkfs.vfat", "-F16"}, {"mkfs.vfat", "-F32"}, {"mkfs.vfat", "-F32", "-S4096"}, {"mkfs.vfat", "-F32", "--mbr=y"},
 		{"mkfs.ntfs", "-qF"}, {"mkfs.ext4", "-q"},
 	} {
 		image := disktest.Image(t, 300*quantity.MiB)

@@ -81,6 +81,21 @@ func (r Record) empty() bool {
 	return true
 }
 
+// ofItself tells whether the only entry is of a partition that begins with the record.
+func (r Record) ofItself() bool {
+	entries := 0
+	for _, e := range r.Entries {
+		switch {
+		case e.Sectors == 0:
+		case !e.data() || e.Start != 0:
+			return false
+		default:
+			entries++
+		}
+	}
+	return entries == 1
+}
+
 func (e Entry) extended() bool {
 	return e.Sectors != 0 && (e.Type == 0x05 || e.Type == 0x0f || e.Type == 0x85)
 }

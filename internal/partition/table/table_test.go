@@ -2,8 +2,11 @@ package table_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -90,6 +93,71 @@ func TestReadRefuses(t *testing.T) {
 	if got, err := table.Read(bytes.NewReader(nil), 4096, 512); err == nil {
 		t.Errorf("disk that ends early: %+v, want an error", got)
 	}
+}
+
+// TestMutations reads thousands of damaged tables that sfdisk made. The checksums of a GPT are
+// made to fit now and then.
+func TestMutations(t *testing.T) {
+	gpt := strings.Repeat("size=100\n", 9)
+	dos := "start=63, size=1000\nstart=4096, type=5\n" + strings.Repeat("size=1000\n", 9)
+	for _, script := range []string{"label: gpt\n" + gpt, "label: dos\n" + dos, "label: dos\nstart=1, size=70000, type=ee\n"} {
+		path := disktest.Image(t, diskSize)
+		disktest.Run(t, script, "sfdisk", "-q", "--force", path)
+		base := disktest.Load(t, path)
+		first, err := table.Read(base, diskSize, 512)
+		var corrupt *partition.CorruptError
+		if err != nil && !errors.As(err, &corrupt) {
+			t.Fatal(err)
+		}
+		places := []quantity.Extent{{Start: 440, Length: 72}, {Start: 512, Length: 92}, {Start: 1024, Length: 1200}, {Start: diskSize - 512, Length: 92}}
+		for _, a := range first.Areas {
+			if a.Kind == partition.AreaTable && a.Length == 512 {
+				places = append(places, quantity.Extent{Start: a.Start + 446, Length: 66})
+			}
+		}
+		random := rand.New(rand.NewPCG(8, 1))
+		refused := 0
+		for range 4000 {
+			s := base.Clone()
+			for range 1 + random.IntN(4) {
+				p := places[random.IntN(len(places))]
+				s.Edit(int64(p.Start)+random.Int64N(min(int64(p.Length), 4096-int64(p.Start)%4096)), 1)[0] ^= byte(1 << random.IntN(8))
+			}
+			if random.IntN(4) > 0 {
+				sumGPT(s)
+			}
+			got, err := table.Read(s, diskSize, 512)
+			if err == nil {
+				err = got.Check(diskSize)
+				if err != nil {
+					t.Fatal(err)
+				}
+				continue
+			}
+			refused++
+			if !errors.As(err, &corrupt) && !errors.Is(err, partition.ErrUnsupported) {
+				t.Fatalf("Read = %v, of no known kind", err)
+			}
+			if diff := cmp.Diff(partition.Table{}, got); diff != "" {
+				t.Fatalf("a table comes with the error: %s", diff)
+			}
+		}
+		if refused < 100 {
+			t.Errorf("%.20q: only %d of 4000 damaged tables are refused", script, refused)
+		}
+	}
+}
+
+// sumGPT makes the checksums of a primary GPT with 128 entries in their usual place fit.
+func sumGPT(s *disktest.Sparse) {
+	entries := make([]byte, 128*128)
+	if _, err := s.ReadAt(entries, 1024); err != nil {
+		return
+	}
+	h := s.Edit(512, 92)
+	binary.LittleEndian.PutUint32(h[88:], crc32.ChecksumIEEE(entries))
+	clear(h[16:20])
+	binary.LittleEndian.PutUint32(h[16:], crc32.ChecksumIEEE(h))
 }
 
 func FuzzRead(f *testing.F) {
