@@ -77,6 +77,8 @@ type Agent struct {
 	client *client
 	// patience is how long a disk may take to appear.
 	patience time.Duration
+	// partChunks is the length of a cast's parts.
+	partChunks int
 }
 
 // newBoot names a boot that the server did not name.
@@ -98,7 +100,7 @@ func New(config Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Agent{config: config, client: c, patience: diskPatience}, nil
+	return &Agent{config: config, client: c, patience: diskPatience, partChunks: partChunks}, nil
 }
 
 // Run talks to the server until there is nothing left to do.

@@ -81,7 +81,7 @@ func newBench(t *testing.T, server *testServer, disk blockdev.Facts) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.patience = 0
+	a.patience, a.partChunks = 0, 4
 	return &bench{server, disk, screen, a}
 }
 

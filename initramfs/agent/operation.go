@@ -50,6 +50,7 @@ type deployResult struct {
 	Written  int64   `json:"bytes_written"`
 	Fetched  int64   `json:"bytes_fetched"`
 	Verified int64   `json:"bytes_verified"`
+	Followed int64   `json:"bytes_followed,omitempty"` // written while the capture went on
 	Seconds  float64 `json:"seconds"`
 
 	Grown []clone.Grown `json:"grown,omitempty"`
@@ -58,7 +59,7 @@ type deployResult struct {
 // run does an operation and reports its end.
 func (a *Agent) run(ctx context.Context, op *protocol.Operation) error {
 	do := map[string]func(context.Context, *protocol.Operation, *tracker) (report, error){
-		protocol.OpCapture: a.capture, protocol.OpDeploy: a.deploy,
+		protocol.OpCapture: a.capture, protocol.OpDeploy: a.deploy, protocol.OpFollow: a.follow,
 	}[op.Kind]
 	if do == nil {
 		do = func(context.Context, *protocol.Operation, *tracker) (report, error) {
@@ -139,7 +140,7 @@ func (a *Agent) capture(ctx context.Context, op *protocol.Operation, track *trac
 	for _, n := range notes {
 		a.say("note: %s", n)
 	}
-	result, err := clone.CaptureDisks(ctx, captured, transfer{a.client}, clone.CaptureOptions{
+	result, err := clone.CaptureDisks(ctx, captured, a.sink(op), clone.CaptureOptions{
 		Image: op.Image, Comment: op.Comment, Engine: a.config.Build, Force: op.Force, FillBadSectors: op.Fill, Level: zstd.SpeedDefault, Progress: track.progress,
 	})
 	if err != nil {

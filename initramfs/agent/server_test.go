@@ -85,6 +85,7 @@ type testServer struct {
 	calls      map[string]int
 	published  *protocol.PublishResponse
 	tables     map[string]saved.Copy // by disk
+	cast       *testCast             // where outline and parts go
 	// hook runs before a call is answered; true means that it answered.
 	hook func(w http.ResponseWriter, r *http.Request, nth int) bool
 	// envelope changes a manifest before it is sent.
@@ -153,7 +154,7 @@ func (s *testServer) serve(w http.ResponseWriter, r *http.Request) {
 		if !errors.As(err, &p) {
 			p = &protocol.Problem{Code: protocol.CodeInternal, Title: err.Error()}
 		}
-		w.WriteHeader(map[string]int{protocol.CodeUnauthorized: 401, protocol.CodeIncomplete: 409}[p.Code] + map[bool]int{true: 500}[p.Code == protocol.CodeInternal])
+		w.WriteHeader(map[string]int{protocol.CodeUnauthorized: 401, protocol.CodeIncomplete: 409, protocol.CodeNotFound: 404, protocol.CodeInternal: 500}[p.Code])
 		_ = json.NewEncoder(w).Encode(p)
 	}
 }
@@ -214,6 +215,11 @@ func (s *testServer) data(w http.ResponseWriter, r *http.Request, body []byte, r
 	if s.capture == nil {
 		var err error
 		if s.capture, err = s.store.Begin(ctx); err != nil {
+			return err
+		}
+	}
+	if s.cast != nil {
+		if done, err := s.cast.captured(r.URL.Path, body, s.capture, reply); done || err != nil {
 			return err
 		}
 	}

@@ -26,6 +26,7 @@ type Follower struct {
 
 	begun       bool // the old tables are invalid
 	done, total quantity.Bytes
+	result      DeployResult // of the parts
 }
 
 // place is where a chunk of the outline goes.
@@ -74,6 +75,15 @@ func places(outline *image.Manifest) iter.Seq[place] {
 // Close ends the following.
 func (f *Follower) Close() { f.stop() }
 
+// Result is what was done so far.
+func (f *Follower) Result() DeployResult {
+	sum := f.result
+	for _, d := range f.deploys {
+		sum.Written += d.result.Written
+	}
+	return sum
+}
+
 // Part brings the next chunks of the version onto the disks. The source is asked for those that
 // differ.
 func (f *Follower) Part(ctx context.Context, ids []chunk.ID, source Source) error {
@@ -91,6 +101,9 @@ func (f *Follower) Part(ctx context.Context, ids []chunk.ID, source Source) erro
 	}
 	f.progress(0)
 	if !differs {
+		for _, p := range parts {
+			f.result.Add(p.result)
+		}
 		return nil
 	}
 	if err := f.begin(ctx); err != nil {
@@ -98,7 +111,9 @@ func (f *Follower) Part(ctx context.Context, ids []chunk.ID, source Source) erro
 	}
 	for _, p := range parts {
 		p.opts.Progress = func(_ string, done, _ quantity.Bytes) { f.progress(done) }
-		if err := p.write(ctx); err != nil {
+		err := p.write(ctx)
+		f.result.Add(p.result)
+		if err != nil {
 			return f.ofDisk(fmt.Errorf("write: %w", err), p)
 		}
 		f.done += p.result.Differ

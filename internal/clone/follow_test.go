@@ -68,17 +68,22 @@ func live(t *testing.T, store *memStore, captured ...Captured) *liveStore {
 
 // follow gives the ids to a follower in parts of so many.
 func follow(s *liveStore, disks []Deployment, length int, opts DeployOptions) error {
+	_, err := followed(s, disks, length, opts)
+	return err
+}
+
+func followed(s *liveStore, disks []Deployment, length int, opts DeployOptions) (DeployResult, error) {
 	f, err := Follow(s.outline, disks, opts)
 	if err != nil {
-		return err
+		return DeployResult{}, err
 	}
 	defer f.Close()
 	for ids := range slices.Chunk(s.told, length) {
 		if err := f.Part(context.Background(), ids, s); err != nil {
-			return err
+			return f.Result(), err
 		}
 	}
-	return nil
+	return f.Result(), nil
 }
 
 // A capture tells followers of every chunk, whatever the store has already: nothing, every third
@@ -137,8 +142,9 @@ func TestFollow(t *testing.T) {
 		},
 		SaveTable: func(context.Context, int, saved.Copy) error { saves++; return nil },
 	}
-	if err := follow(s, []Deployment{{&s.outline.Disks[0], target, l.Geometry}}, 3, opts); err != nil {
-		t.Fatal(err)
+	sum, err := followed(s, []Deployment{{&s.outline.Disks[0], target, l.Geometry}}, 3, opts)
+	if err != nil || sum.Written != quantity.Bytes(target.written) || sum.Fetched == 0 || sum.Kept != 0 {
+		t.Fatalf("%+v, %v; %d bytes were written", sum, err, target.written)
 	}
 	if last != total || total == 0 {
 		t.Errorf("progress ended at %d of %d", last, total)

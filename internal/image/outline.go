@@ -16,6 +16,18 @@ type CastID [32]byte
 
 func (c CastID) String() string { return hex.EncodeToString(c[:]) }
 
+// ParseCastID reads the 64 hex digits that String writes.
+func ParseCastID(s string) (CastID, error) {
+	var c CastID
+	if len(s) != 2*len(c) {
+		return CastID{}, fmt.Errorf("cast %q: want %d hex digits", s, 2*len(c))
+	}
+	if _, err := hex.Decode(c[:], []byte(s)); err != nil {
+		return CastID{}, fmt.Errorf("cast %q: %w", s, err)
+	}
+	return c, nil
+}
+
 // PartID names a part of a cast: the SHA-256 of its binary form under the domain
 // "clonecast-part-v1".
 type PartID [32]byte

@@ -35,11 +35,11 @@ func (s *site) outline(token string, d disk) image.CastID {
 	s.t.Helper()
 	var answer protocol.OutlineResponse
 	s.must(s.tls, token, "POST", protocol.PathOutline, outlineOf(s.t, d), &answer)
-	v, err := image.ParseVersionID(answer.Cast)
+	id, err := image.ParseCastID(answer.Cast)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return image.CastID(v)
+	return id
 }
 
 func partBody(cast image.CastID, first int, ids ...chunk.ID) []byte {

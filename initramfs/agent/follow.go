@@ -1,0 +1,217 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"clonecast/internal/blockdev"
+	"clonecast/internal/chunk"
+	"clonecast/internal/clone"
+	"clonecast/internal/image"
+	"clonecast/internal/partition/saved"
+	"clonecast/internal/protocol"
+	"clonecast/internal/quantity"
+)
+
+// following is a machine that becomes another one while that is captured.
+type following struct {
+	agent   *Agent
+	op      *protocol.Operation
+	track   *tracker
+	started time.Time
+	notes   []string
+
+	// Of the cast that is followed now, if any.
+	chain    image.Chain
+	disks    []opened
+	follower *clone.Follower
+	written  quantity.Bytes // of all casts
+}
+
+// maxRestarts is how often a follower begins again before it gives up.
+const maxRestarts = 20
+
+// follow writes the parts of a capture as they come, and deploys the version once it is published.
+func (a *Agent) follow(ctx context.Context, op *protocol.Operation, track *tracker) (report, error) {
+	f := &following{agent: a, op: op, track: track, started: time.Now()}
+	defer f.end()
+	a.say("waiting for what is captured as %s", op.Image)
+	for restarts := 0; ; {
+		now, err := f.news(ctx)
+		if err != nil {
+			return report{notes: f.notes}, fmt.Errorf("follow the capture: %w", err)
+		}
+		if now.Version != "" && (f.follower == nil || now.Cast != f.chain.Cast.String() || now.Parts <= f.chain.Parts) {
+			return f.deploy(ctx, now.Version)
+		}
+		err = f.advance(ctx, now)
+		var p *protocol.Problem
+		if errors.As(err, &p) && p.Code == protocol.CodeNotFound && restarts < maxRestarts {
+			restarts++
+			a.say("the capture begins again")
+			f.end()
+			err = pause(ctx, firstPause)
+		}
+		if err != nil {
+			return report{notes: f.notes}, err
+		}
+	}
+}
+
+// news asks what there is beyond what is known; the server waits a little if that is nothing.
+func (f *following) news(ctx context.Context) (now protocol.Followed, err error) {
+	known := protocol.Followed{Parts: f.chain.Parts}
+	if f.follower != nil {
+		known.Cast = f.chain.Cast.String()
+	}
+	err = f.agent.client.json(ctx, protocol.PathFollow, known, &now, f.agent.client.giveUp)
+	return now, err
+}
+
+// advance takes an outline or the next part.
+func (f *following) advance(ctx context.Context, now protocol.Followed) error {
+	switch {
+	case now.Cast == "":
+		return nil
+	case f.follower == nil || now.Cast != f.chain.Cast.String():
+		f.end()
+		return f.begin(ctx, now.Cast)
+	case now.Parts > f.chain.Parts:
+		return f.part(ctx)
+	}
+	return nil
+}
+
+// begin checks the outline, and the disks against it. Nothing is written.
+func (f *following) begin(ctx context.Context, cast string) error {
+	want, err := image.ParseCastID(cast)
+	if err != nil {
+		return fmt.Errorf("the server's cast: %w", err)
+	}
+	server := transfer{f.agent.client}
+	envelope, err := server.get(ctx, protocol.PathFollowOutline+cast, maxEnvelope)
+	if err != nil {
+		return fmt.Errorf("get the outline: %w", err)
+	}
+	o, id, err := image.OpenOutline(envelope, f.agent.config.Keys)
+	switch {
+	case err != nil:
+		return fmt.Errorf("check the outline: %w", err)
+	case id != want || o.Task != f.op.TaskID || o.Manifest.Image != f.op.Image:
+		return fmt.Errorf("check the outline: it is that of task %s, image %s, not of this task", o.Task, o.Manifest.Image)
+	}
+	grow, err := image.ParseGrow(f.op.Grow)
+	if err != nil {
+		return fmt.Errorf("the task's partitions to grow: %w", err)
+	}
+	facts, err := f.agent.deployDisks(ctx, f.op, &o.Manifest)
+	if err != nil {
+		return err
+	}
+	if f.disks, err = f.agent.open(facts, true); err != nil {
+		return err
+	}
+	var targets []clone.Deployment
+	for i, d := range f.disks {
+		targets = append(targets, clone.Deployment{Disk: &o.Manifest.Disks[i], Target: d, Geometry: d.geometry})
+	}
+	follower, err := clone.Follow(&o.Manifest, targets, clone.DeployOptions{Grow: grow, Progress: f.track.progress,
+		SaveTable: func(ctx context.Context, disk int, c saved.Copy) error {
+			if err := server.saveTable(ctx, disk, c); err != nil {
+				return err
+			}
+			f.notes = append(f.notes, fmt.Sprintf("the old partition table of %s is saved: clonecast task tables %s", diskText(facts[disk]), f.op.TaskID))
+			return nil
+		}})
+	if err != nil {
+		return fmt.Errorf("follow to %s: %w", diskText(facts...), err)
+	}
+	f.follower, f.chain = follower, image.NewChain(o, id)
+	f.agent.say("following the capture of %s to %s", o.Manifest.Origin, diskText(facts...))
+	return nil
+}
+
+// maxPart bounds the envelope of a part.
+const maxPart = 1 << 20
+
+// part takes the next part.
+func (f *following) part(ctx context.Context) error {
+	server, number := transfer{f.agent.client}, f.chain.Parts
+	envelope, err := server.get(ctx, fmt.Sprintf("%s%s/%d", protocol.PathFollowPart, f.chain.Cast, number), maxPart)
+	if err != nil {
+		return fmt.Errorf("get part %d: %w", number, err)
+	}
+	p, err := image.OpenPart(envelope, f.agent.config.Keys)
+	if err == nil {
+		err = f.chain.Add(p)
+	}
+	if err != nil {
+		return fmt.Errorf("check part %d: %w", number, err)
+	}
+	if err := f.follower.Part(ctx, p.Chunks, partSource{server}); err != nil {
+		return fmt.Errorf("part %d to %s: %w", number, f.diskText(), err)
+	}
+	return nil
+}
+
+// partSource fetches the chunks of parts. It knows no differences: there is no version before.
+type partSource struct{ server transfer }
+
+func (s partSource) Frames(ctx context.Context, ids []chunk.ID, yield func([]byte) error) error {
+	return s.server.Frames(ctx, ids, yield)
+}
+
+func (f *following) diskText() string { return diskText(f.facts()...) }
+
+func (f *following) facts() []blockdev.Facts {
+	var facts []blockdev.Facts
+	for _, d := range f.disks {
+		facts = append(facts, d.facts)
+	}
+	return facts
+}
+
+// end lets go of the cast and its disks.
+func (f *following) end() {
+	if f.follower != nil {
+		f.written += f.follower.Result().Written
+		f.follower.Close()
+	}
+	closeDisks(f.disks)
+	f.follower, f.disks, f.chain = nil, nil, image.Chain{}
+}
+
+// deploy makes the disks whole when the version is published.
+func (f *following) deploy(ctx context.Context, version string) (report, error) {
+	op, a := *f.op, *f.agent
+	op.Version = version
+	if facts := f.facts(); facts != nil {
+		a.config.Disks = onlyDisks{a.config.Disks, facts} // these and no others, though one may have appeared meanwhile
+	}
+	f.end()
+	r, err := a.deploy(ctx, &op, f.track)
+	r.notes = append(f.notes, r.notes...)
+	if result, ok := r.result.(deployResult); ok {
+		result.Followed = int64(f.written)
+		result.Seconds = time.Since(f.started).Seconds()
+		r.result = result
+	}
+	return r, err
+}
+
+// onlyDisks is some of a machine's disks.
+type onlyDisks struct {
+	Disks
+	facts []blockdev.Facts
+}
+
+// List lists them.
+func (d onlyDisks) List() ([]blockdev.Facts, error) { return d.facts, nil }
+
+// get fetches a small answer.
+func (t transfer) get(ctx context.Context, path string, limit int64) ([]byte, error) {
+	return t.do(ctx, call{method: http.MethodGet, path: path, limit: limit, timeout: dataTimeout, giveUp: t.giveUp})
+}
