@@ -85,7 +85,7 @@ func (w *writer) deltas(ctx context.Context, s DeltaSource, ids []chunk.ID) erro
 			return err
 		}
 		w.plain = plain
-		w.counter.fetched(h.Size())
+		w.fetched(h.Size())
 		return w.chunks(h.FrameHeader, plain)
 	})
 }

@@ -11,6 +11,7 @@
 //
 //	compare    read what the target holds, keep every chunk that already matches
 //	save       hand out the old table, if it changes
+//	prepare    let a WholeSource wait until chunks can come
 //	invalidate zero the table and the first bytes of each partition to be written; flush
 //	write      fetch and verify the chunks that differ, write their allocated bytes; tell
 //	           the disk which bytes are free, if wanted; flush
@@ -76,13 +77,6 @@ type PlainSource interface {
 	Source
 	// Plain is Frames with the plain bytes of each frame's chunks, verified.
 	Plain(ctx context.Context, ids []chunk.ID, yield func(h chunk.FrameHeader, plain []byte) error) error
-}
-
-// WholeSource is a Source that gives frames in an order of its own, as a multicast session does. It
-// is asked once, for all chunks.
-type WholeSource interface {
-	Source
-	Whole()
 }
 
 // Target is a disk that a deploy writes.

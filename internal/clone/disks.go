@@ -54,25 +54,24 @@ func DeployDisks(ctx context.Context, disks []Deployment, source Source, opts De
 func runSteps(ctx context.Context, deploys []*deploy, opts DeployOptions) error {
 	for i, step := range []struct {
 		name string
-		do   func(*deploy, context.Context) error
+		do   func(context.Context, []*deploy) error
 	}{
-		{"compare", (*deploy).compare},
-		{"save the old table", (*deploy).saveTable},
-		{"invalidate the old table", (*deploy).invalidate},
-		{"write", (*deploy).write},
-		{"trim free bytes", (*deploy).trim},
-		{"flush", (*deploy).flush},
-		{"verify", (*deploy).verify},
-		{"finish", (*deploy).finish},
+		{"compare", each((*deploy).compare)},
+		{"save the old table", each((*deploy).saveTable)},
+		{"prepare", prepare},
+		{"invalidate the old table", each((*deploy).invalidate)},
+		{"write", writeAll},
+		{"trim free bytes", each((*deploy).trim)},
+		{"flush", each((*deploy).flush)},
+		{"verify", each((*deploy).verify)},
+		{"finish", func(ctx context.Context, all []*deploy) error {
+			all = slices.Clone(all)
+			slices.Reverse(all) // the first disk was invalidated first, and is whole last
+			return each((*deploy).finish)(ctx, all)
+		}},
 	} {
-		order := slices.Clone(deploys)
-		if step.name == "finish" {
-			slices.Reverse(order) // the first disk was invalidated first, and is whole last
-		}
-		for _, dep := range order {
-			if err := step.do(dep, ctx); err != nil {
-				return ofDisk(fmt.Errorf("%s: %w", step.name, err), dep.number, len(deploys))
-			}
+		if err := step.do(ctx, deploys); err != nil {
+			return fmt.Errorf("%s: %w", step.name, err)
 		}
 		if i == 0 && (opts.DryRun || !slices.ContainsFunc(deploys, func(d *deploy) bool { return d.result.Differ > 0 })) {
 			break
@@ -81,12 +80,19 @@ func runSteps(ctx context.Context, deploys []*deploy, opts DeployOptions) error 
 	if opts.DryRun {
 		return nil
 	}
-	for _, dep := range deploys {
-		if err := dep.grow(ctx); err != nil {
-			return ofDisk(err, dep.number, len(deploys))
+	return each((*deploy).grow)(ctx, deploys)
+}
+
+// each does a step for one disk after the other.
+func each(step func(*deploy, context.Context) error) func(context.Context, []*deploy) error {
+	return func(ctx context.Context, deploys []*deploy) error {
+		for _, d := range deploys {
+			if err := step(d, ctx); err != nil {
+				return ofDisk(err, d.number, len(deploys))
+			}
 		}
+		return nil
 	}
-	return nil
 }
 
 // Wants tells what the disks of a version look for in a target.

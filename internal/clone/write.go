@@ -28,18 +28,8 @@ const writers = 4
 
 // write brings every chunk that differs onto the disk, but for the heads, which it keeps.
 func (d *deploy) write(ctx context.Context) error {
-	for _, w := range d.wipes {
-		if err := d.writeAt(w.data, w.start); err != nil {
-			return err
-		}
-	}
-	var total quantity.Bytes
-	for i, c := range d.contents {
-		for p := range pieces(i, c) {
-			if d.differ[i][p.number] {
-				total += quantity.Total(p.extents)
-			}
-		}
+	if err := d.wipe(); err != nil {
+		return err
 	}
 	bases := newBases(d, d.opts.Parent)
 	g, ctx := errgroup.WithContext(ctx)
@@ -53,15 +43,13 @@ func (d *deploy) write(ctx context.Context) error {
 		}
 		return nil
 	})
-	counter := &writeCounter{deploy: d, total: total}
+	counter := &writeCounter{tell: d.opts.Progress, total: d.toWrite()}
 	for range writers {
 		g.Go(func() error {
-			decoder, err := chunk.NewDecoder()
+			w, err := d.newWriter(counter, bases)
 			if err != nil {
 				return err
 			}
-			defer decoder.Close()
-			w := &writer{deploy: d, decoder: decoder, counter: counter, bases: bases, plain: alignedBuffer(framePieces * int(chunk.Size))}
 			defer w.close()
 			for group := range work {
 				if err := w.group(ctx, group); err != nil {
@@ -74,49 +62,63 @@ func (d *deploy) write(ctx context.Context) error {
 	return g.Wait()
 }
 
-// groups gives the pieces that differ in groups of one call to the source each: of one
-// partition, so that all of a group are fetched as differences or none. A WholeSource gets all in one.
-func (d *deploy) groups() iter.Seq[[]piece] {
-	if _, ok := d.source.(WholeSource); ok {
-		return d.wholeGroup
+// wipe zeroes stale signatures.
+func (d *deploy) wipe() error {
+	for _, w := range d.wipes {
+		if err := d.writeAt(w.data, w.start); err != nil {
+			return err
+		}
 	}
-	return func(yield func([]piece) bool) {
+	return nil
+}
+
+// toWrite is the bytes of the chunks that differ.
+func (d *deploy) toWrite() (total quantity.Bytes) {
+	for p := range d.lacking() {
+		total += quantity.Total(p.extents)
+	}
+	return total
+}
+
+// lacking gives the pieces that differ.
+func (d *deploy) lacking() iter.Seq[piece] {
+	return func(yield func(piece) bool) {
 		for i, c := range d.contents {
-			limit := fetchPieces
-			if d.delta[i] {
-				limit = deltaPieces
-			}
-			var group []piece
 			for p := range pieces(i, c) {
-				if !d.differ[i][p.number] {
-					continue
+				if d.differ[i][p.number] && !yield(p) {
+					return
 				}
-				if group = append(group, p); len(group) == limit {
-					if !yield(group) {
-						return
-					}
-					group = nil
-				}
-			}
-			if len(group) > 0 && !yield(group) {
-				return
 			}
 		}
 	}
 }
 
-// wholeGroup gives all pieces that differ as one group.
-func (d *deploy) wholeGroup(yield func([]piece) bool) {
-	var all []piece
-	for i, c := range d.contents {
-		for p := range pieces(i, c) {
-			if d.differ[i][p.number] {
-				all = append(all, p)
+// groups gives the pieces that differ in groups of one call to the source each: of one
+// partition, so that all of a group are fetched as differences or none.
+func (d *deploy) groups() iter.Seq[[]piece] {
+	return func(yield func([]piece) bool) {
+		var group []piece
+		for p := range d.lacking() {
+			if len(group) > 0 && group[0].region != p.region {
+				if !yield(group) {
+					return
+				}
+				group = nil
+			}
+			limit := fetchPieces
+			if d.delta[p.region] {
+				limit = deltaPieces
+			}
+			if group = append(group, p); len(group) == limit {
+				if !yield(group) {
+					return
+				}
+				group = nil
 			}
 		}
-	}
-	if len(all) > 0 {
-		yield(all)
+		if len(group) > 0 {
+			yield(group)
+		}
 	}
 }
 
@@ -134,7 +136,16 @@ type writer struct {
 	held         []byte              // what the disk holds at the places of a group
 }
 
+func (d *deploy) newWriter(counter *writeCounter, bases bases) (*writer, error) {
+	decoder, err := chunk.NewDecoder()
+	if err != nil {
+		return nil, err
+	}
+	return &writer{deploy: d, decoder: decoder, counter: counter, bases: bases, plain: alignedBuffer(framePieces * int(chunk.Size))}, nil
+}
+
 func (w *writer) close() {
+	w.decoder.Close()
 	if w.deltaDecoder != nil {
 		w.deltaDecoder.Close()
 	}
@@ -142,13 +153,24 @@ func (w *writer) close() {
 
 // group fetches the chunks of a group and writes them.
 func (w *writer) group(ctx context.Context, group []piece) error {
-	w.at = make(map[chunk.ID][]piece, len(group))
-	var ids []chunk.ID
-	for _, p := range group {
+	ids, err := w.expect(slices.Values(group))
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	if err := w.fetch(ctx, group, ids); err != nil {
+		return err
+	}
+	return w.came()
+}
+
+// expect notes which chunks belong where and gives their ids. Those of zeroes it writes.
+func (w *writer) expect(group iter.Seq[piece]) (ids []chunk.ID, err error) {
+	w.at = make(map[chunk.ID][]piece)
+	for p := range group {
 		id := w.contents[p.region].Chunks[p.number]
 		if id == zeroID(p.length) {
 			if err := w.piece(p, make([]byte, p.length)); err != nil {
-				return err
+				return nil, err
 			}
 			continue
 		}
@@ -157,16 +179,13 @@ func (w *writer) group(ctx context.Context, group []piece) error {
 		}
 		w.at[id] = append(w.at[id], p)
 	}
-	if len(ids) == 0 {
-		return nil
-	}
-	if err := w.fetch(ctx, group, ids); err != nil {
-		return err
-	}
-	for _, id := range ids {
-		if len(w.at[id]) > 0 {
-			return &chunk.MissingError{ID: id}
-		}
+	return ids, nil
+}
+
+// came reports a chunk that is still expected.
+func (w *writer) came() error {
+	for id := range w.at {
+		return &chunk.MissingError{ID: id}
 	}
 	return nil
 }
@@ -176,7 +195,7 @@ func (w *writer) fetch(ctx context.Context, group []piece, ids []chunk.ID) error
 	switch s := w.source.(type) {
 	case PlainSource:
 		return s.Plain(ctx, ids, func(h chunk.FrameHeader, plain []byte) error {
-			w.counter.fetched(h.Size())
+			w.fetched(h.Size())
 			return w.chunks(h, plain)
 		})
 	case DeltaSource:
@@ -190,7 +209,7 @@ func (w *writer) fetch(ctx context.Context, group []piece, ids []chunk.ID) error
 			return err
 		}
 		w.plain = plain
-		w.counter.fetched(len(frame))
+		w.fetched(len(frame))
 		return w.chunks(h, plain)
 	})
 }
@@ -259,24 +278,28 @@ func joinNear(extents []quantity.Extent) []quantity.Extent {
 	return out
 }
 
-// writeCounter counts what the workers do.
+// writeCounter counts what writers do.
 type writeCounter struct {
-	*deploy
+	tell  Progress // may be nil
+	total quantity.Bytes
+
+	mu      sync.Mutex
 	written quantity.Bytes
-	total   quantity.Bytes
 }
 
 func (c *writeCounter) done(n quantity.Bytes) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.written += n
-	c.progress(PhaseWrite, c.written, c.total)
+	if c.tell != nil {
+		c.tell(PhaseWrite, c.written, c.total)
+	}
 }
 
-func (c *writeCounter) fetched(n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.result.Fetched += quantity.Bytes(n)
+func (d *deploy) fetched(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.result.Fetched += quantity.Bytes(n)
 }
 
 // headStore keeps the first chunks of partitions until the end.
