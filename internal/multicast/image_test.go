@@ -93,6 +93,7 @@ func receiveImageRole(dir, disk string) error {
 	if err != nil {
 		return err
 	}
+	defer source.Close()
 	return deployTo(disk, m, source, false)
 }
 
@@ -195,7 +196,7 @@ func TestImageSource(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := &Found{Description: Description{Payload: payload.Size()}}
+	found := &Found{Description: Description{Payload: payload.Size()}, room: fullRoom}
 	geo := found.Geometry()
 	for seed := range uint64(20) {
 		r := rand.New(rand.NewPCG(seed, 5))
@@ -214,7 +215,7 @@ func TestImageSource(t *testing.T) {
 			if err := payload.Block(b, plain); err != nil {
 				t.Fatal(err)
 			}
-			complete, err := s.take(geo.Offset(b), plain)
+			complete, err := s.fill(geo.Offset(b), plain)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -28,7 +28,6 @@ import (
 
 // Timing and limits of receivers.
 const (
-	receiveMemory  = 384 // blocks: 67 MiB
 	maxDescription = 128 << 20
 	joinPatience   = 10 * time.Second
 	fetchPatience  = 30 * time.Second // for a sender that does not answer
@@ -44,6 +43,7 @@ type Found struct {
 	host        Host
 	sender      ed25519.PublicKey
 	log         *slog.Logger
+	room        room
 	close       func()
 }
 
@@ -54,7 +54,7 @@ func (f *Found) Close() { f.close() }
 func Offered(s protocol.Session, host Host, log *slog.Logger) (*Found, error) {
 	f := &Found{
 		Description: Description{Session: s.Session, Group: s.Group, Control: s.Control, Payload: s.Payload},
-		host:        host, sender: s.Sender, log: log, close: func() {},
+		host:        host, sender: s.Sender, log: log, room: roomIn(availableMemory()), close: func() {},
 	}
 	if err := f.check(); err != nil || len(s.Sender) != ed25519.PublicKeySize {
 		return nil, errDescription
@@ -81,14 +81,14 @@ func Find(ctx context.Context, name string, pairing Pairing, log *slog.Logger) (
 	if err != nil {
 		return nil, err
 	}
-	socket, err := joinGroup(ifi, announceGroup)
+	socket, err := joinGroup(ifi, announceGroup, leastRoom.buffer)
 	if err != nil {
 		return nil, fmt.Errorf("listen for announcements: %w", err)
 	}
 	defer socket.conn.Close()
 	stop := context.AfterFunc(ctx, func() { socket.conn.SetReadDeadline(time.Now()) })
 	defer stop()
-	f := &Found{ifi: ifi, addr: addr, log: log}
+	f := &Found{ifi: ifi, addr: addr, log: log, room: roomIn(availableMemory())}
 	for {
 		var heard *packet.Announce
 		var session uint64
@@ -170,24 +170,46 @@ var ErrLater = errors.New("no room for the block now")
 
 // Receive joins the session, and returns when every block in need was written, or an error when that cannot be.
 func (f *Found) Receive(ctx context.Context, need *blocks.Set, write Write, progress Progress) (ReceiveSummary, error) {
-	s, err := f.join(ctx, need, write, progress)
+	r, err := f.Start(ctx, need, write, progress)
 	if err != nil {
 		return ReceiveSummary{}, err
 	}
-	defer s.close()
-	g, ctx := errgroup.WithContext(ctx)
-	for range min(runtime.NumCPU(), 4) {
-		g.Go(s.work)
-	}
-	g.Go(func() error { return s.fetch(ctx) })
-	g.Go(s.readOrders)
-	g.Go(func() error { return s.drive(ctx) })
-	err = g.Wait()
-	return s.summary(), err
+	err = r.Wait()
+	return r.Summary(), err
 }
 
-// reception is one session being received.
-type reception struct {
+// Start joins the session and receives in the background.
+func (f *Found) Start(ctx context.Context, need *blocks.Set, write Write, progress Progress) (*Reception, error) {
+	r, err := f.join(ctx, need, write, progress)
+	if err != nil {
+		return nil, err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for range min(runtime.NumCPU(), 4) {
+		g.Go(r.work)
+	}
+	g.Go(func() error { return r.fetch(ctx) })
+	g.Go(r.readOrders)
+	g.Go(func() error { return r.drive(ctx) })
+	go func() {
+		r.err = g.Wait()
+		r.close()
+		close(r.done)
+	}()
+	return r, nil
+}
+
+// Begun is closed when blocks can come: the session runs, or this receiver has left the group, or all is over.
+func (s *Reception) Begun() <-chan struct{} { return s.begun }
+
+// Wait waits until every block was written, or for the error when that cannot be.
+func (s *Reception) Wait() error {
+	<-s.done
+	return s.err
+}
+
+// Reception is one session being received.
+type Reception struct {
 	*Found
 	geo      blocks.Geometry
 	clock    clock
@@ -196,6 +218,9 @@ type reception struct {
 	progress Progress
 	group    *batchReader
 	reports  *net.UDPConn
+	begun    chan struct{}
+	done     chan struct{}
+	err      error // once done is closed
 
 	mu       sync.Mutex // guards what is below
 	changed  *sync.Cond // there may be work, or all is over
@@ -207,11 +232,11 @@ type reception struct {
 	wire     uint64
 }
 
-func (f *Found) join(ctx context.Context, need *blocks.Set, write Write, progress Progress) (*reception, error) {
-	s := &reception{Found: f, geo: f.Geometry(), clock: clock{time.Now()}, need: need, write: write, progress: progress, began: -1}
+func (f *Found) join(ctx context.Context, need *blocks.Set, write Write, progress Progress) (*Reception, error) {
+	s := &Reception{Found: f, geo: f.Geometry(), clock: clock{time.Now()}, need: need, write: write, progress: progress, begun: make(chan struct{}), done: make(chan struct{}), began: -1}
 	s.changed = sync.NewCond(&s.mu)
 	var err error
-	if s.group, err = joinGroup(f.ifi, f.Description.Group); err != nil {
+	if s.group, err = joinGroup(f.ifi, f.Description.Group, f.room.buffer); err != nil {
 		return nil, err
 	}
 	if s.reports, err = net.DialUDP("udp4", &net.UDPAddr{IP: f.addr.AsSlice()}, net.UDPAddrFromAddrPort(f.Description.Control)); err != nil {
@@ -225,7 +250,7 @@ func (f *Found) join(ctx context.Context, need *blocks.Set, write Write, progres
 }
 
 // place asks for a place in the session.
-func (s *reception) place(ctx context.Context) error {
+func (s *Reception) place(ctx context.Context) error {
 	nonce := make([]byte, protocol.NonceSize)
 	rand.Read(nonce)
 	place, err := s.host.Join(ctx, protocol.SessionJoin{Nonce: nonce, AES: hasAES(), Need: s.need.AppendBinary(nil)})
@@ -243,19 +268,21 @@ func (s *reception) place(ctx context.Context) error {
 	}
 	s.receiver = receiver.New(s.clock.now(), receiver.Config{
 		ID: place.Receiver, Session: id, Geometry: s.geo, Group: group, Sender: s.sender, Up: up, Down: down, Need: s.need,
-		Memory: receiveMemory, Seed: id,
+		Memory: s.room.blocks, Seed: id,
 	})
 	return nil
 }
 
-func (s *reception) close() {
+func (s *Reception) close() {
 	s.group.conn.Close()
 	s.reports.Close()
 }
 
 // drive reads the group and reports until the receiver is done or has failed.
-func (s *reception) drive(ctx context.Context) error {
+func (s *Reception) drive(ctx context.Context) error {
 	defer s.finish()
+	begin := sync.OnceFunc(func() { close(s.begun) })
+	defer begin()
 	for {
 		s.mu.Lock()
 		now := s.clock.now()
@@ -265,7 +292,11 @@ func (s *reception) drive(ctx context.Context) error {
 		report, wait, err := s.receiver.Next(now)
 		over := s.receiver.Over()
 		state, reason := s.receiver.State()
+		started := s.receiver.Started()
 		s.mu.Unlock()
+		if started || state != packet.StateReceiving {
+			begin()
+		}
 		s.changed.Broadcast() // the receiver may have left the group: there is something to fetch
 		if err != nil {
 			return err
@@ -288,7 +319,7 @@ func (s *reception) drive(ctx context.Context) error {
 }
 
 // read takes what the group's socket has, or waits for it.
-func (s *reception) read(wait time.Duration) error {
+func (s *Reception) read(wait time.Duration) error {
 	if err := s.group.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
 		return err
 	}
@@ -315,7 +346,7 @@ func (s *reception) read(wait time.Duration) error {
 }
 
 // finish sends the workers home.
-func (s *reception) finish() {
+func (s *Reception) finish() {
 	s.mu.Lock()
 	s.over = true
 	s.mu.Unlock()
@@ -324,7 +355,7 @@ func (s *reception) finish() {
 }
 
 // readOrders reads what the sender says to this receiver alone.
-func (s *reception) readOrders() error {
+func (s *Reception) readOrders() error {
 	buf := make([]byte, packet.MaxSize+1)
 	for {
 		n, err := s.reports.Read(buf)
@@ -349,7 +380,7 @@ func (s *reception) readOrders() error {
 }
 
 // next waits for a block to rebuild; nil means that all is over.
-func (s *reception) next() *receiver.Block {
+func (s *Reception) next() *receiver.Block {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
@@ -364,7 +395,7 @@ func (s *reception) next() *receiver.Block {
 }
 
 // work rebuilds, verifies and writes blocks.
-func (s *reception) work() error {
+func (s *Reception) work() error {
 	code, err := fec.New(packet.SymbolSize)
 	if err != nil {
 		return err
@@ -397,7 +428,7 @@ func (s *reception) work() error {
 }
 
 // noteProgress is called with the lock held.
-func (s *reception) noteProgress() {
+func (s *Reception) noteProgress() {
 	finished, _ := s.receiver.Finished()
 	s.ended = s.clock.now()
 	if s.progress != nil {
@@ -406,7 +437,7 @@ func (s *reception) noteProgress() {
 }
 
 // toFetch waits for blocks that must come by unicast, a run of neighbours; count 0 means that all is over.
-func (s *reception) toFetch() (first, count int) {
+func (s *Reception) toFetch() (first, count int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for !s.over {
@@ -421,7 +452,7 @@ func (s *reception) toFetch() (first, count int) {
 }
 
 // fetch gets by unicast what cannot be had by multicast.
-func (s *reception) fetch(ctx context.Context) error {
+func (s *Reception) fetch(ctx context.Context) error {
 	var lastGood time.Time
 	for {
 		first, count := s.toFetch()
@@ -464,7 +495,7 @@ type writeError struct{ err error }
 func (e *writeError) Error() string { return e.err.Error() }
 
 // fetchRun fetches neighbouring blocks and tells how many of them were written.
-func (s *reception) fetchRun(ctx context.Context, first, count int) (got int, err error) {
+func (s *Reception) fetchRun(ctx context.Context, first, count int) (got int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchPatience)
 	defer cancel()
 	err = s.host.Blocks(ctx, first, count, func(body io.Reader) error {
@@ -488,7 +519,8 @@ func (s *reception) fetchRun(ctx context.Context, first, count int) (got int, er
 	return got, err
 }
 
-func (s *reception) summary() ReceiveSummary {
+// Summary is what was received so far.
+func (s *Reception) Summary() ReceiveSummary {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, fetched := s.receiver.Finished()

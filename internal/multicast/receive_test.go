@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/netip"
 	"sync"
 	"testing"
 	"time"
 
 	"clonecast/internal/multicast/blocks"
+	"clonecast/internal/multicast/packet"
 	"clonecast/internal/protocol"
 )
 
@@ -92,6 +94,88 @@ func TestGone(t *testing.T) {
 	}
 	cancel()
 	<-sent
+}
+
+// TestPrepare waits for a session to begin before a deploy changes its disk, and leaves a session that does not begin.
+func TestPrepare(t *testing.T) {
+	dir, _ := captureRandom(t, 6<<20)
+	store, _, m, err := openVersion(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	payload, err := NewImagePayload(store, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, reader := payloadOf(1)
+	opts := offered(t, reader)
+	opts.Payload, opts.Source, opts.Receivers = payload.Size(), payload, 2
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	f, sent := found(ctx, t, opts)
+	source := func() *ImageSource {
+		s, err := NewImageSource(f, m, payload.Table())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	enough := errors.New("enough")
+	early, stop := context.WithCancelCause(ctx)
+	time.AfterFunc(300*time.Millisecond, func() { stop(enough) })
+	impatient := source()
+	if err := impatient.Prepare(early, payloadChunks(m)); !errors.Is(err, enough) {
+		t.Errorf("Prepare for a session that waits for another receiver = %v", err)
+	}
+	impatient.Close()
+	if summary, joined := impatient.Summary(); !joined || summary.State != packet.StateFailed {
+		t.Errorf("who gives up waiting ends as %+v, %v", summary, joined)
+	}
+	first, second := source(), source()
+	defer first.Close()
+	defer second.Close()
+	ready := make(chan error, 1)
+	go func() { ready <- first.Prepare(ctx, payloadChunks(m)) }()
+	if err := second.Prepare(ctx, nil); err != nil { // needs nothing, and counts
+		t.Errorf("Prepare for nothing = %v", err)
+	}
+	if err := <-ready; err != nil {
+		t.Fatalf("Prepare = %v", err)
+	}
+	frames := 0
+	if err := first.Frames(ctx, payloadChunks(m), func([]byte) error { frames++; return nil }); err != nil || frames == 0 {
+		t.Errorf("Frames = %v, %d frames", err, frames)
+	}
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestReceivingRoom keeps what receiving takes within the memory that there is.
+func TestReceivingRoom(t *testing.T) {
+	if got := roomIn(8 << 30); got != fullRoom {
+		t.Errorf("with 8 GiB: %+v, want %+v", got, fullRoom)
+	}
+	for _, available := range []int64{-1, 0, 1 << 20} {
+		if got := roomIn(available); got != leastRoom {
+			t.Errorf("with %d bytes: %+v, want %+v", available, got, leastRoom)
+		}
+	}
+	for available := int64(128 << 20); available <= 4<<30; available += 64 << 20 {
+		r := roomIn(available)
+		if all := 2*int64(r.blocks)*blocks.Size + int64(r.partial) + 2*int64(r.buffer); all > available/2 {
+			t.Errorf("with %d MiB: %+v may take %d MiB", available>>20, r, all>>20)
+		}
+	}
+	for text, want := range map[string]int64{
+		"MemTotal:  4 kB\nMemAvailable:   1234 kB\n": 1234 << 10,
+		"": math.MaxInt64, "MemAvailable: -1 kB": math.MaxInt64, "MemAvailable: 99999999999999999999 kB": math.MaxInt64, "MemAvailable:": math.MaxInt64,
+	} {
+		if got := parseAvailable([]byte(text)); got != want {
+			t.Errorf("parseAvailable(%q) = %d, want %d", text, got, want)
+		}
+	}
 }
 
 // TestOfferedNonsense refuses descriptions that nobody can follow.

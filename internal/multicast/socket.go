@@ -18,7 +18,7 @@ import (
 const (
 	readMessages  = 32
 	messageSize   = 1 << 16 // what UDP_GRO may join
-	receiveBuffer = 16 << 20
+	reportBuffer  = 4 << 20
 	minSendBuffer = 128 << 10
 	maxSendBuffer = 1 << 20
 )
@@ -57,7 +57,7 @@ func newGroupSender(ifi *net.Interface, addr netip.Addr, rate float64) (*groupSe
 	lc := net.ListenConfig{Control: control(func(fd int) error {
 		size := int(min(max(rate/100, minSendBuffer), maxSendBuffer))
 		largeBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, size)
-		largeBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, receiveBuffer/4)
+		largeBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, reportBuffer)
 		return nil
 	})}
 	c, err := lc.ListenPacket(context.Background(), "udp4", netip.AddrPortFrom(addr, 0).String())
@@ -121,10 +121,10 @@ type batchReader struct {
 	messages []ipv4.Message
 }
 
-// joinGroup opens a socket that gets the packets of a group.
-func joinGroup(ifi *net.Interface, group netip.AddrPort) (*batchReader, error) {
+// joinGroup opens a socket that gets the packets of a group, with a buffer of so many bytes.
+func joinGroup(ifi *net.Interface, group netip.AddrPort, buffer int) (*batchReader, error) {
 	lc := net.ListenConfig{Control: control(func(fd int) error {
-		largeBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, receiveBuffer)
+		largeBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, buffer)
 		_ = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1) // without it packets come one by one
 		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	})}
