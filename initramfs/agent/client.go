@@ -80,6 +80,7 @@ func newClient(config Config) (*client, error) {
 // call is one request to the server.
 type call struct {
 	method, path string
+	query        url.Values
 	body         []byte
 	kind         string        // content type
 	limit        int64         // of the answer; more is an error
@@ -141,7 +142,9 @@ func (c *client) try(ctx context.Context, k call) ([]byte, error) {
 	defer cancel(nil)
 	idle := time.AfterFunc(k.timeout, func() { cancel(fmt.Errorf("%w: no answer within %v", errStream, k.timeout)) })
 	defer idle.Stop()
-	request, err := http.NewRequestWithContext(ctx, k.method, c.base.JoinPath(k.path).String(), bytes.NewReader(k.body))
+	at := c.base.JoinPath(k.path)
+	at.RawQuery = k.query.Encode()
+	request, err := http.NewRequestWithContext(ctx, k.method, at.String(), bytes.NewReader(k.body))
 	if err != nil {
 		return nil, err
 	}

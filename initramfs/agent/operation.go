@@ -53,7 +53,8 @@ type deployResult struct {
 	Followed int64   `json:"bytes_followed,omitempty"` // written while the capture went on
 	Seconds  float64 `json:"seconds"`
 
-	Grown []clone.Grown `json:"grown,omitempty"`
+	Grown     []clone.Grown    `json:"grown,omitempty"`
+	Multicast *multicastResult `json:"multicast,omitempty"`
 }
 
 // run does an operation and reports its end.
@@ -255,15 +256,20 @@ func (a *Agent) deploy(ctx context.Context, op *protocol.Operation, track *track
 	if err != nil {
 		return report{}, fmt.Errorf("the task's partitions to grow: %w", err)
 	}
-	source := transfer{a.client}
-	m, err := source.manifest(ctx, want, a.config)
+	server := transfer{a.client}
+	m, err := server.manifest(ctx, want, a.config)
 	if err != nil {
 		return report{}, err
 	}
+	frames, err := a.reception(ctx, op, m, track)
+	if err != nil {
+		return report{}, err
+	}
+	defer frames.leave()
 	if err := keep(m, op.Policies); err != nil {
 		return report{}, err
 	}
-	parent, err := source.parent(ctx, m, a.config)
+	parent, err := server.parent(ctx, m, a.config)
 	if err != nil {
 		return report{}, fmt.Errorf("version before: %w", err)
 	}
@@ -284,19 +290,32 @@ func (a *Agent) deploy(ctx context.Context, op *protocol.Operation, track *track
 		growers = append(growers, kernelfs.Disk{Path: d.facts.Path, Sector: d.geometry.LogicalSector, Load: a.config.LoadModule})
 	}
 	var notes []string
-	results, err := clone.DeployDisks(ctx, targets, source, clone.DeployOptions{
+	results, err := clone.DeployDisks(ctx, targets, frames.source(), clone.DeployOptions{
 		Verify: true, Trim: !op.NoTrim, Parent: parent, Progress: track.progress, Grow: grow, Grower: growers,
 		SaveTable: func(ctx context.Context, disk int, c saved.Copy) error {
-			if err := source.saveTable(ctx, disk, c); err != nil {
+			if err := server.saveTable(ctx, disk, c); err != nil {
 				return err
 			}
 			notes = append(notes, fmt.Sprintf("the old partition table of %s is saved: clonecast task tables %s", diskText(facts[disk]), op.TaskID))
 			return nil
 		}})
+	if err == nil {
+		frames.attend(ctx)
+	}
+	notes = append(notes, frames.notes...)
 	if err != nil {
 		return report{notes: notes}, fmt.Errorf("deploy to %s: %w", diskText(facts...), err)
 	}
-	var sum clone.DeployResult
+	sum, grown := a.afterwards(disks, results)
+	notes = append(notes, grown...)
+	a.say("disk is %s version %d: %v compared, %v kept, %v written", m.Image, m.Sequence, sum.Compared, sum.Kept, sum.Written)
+	return report{deployResult{Image: m.Image, Sequence: m.Sequence, Version: want.String(), Disk: diskText(facts...),
+		Compared: int64(sum.Compared), Kept: int64(sum.Kept), Written: int64(sum.Written), Fetched: int64(sum.Fetched),
+		Verified: int64(sum.Verified), Seconds: time.Since(started).Seconds(), Grown: sum.Grown, Multicast: frames.result(int64(sum.Fetched))}, notes}, nil
+}
+
+// afterwards tells the kernel of the new tables, and adds up what was done to all disks.
+func (a *Agent) afterwards(disks []opened, results []clone.DeployResult) (sum clone.DeployResult, notes []string) {
 	for i, r := range results {
 		for _, g := range r.Grown {
 			a.say("grow: %v", g)
@@ -305,14 +324,11 @@ func (a *Agent) deploy(ctx context.Context, op *protocol.Operation, track *track
 			}
 		}
 		if err := disks[i].Reread(); err != nil {
-			notes = append(notes, fmt.Sprintf("the kernel did not read the new partition table of %s: %v", diskText(facts[i]), err))
+			notes = append(notes, fmt.Sprintf("the kernel did not read the new partition table of %s: %v", diskText(disks[i].facts), err))
 		}
 		sum.Add(r)
 	}
-	a.say("disk is %s version %d: %v compared, %v kept, %v written", m.Image, m.Sequence, sum.Compared, sum.Kept, sum.Written)
-	return report{deployResult{Image: m.Image, Sequence: m.Sequence, Version: want.String(), Disk: diskText(facts...),
-		Compared: int64(sum.Compared), Kept: int64(sum.Kept), Written: int64(sum.Written), Fetched: int64(sum.Fetched),
-		Verified: int64(sum.Verified), Seconds: time.Since(started).Seconds(), Grown: sum.Grown}, notes}, nil
+	return sum, notes
 }
 
 // keep makes the manifest one that leaves partitions as they are.

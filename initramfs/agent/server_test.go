@@ -90,6 +90,11 @@ type testServer struct {
 	hook func(w http.ResponseWriter, r *http.Request, nth int) bool
 	// envelope changes a manifest before it is sent.
 	envelope func([]byte) []byte
+	casts    []*cast // sessions that were made; the last one is the one to join
+	startAt  int     // a session begins when so many have joined
+	casting  bool    // a session is made when one is asked for
+	// seen is shown the reports of running operations; may be nil.
+	seen func(protocol.Status)
 }
 
 func newTestServer(t *testing.T, ca authority, ops ...protocol.Operation) *testServer {
@@ -154,7 +159,7 @@ func (s *testServer) serve(w http.ResponseWriter, r *http.Request) {
 		if !errors.As(err, &p) {
 			p = &protocol.Problem{Code: protocol.CodeInternal, Title: err.Error()}
 		}
-		w.WriteHeader(map[string]int{protocol.CodeUnauthorized: 401, protocol.CodeIncomplete: 409, protocol.CodeNotFound: 404, protocol.CodeInternal: 500}[p.Code])
+		w.WriteHeader(map[string]int{protocol.CodeUnauthorized: 401, protocol.CodeIncomplete: 409, protocol.CodeNotFound: 404, protocol.CodeCancelled: 409, protocol.CodeInternal: 500}[p.Code])
 		_ = json.NewEncoder(w).Encode(p)
 	}
 }
@@ -202,6 +207,9 @@ func (s *testServer) status(reply func(any) error, body []byte) error {
 	}
 	if st.State == protocol.StateRunning {
 		s.beats++
+		if s.seen != nil {
+			s.seen(st)
+		}
 	} else {
 		s.statuses = append(s.statuses, st)
 		s.ops = s.ops[1:]
@@ -290,6 +298,8 @@ func (s *testServer) data(w http.ResponseWriter, r *http.Request, body []byte, r
 		}
 		_, err = w.Write(envelope)
 		return err
+	case protocol.PathSession, protocol.PathSessionJoin, protocol.PathSessionBlocks:
+		return s.multicast(w, r, body, reply)
 	case protocol.PathChunks:
 		return s.store.Frames(ctx, splitIDs(body), func(frame []byte) error {
 			_, err := w.Write(frame)

@@ -44,6 +44,9 @@ func (t *tracker) progress(phase string, done, total quantity.Bytes) {
 	t.done, t.total = int64(done), int64(total)
 }
 
+// wait notes that nothing can be done yet, and why.
+func (t *tracker) wait(what string) { t.progress(what, 0, 0) }
+
 // now gives the progress at this moment. The rate is smoothed over some seconds.
 func (t *tracker) now() (p protocol.Progress, begun bool) {
 	t.mu.Lock()

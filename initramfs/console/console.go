@@ -114,7 +114,7 @@ func (c *Console) Fail(cause, hint string) {
 type Progress struct {
 	Title       string // "task 12: deploy win11-lab"
 	Phase       string
-	Done, Total int64 // bytes
+	Done, Total int64 // bytes; Total 0: nothing is counted
 	Rate        int64 // bytes a second
 	ETA         int64 // seconds, -1 unknown
 	Writing     bool  // the disk is being changed
@@ -153,11 +153,10 @@ func (p Progress) String() string {
 	if p.Writing {
 		b.WriteString("DO NOT SWITCH OFF  ")
 	}
-	percent := int64(0)
+	fmt.Fprintf(&b, "%s  %s", p.Title, p.Phase)
 	if p.Total > 0 {
-		percent = int64(float64(min(max(p.Done, 0), p.Total)) / float64(p.Total) * 100)
+		fmt.Fprintf(&b, " %3d %%", int64(float64(min(max(p.Done, 0), p.Total))/float64(p.Total)*100))
 	}
-	fmt.Fprintf(&b, "%s  %s %3d %%", p.Title, p.Phase, percent)
 	if p.Rate > 0 || p.ETA >= 0 { // else nothing is known yet
 		fmt.Fprintf(&b, "  %d MB/s  %s", p.Rate/1e6, eta(p.ETA))
 	}

@@ -70,8 +70,8 @@ func TestProgressText(t *testing.T) {
 		p    Progress
 		want string
 	}{
-		{Progress{Title: "t", Phase: "read", ETA: -1}, "t  read   0 %"},
-		{Progress{Title: "t", Phase: "read", Rate: 5e6, ETA: -1}, "t  read   0 %  5 MB/s  time left unknown"},
+		{Progress{Title: "t", Phase: "waiting for 2 of 3 machines", ETA: -1}, "t  waiting for 2 of 3 machines"},
+		{Progress{Title: "t", Phase: "read", Total: 9, Rate: 5e6, ETA: -1}, "t  read   0 %  5 MB/s  time left unknown"},
 		{Progress{Title: "t", Phase: "read", Done: 1 << 62, Total: 1 << 62, ETA: 0}, "t  read 100 %  0 MB/s  0:00 left"},
 		{Progress{Title: "t", Phase: "read", Done: 9, Total: 3, Rate: 1999999, ETA: 65}, "t  read 100 %  1 MB/s  1:05 left"},
 		{Progress{Title: "t", Phase: "read", Done: -9, Total: 3, ETA: 65}, "t  read   0 %  0 MB/s  1:05 left"},

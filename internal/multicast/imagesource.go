@@ -70,6 +70,7 @@ func (s *ImageSource) Prepare(ctx context.Context, ids []chunk.ID) error {
 		}
 	}, nil)
 	if err != nil {
+		s.cancel(err)
 		return err
 	}
 	select {

@@ -82,12 +82,13 @@ type ReceiverSummary struct {
 // ReceiveSummary is what a receiver did.
 type ReceiveSummary struct {
 	Payload int64 // bytes that were needed
+	Written int64 // bytes that were verified and written
 	Wire    uint64
 	Seconds float64 // from the first data packet on
 	Blocks  int
 	Rebuilt int // source symbols made from parity
 	Loss    float64
-	Fetched int64
+	Fetched int64 // bytes of Written that came by unicast
 	State   packet.State
 	Reason  packet.Reason
 }

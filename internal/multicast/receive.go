@@ -523,8 +523,10 @@ func (s *Reception) fetchRun(ctx context.Context, first, count int) (got int, er
 func (s *Reception) Summary() ReceiveSummary {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, fetched := s.receiver.Finished()
-	out := ReceiveSummary{Payload: blocksBytes(s.geo, s.need), Wire: s.wire, Blocks: s.need.Len(), Rebuilt: s.rebuilt, Loss: s.receiver.Loss(), Fetched: int64(fetched) * blocks.Size}
+	finished, fetched := s.receiver.Finished()
+	out := ReceiveSummary{Payload: blocksBytes(s.geo, s.need), Wire: s.wire, Blocks: s.need.Len(), Rebuilt: s.rebuilt, Loss: s.receiver.Loss()}
+	out.Written = min(int64(finished)*blocks.Size, out.Payload)
+	out.Fetched = min(int64(fetched)*blocks.Size, out.Written)
 	if s.began >= 0 && s.ended > s.began {
 		out.Seconds = (s.ended - s.began).Seconds()
 	}

@@ -99,6 +99,23 @@ func (s *Store) Frames(ctx context.Context, ids []chunk.ID, yield func(frame []b
 	return nil
 }
 
+// Layout gives the sizes of the frames that Frames would hand out for ids, and for each id its frame.
+func (s *Store) Layout(ids []chunk.ID) (sizes, frames []int, err error) {
+	given := map[*frame]int{}
+	for _, id := range ids {
+		f, err := s.frame(context.Background(), id)
+		if err != nil {
+			return nil, nil, err
+		}
+		if _, ok := given[f]; !ok {
+			given[f] = len(sizes)
+			sizes = append(sizes, len(f.bytes))
+		}
+		frames = append(frames, given[f])
+	}
+	return sizes, frames, nil
+}
+
 func (s *Store) frame(ctx context.Context, id chunk.ID) (*frame, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
