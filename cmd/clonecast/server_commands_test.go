@@ -155,6 +155,30 @@ func TestServerCommands(t *testing.T) {
 	r.run("", exitFailed, "machine list", "no server answers", "hint: is 'clonecast serve' running")
 }
 
+func TestTaskCast(t *testing.T) {
+	r := newRoom(t)
+	other, err := r.api.Machines.Register(context.Background(), protocol.Facts{UUID: "u-2", NICs: []protocol.NIC{{MAC: "02:00:00:00:00:02"}},
+		Disks: []protocol.Disk{{Name: "sda", Model: "ACME", Serial: "D2", Bytes: 1 << 29}}}, "10.0.0.10")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.run("", exitOK, "machine adopt "+r.pc.ID+" --name pc1")
+	r.run("", exitOK, "machine adopt "+other.ID+" --name pc2")
+	cast := "task run cast --from pc1 --machine pc2 --image lab"
+	r.run("", exitUsage, "task run cast --machine pc2 --image lab", "--from is missing")
+	r.run("", exitUsage, cast+" --machine pc1", "cannot be captured and overwritten at once")
+	r.run("", exitUsage, "task run cast --from pc1 --machine pc2 --image lab@1", "not allowed")
+	r.run("", exitNotFound, "task run cast --from pc9 --machine pc2 --image lab", "no machine")
+	r.run("1\n", exitRefused, cast+" --from-disk serial=D9", "refused: ", "one disk of pc1")
+	r.run("yes\n", exitRefused, cast, "pc1 (1.1 GB, ACME, D1, sda) is captured as lab, and will overwrite:", "ACME, D2, sda (smaller than the captured disk", "nothing was ordered")
+	r.run("1\n", exitOK, cast+" --comment why --grow last", "task 1: cast lab from pc1")
+	r.run("", exitOK, "task show 1", "pc1: capture lab: queued", "pc2: follow lab: queued")
+	op, err := r.api.Tasks.Next(context.Background(), other.ID, "b")
+	if err != nil || op.Kind != protocol.OpFollow || op.From != r.pc.ID || op.Grow != "last" || op.Comment != "" {
+		t.Errorf("operation %+v, %v", op, err)
+	}
+}
+
 func (r *room) tasks() []tasks.Task {
 	r.t.Helper()
 	var list []tasks.Task

@@ -26,7 +26,7 @@ func newTaskCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "task", Short: "Order captures and deploys, watch and cancel them"}
 	c.flags(cmd)
 	run := &cobra.Command{Use: "run", Short: "Order a task"}
-	run.AddCommand(newTaskCaptureCmd(&c), newTaskDeployCmd(&c))
+	run.AddCommand(newTaskCaptureCmd(&c), newTaskDeployCmd(&c), newTaskCastCmd(&c))
 	cmd.AddCommand(run, newTaskListCmd(&c), newTaskShowCmd(&c), newTaskCancelCmd(&c), newTaskTablesCmd(&c))
 	return cmd
 }
@@ -46,6 +46,22 @@ func (o *orderFlags) add(cmd *cobra.Command) {
 	f.BoolVar(&o.Unseen, "unseen", false, "order although the machine's disks, as they were last seen, do not fit the rule")
 	f.StringVar(&o.Then, "then", "", "what the machine does afterwards: `poweroff|reboot` (default: it starts from its disk)")
 	f.BoolVar(&o.follow, "follow", false, "wait, and show how it goes")
+}
+
+// addCapture adds the flags of what is captured.
+func (o *orderFlags) addCapture(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.Comment, "comment", "", "why this version is made, `TEXT`")
+	cmd.Flags().BoolVar(&o.AllDisks, "all-disks", false, "capture every disk that fits the rule as one version")
+	cmd.Flags().BoolVar(&o.Force, "force", false, "capture a hibernated system as well")
+	cmd.Flags().BoolVar(&o.Replay, "replay", false, "let the machine replay the journals of file systems that were not unmounted: changes the disk that is captured")
+	cmd.Flags().BoolVar(&o.Fill, "fill-bad-sectors", false, "store zeroes in the place of sectors that cannot be read")
+}
+
+// addDeploy adds the flags of what is overwritten.
+func (o *orderFlags) addDeploy(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.Grow, "grow", "", "`PARTITIONS` that take the free room behind them: last, or numbers as 2,3")
+	cmd.Flags().BoolVar(&o.NoTrim, "no-trim", false, "do not tell the disk which blocks are free")
+	cmd.Flags().BoolVar(&o.yes, "yes", false, "do not ask")
 }
 
 // check finds what is missing on the command line.
@@ -73,11 +89,7 @@ func newTaskCaptureCmd(c *connection) *cobra.Command {
 		},
 	}
 	o.add(cmd)
-	cmd.Flags().StringVar(&o.Comment, "comment", "", "why this version is made, `TEXT`")
-	cmd.Flags().BoolVar(&o.AllDisks, "all-disks", false, "capture every disk that fits the rule as one version")
-	cmd.Flags().BoolVar(&o.Force, "force", false, "capture a hibernated system as well")
-	cmd.Flags().BoolVar(&o.Replay, "replay", false, "let the machine replay the journals of file systems that were not unmounted: changes the disk that is captured")
-	cmd.Flags().BoolVar(&o.Fill, "fill-bad-sectors", false, "store zeroes in the place of sectors that cannot be read")
+	o.addCapture(cmd)
 	return cmd
 }
 
@@ -94,9 +106,7 @@ func newTaskDeployCmd(c *connection) *cobra.Command {
 		},
 	}
 	o.add(cmd)
-	cmd.Flags().StringVar(&o.Grow, "grow", "", "`PARTITIONS` that take the free room behind them: last, or numbers as 2,3")
-	cmd.Flags().BoolVar(&o.NoTrim, "no-trim", false, "do not tell the disk which blocks are free")
-	cmd.Flags().BoolVar(&o.yes, "yes", false, "do not ask")
+	o.addDeploy(cmd)
 	return cmd
 }
 
@@ -105,7 +115,7 @@ func runOrder(ctx context.Context, c *connection, o orderFlags, stdin io.Reader,
 	if err != nil {
 		return err
 	}
-	if o.Kind == protocol.OpDeploy {
+	if o.Kind != protocol.OpCapture {
 		if err := confirmDeploy(ctx, cl, o, stdin, stderr); err != nil {
 			return err
 		}
@@ -133,10 +143,12 @@ func confirmDeploy(ctx context.Context, cl *client, o orderFlags, stdin io.Reade
 	if err := cl.call(ctx, "POST", "/api/v1/tasks", dry, &plan); err != nil {
 		return err
 	}
-	v := plan.Version
-	fmt.Fprintf(w, "%s@%d of %s (%s) will overwrite:\n", v.Image, v.Sequence, v.Created.Local().Format("2006-01-02 15:04"), gigabytes(v.DiskBytes))
+	size := showSource(w, o, plan)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	var refused []string
+	if plan.From != nil && plan.From.Problem != "" {
+		refused = append(refused, plan.From.Name)
+	}
 	for _, m := range plan.Machines {
 		disk := "its disks are not known yet"
 		if m.Problem != "" {
@@ -146,7 +158,7 @@ func confirmDeploy(ctx context.Context, cl *client, o orderFlags, stdin io.Reade
 		if len(m.Disks) > 0 {
 			disk = describeDisks(m.Disks)
 		}
-		if len(m.Disks) == 1 && m.Disks[0].Bytes < v.DiskBytes {
+		if len(m.Disks) == 1 && m.Disks[0].Bytes < size {
 			disk += " (smaller than the captured disk: the machine may refuse)"
 		}
 		fmt.Fprintf(t, "  %s\t%s\n", m.Name, disk)
@@ -174,6 +186,27 @@ func confirmDeploy(ctx context.Context, cl *client, o orderFlags, stdin io.Reade
 		return withCode(exitRefused, errors.Join(errors.New("not confirmed: nothing was ordered"), ignoreEOF(err)), "")
 	}
 	return nil
+}
+
+// showSource says what the machines will hold, and gives the size of its disks as far as that is
+// known.
+func showSource(w io.Writer, o orderFlags, plan api.Ordered) (size int64) {
+	if v := plan.Version; v != nil {
+		fmt.Fprintf(w, "%s@%d of %s (%s) will overwrite:\n", v.Image, v.Sequence, v.Created.Local().Format("2006-01-02 15:04"), gigabytes(v.DiskBytes))
+		return v.DiskBytes
+	}
+	disk := "its disks are not known yet"
+	if len(plan.From.Disks) > 0 {
+		disk = describeDisks(plan.From.Disks)
+	}
+	if plan.From.Problem != "" {
+		disk = "refused: " + plan.From.Problem
+	}
+	for _, d := range plan.From.Disks {
+		size += d.Bytes
+	}
+	fmt.Fprintf(w, "%s (%s) is captured as %s, and will overwrite:\n", plan.From.Name, disk, o.Image)
+	return size
 }
 
 func ignoreEOF(err error) error {

@@ -199,6 +199,12 @@ func (s *Server) Deploy(image string, pcs ...*PC) string {
 	return s.order("deploy", image, []string{"--then", "poweroff"}, pcs...)
 }
 
+// Cast orders a capture of a PC that others follow and returns the task.
+func (s *Server) Cast(from *PC, image string, pcs ...*PC) string {
+	s.t.Helper()
+	return s.order("cast", image, []string{"--from", from.Name, "--then", "poweroff"}, pcs...)
+}
+
 // DeployWith orders a deploy with flags of its own, which also say what the PC does afterwards, and returns the task.
 func (s *Server) DeployWith(image string, pc *PC, flags ...string) string {
 	s.t.Helper()
@@ -208,7 +214,7 @@ func (s *Server) DeployWith(image string, pc *PC, flags ...string) string {
 func (s *Server) order(kind, image string, flags []string, pcs ...*PC) string {
 	s.t.Helper()
 	args := append([]string{"task", "run", kind, "--image", image}, flags...)
-	if kind == "deploy" {
+	if kind != "capture" {
 		args = append(args, "--yes")
 	}
 	for _, pc := range pcs {

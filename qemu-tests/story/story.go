@@ -43,6 +43,7 @@ type Deployed struct {
 	Kept     int64 `json:"bytes_kept"`
 	Written  int64 `json:"bytes_written"`
 	Fetched  int64 `json:"bytes_fetched"`
+	Followed int64 `json:"bytes_followed"`
 	Seconds  float64
 }
 

@@ -139,6 +139,19 @@ func (v *VM) Kill() {
 	<-v.done
 }
 
+// Pause stops the PC where it is, until Resume.
+func (v *VM) Pause() { v.signal(syscall.SIGSTOP) }
+
+// Resume lets a paused PC go on.
+func (v *VM) Resume() { v.signal(syscall.SIGCONT) }
+
+func (v *VM) signal(s syscall.Signal) {
+	v.t.Helper()
+	if err := syscall.Kill(-v.cmd.Process.Pid, s); err != nil {
+		v.t.Fatalf("%s: %v: %v", v.name, s, err)
+	}
+}
+
 // Done is closed when the VM is off.
 func (v *VM) Done() <-chan struct{} { return v.done }
 

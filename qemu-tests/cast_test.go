@@ -1,0 +1,62 @@
+package qemutests
+
+import (
+	"testing"
+
+	"clonecast/qemu-tests/lab"
+	"clonecast/qemu-tests/story"
+	"clonecast/qemu-tests/testdisk"
+)
+
+// TestCast captures PC A while the blank PCs B and C, which wait for it, become it in the same pass: both systems start on all
+// three, and there is a version as after any capture.
+func TestCast(t *testing.T) {
+	say := func(format string, args ...any) { t.Logf("*** "+format, args...) }
+	room := story.Open(t, testdisk.DualBootOriginal(t, 2048), lab.FullDHCP, say)
+	a, b, c := room.A.Boot(), room.B.Boot(), room.C.Boot()
+	pcs := []*lab.PC{room.A, room.B, room.C}
+	for _, pc := range pcs {
+		room.Server.WaitRegistered(pc, story.Patience)
+	}
+	a.Pause() // until the others wait for it
+	for _, pc := range pcs {
+		room.Server.Adopt(pc)
+	}
+	say("cast A to B and C")
+	task := room.Server.Cast(room.A, story.Image, room.B, room.C)
+	room.Server.WaitTask(task, story.Patience, func(t lab.Task) bool {
+		waiting := 0
+		for _, r := range t.Runs {
+			if op := r.Operations[0]; op.Kind == "follow" && op.State == "running" {
+				waiting++
+			}
+		}
+		return waiting == 2
+	})
+	a.Resume()
+	done := room.Server.WaitTask(task, story.Patience, nil)
+	a.Wait(story.Patience)
+	b.Wait(story.Patience)
+	c.Wait(story.Patience)
+	done.Result(t, room.A, &room.Captured)
+	if !sameFiles(t, room.Original, room.A.Disk) {
+		t.Error("the capture changed the disk of PC A")
+	}
+	for _, pc := range pcs[1:] {
+		var d story.Deployed
+		done.Result(t, pc, &d)
+		say("%s: %+v", pc.Name, d)
+		// What a deploy writes at the end are the first chunks of partitions and the table.
+		if d.Followed < d.Compared/3 || d.Written > d.Followed {
+			t.Errorf("%s wrote %d bytes while the capture went on and %d afterwards, of %d", pc.Name, d.Followed, d.Written, d.Compared)
+		}
+		testdisk.Equal(t, room.Original, pc.Disk)
+		testdisk.NoFreeSpace(t, room.Original, pc.Disk)
+	}
+	for _, pc := range pcs {
+		story.BootBoth(t, pc, say)
+	}
+	if r := room.Server.CLI("image", "show", story.Image+"@1"); r.Exit != 0 {
+		t.Error("the capture has published no version")
+	}
+}
