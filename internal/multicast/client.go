@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"time"
 
+	"clonecast/internal/multicast/packet"
 	"clonecast/internal/protocol"
 )
 
@@ -84,6 +85,16 @@ func (c *client) Blocks(ctx context.Context, first, count int, read func(io.Read
 	}
 	defer body.Close()
 	return read(body)
+}
+
+// Report implements Reporter.
+func (c *client) Report(ctx context.Context, report []byte) ([]byte, error) {
+	body, err := c.do(ctx, http.MethodPost, pathReport, bytes.NewReader(report))
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	return io.ReadAll(io.LimitReader(body, packet.MaxSize))
 }
 
 // statusError is an answer other than 200.

@@ -72,11 +72,15 @@ type ReceiverSummary struct {
 	Receiver uint32  `json:"receiver"`
 	Address  string  `json:"address"`
 	State    string  `json:"state"`
-	Reason   string  `json:"reason,omitempty"`
+	Cause    string  `json:"cause,omitempty"`  // why it left the group, for programs
+	Reason   string  `json:"reason,omitempty"` // in words
+	Hint     string  `json:"hint,omitempty"`
 	Loss     float64 `json:"loss"`
 	Needed   int64   `json:"bytes_needed"`
 	Finished int64   `json:"bytes_finished"`
 	Fetched  int64   `json:"fetched_unicast"` // bytes
+
+	Paths []string `json:"paths"` // by which ways packets get to it
 }
 
 // ReceiveSummary is what a receiver did.
@@ -91,6 +95,7 @@ type ReceiveSummary struct {
 	Fetched int64 // bytes of Written that came by unicast
 	State   packet.State
 	Reason  packet.Reason
+	Paths   packet.Paths // by which ways packets arrived
 }
 
 // localAddress finds the IPv4 address of an interface that packets of a session fit through.

@@ -13,13 +13,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"clonecast/internal/multicast/blocks"
-	"clonecast/internal/multicast/packet"
+	"clonecast/internal/multicast/querier"
 )
 
 // The tests of this file run a sender and receivers as processes of their own, in network namespaces with
@@ -40,6 +41,8 @@ func TestMain(m *testing.M) {
 		err = receiveRole(os.Args[1])
 	case "send image":
 		err = sendImageRole(os.Args[1])
+	case "query":
+		err = queryRole()
 	case "receive image":
 		err = receiveImageRole(os.Args[1], os.Args[2])
 	default:
@@ -79,6 +82,29 @@ func sendRole(name, receivers string) error {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(summary)
+}
+
+// queryRole asks the network once for its groups, as a querier that is switched off soon.
+func queryRole() error {
+	ifi, addr, err := localAddress("eth0")
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	q, err := querier.Open(ctx, ifi.Name, addr, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	q.Hurry()
+	go func() {
+		defer cancel()
+		for state := querier.Listening; state == querier.Listening; state, _ = q.State() {
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(100 * time.Millisecond) // Serve sends it now
+	}()
+	return q.Serve(ctx)
 }
 
 // receiveRole receives into a file; the first byte on standard output says that half of it is there.
@@ -266,21 +292,114 @@ func TestRoom(t *testing.T) {
 	t.Logf("%+v", s)
 }
 
-// TestNoPath sends to two receivers, one of which gets no packet of the group, as behind a switch that
-// filters multicast: it notices and ends by unicast.
+// filtered are computers behind what keeps a session's packets away, and the cause that both ends must name. All of them still
+// hear the announcement.
+var filtered = []struct {
+	name, drops string // what nftables drops on the way in
+	silent      bool   // no UDP leaves, either
+	subnet      bool   // the address is in another subnet
+	cause       string
+	paths       []string
+}{
+	{"nothing", "ip protocol 200", false, false, "", []string{"group", "full-packets", "unicast"}},
+	{"a switch that forgot the group", "ip daddr 239.255.128.0/18", false, false, "igmp-snooping", []string{"link-local", "unicast"}},
+	{"a small MTU", "ip daddr 239.255.128.0/18 ip length > 1400", false, false, "mtu", []string{"group", "link-local", "unicast"}},
+	{"a filter of multicast", "udp dport 9068", false, false, "no-multicast", []string{"unicast"}},
+	{"a firewall", "ip protocol udp ip daddr != 239.255.67.67", false, false, "firewall", []string{}},
+	{"a firewall for both directions", "ip protocol udp ip daddr != 239.255.67.67", true, false, "firewall", []string{}},
+	{"a router", "udp dport 9068", false, true, "other-subnet", []string{"unicast"}},
+	{"a firewall for reports only", "ip protocol 200", true, false, "", []string{"group", "full-packets"}},
+}
+
+// TestNoPath sends to receivers with filters before them: each says the cause, the sender hears it even where no report
+// gets through by UDP, everybody ends with all bytes, and the one without a filter does not wait for the others.
 func TestNoPath(t *testing.T) {
-	dir := t.TempDir()
 	payload := make([]byte, 2_000_000)
 	rand.NewChaCha8([32]byte{5}).Read(payload)
-	file := filepath.Join(dir, "payload")
+	file := filepath.Join(t.TempDir(), "payload")
 	if err := os.WriteFile(file, payload, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	n := newNetwork(t)
-	sender := start(t, n.computer(0), "send", file, "2")
-	deaf := n.computer(0)
-	n.drop(deaf, "ip daddr 239.255.128.0/18")
-	receivers := []*process{start(t, n.computer(0), "receive", file+".0"), start(t, deaf, "receive", file+".1")}
+	at := n.computer(0)
+	n.ip("-n", at, "route", "add", "10.99.2.0/24", "dev", "eth0")
+	sender := start(t, at, "send", file, strconv.Itoa(len(filtered)))
+	receivers := map[string]*process{}
+	for _, f := range filtered {
+		ns := n.computer(0)
+		address := fmt.Sprintf("10.99.1.%d", n.n)
+		if f.subnet {
+			n.ip("-n", ns, "addr", "del", address+"/24", "dev", "eth0")
+			address = fmt.Sprintf("10.99.2.%d", n.n)
+			n.ip("-n", ns, "addr", "add", address+"/24", "dev", "eth0")
+			n.ip("-n", ns, "route", "add", "10.99.1.0/24", "dev", "eth0")
+		}
+		n.drop(ns, f.drops)
+		if f.silent {
+			n.run("ip", "netns", "exec", ns, "nft", "table ip silent { chain out { type filter hook output priority 0; ip protocol udp drop; }; }")
+		}
+		receivers[address] = start(t, ns, "receive", file+"."+address)
+	}
+	for address, r := range receivers {
+		r.wait()
+		if got, err := os.ReadFile(file + "." + address); err != nil || !bytes.Equal(got, payload) {
+			t.Errorf("receiver %s has %d bytes that are not the payload (%v)", address, len(got), err)
+		}
+	}
+	var s SendSummary
+	if err := json.Unmarshal(sender.wait(), &s); err != nil {
+		t.Fatal(err)
+	}
+	for i, f := range filtered {
+		address := fmt.Sprintf("10.99.%d.%d", map[bool]int{false: 1, true: 2}[f.subnet], i+2)
+		i := slices.IndexFunc(s.Receivers, func(r ReceiverSummary) bool { return r.Address == address })
+		if i < 0 {
+			t.Fatalf("the sender knows no receiver %s: %+v", address, s.Receivers)
+		}
+		checkPath(t, f.name, f.cause, f.paths, s.Receivers[i], receivers[address].errors.String())
+	}
+}
+
+// checkPath compares what both ends say of a receiver with what they must say.
+func checkPath(t *testing.T, name, cause string, paths []string, r ReceiverSummary, said string) {
+	t.Helper()
+	heard := slices.DeleteFunc(slices.Clone(r.Paths), func(s string) bool { return cause == "" && s == "link-local" }) // perhaps: the test was over before
+	if r.State != "done" || r.Cause != cause || !slices.Equal(heard, paths) {
+		t.Errorf("behind %s: the sender sees the receiver %s for %q, which heard %v; want done, %q, %v", name, r.State, r.Cause, r.Paths, cause, paths)
+	}
+	if cause != "" && (r.Reason == "" || r.Hint == "" || !strings.Contains(said, r.Reason) || !strings.Contains(said, r.Hint)) {
+		t.Errorf("behind %s: the sender says %q, hint %q, the receiver\n%s", name, r.Reason, r.Hint, said)
+	}
+	if all := r.Fetched >= r.Needed; all != (cause != "") {
+		t.Errorf("behind %s: %d of %d bytes came by unicast", name, r.Fetched, r.Needed)
+	}
+}
+
+// TestQuerier lets the switch forget the session's group while receivers wait: the sender notices, asks the network as
+// a querier would, and nobody has to fetch anything.
+func TestQuerier(t *testing.T) {
+	payload := make([]byte, 2_000_000)
+	rand.NewChaCha8([32]byte{7}).Read(payload)
+	file := filepath.Join(t.TempDir(), "payload")
+	if err := os.WriteFile(file, payload, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := newNetwork(t)
+	n.ip("-n", n.prefix+"switch", "link", "set", "br0", "type", "bridge", "mcast_snooping", "1", "mcast_querier", "0")
+	hosts := []string{n.computer(0), n.computer(0), n.computer(0), n.computer(0)}
+	for _, ns := range hosts { // what it wants a host says twice, and then no more until it is asked
+		n.run("ip", "netns", "exec", ns, "sh", "-c", "for v in 2 3; do echo 100 > /proc/sys/net/ipv4/conf/eth0/igmpv${v}_unsolicited_report_interval; done")
+	}
+	for end := time.Now().Add(20 * time.Second); !strings.Contains(n.mdb("router ports"), "p4"); { // a switch that never heard a querier floods
+		if start(t, hosts[3], "query").wait(); time.Now().After(end) {
+			t.Fatalf("the switch hears no query: %s", n.mdb(""))
+		}
+	}
+	sender := start(t, hosts[0], "send", file, "2")
+	receivers := []*process{start(t, hosts[1], "receive", file+".0")}
+	n.forget(" port p2 ")
+	n.await("the group is asked for", func() bool { return n.mdb(" port p2 ") != "" })
+	receivers = append(receivers, start(t, hosts[2], "receive", file+".1"))
 	for i, r := range receivers {
 		r.wait()
 		if got, err := os.ReadFile(fmt.Sprint(file, ".", i)); err != nil || !bytes.Equal(got, payload) {
@@ -291,17 +410,53 @@ func TestNoPath(t *testing.T) {
 	if err := json.Unmarshal(sender.wait(), &s); err != nil {
 		t.Fatal(err)
 	}
-	silent := int64(0)
 	for _, r := range s.Receivers {
-		if r.State != "done" {
-			t.Errorf("receiver %d is %s", r.Receiver, r.State)
-		}
-		if r.Reason == packet.ReasonSilence.String() {
-			silent += r.Fetched
+		if r.State != "done" || r.Cause != "" || r.Fetched != 0 {
+			t.Errorf("receiver %d is %s by %q, with %d bytes by unicast", r.Receiver, r.State, r.Reason, r.Fetched)
 		}
 	}
-	if silent < int64(len(payload)) {
-		t.Errorf("%d bytes came by unicast because nothing is heard, want the whole payload", silent)
+	if said := sender.errors.String(); !strings.Contains(said, "no IGMP querier: this computer does its work") {
+		t.Errorf("the sender does not say that it is the querier:\n%s", said)
+	}
+}
+
+// mdb gives the lines of the switch's table of groups that are of sessions, or that contain a word.
+func (n *network) mdb(word string) string {
+	n.t.Helper()
+	out, err := exec.Command("bridge", "-n", n.prefix+"switch", "-d", "mdb", "show", "dev", "br0").CombinedOutput()
+	if err != nil {
+		n.t.Fatalf("bridge mdb: %v\n%s", err, out)
+	}
+	lines := ""
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, word) && (word == "router ports" || strings.Contains(line, " grp 239.255.1") && !strings.Contains(line, "239.255.1.")) {
+			lines += line
+		}
+	}
+	return lines
+}
+
+// forget makes the switch forget the group that it sends to a port, and waits until the host has said all that it says
+// without being asked.
+func (n *network) forget(port string) {
+	n.t.Helper()
+	n.await("the switch knows the group", func() bool { return n.mdb(port) != "" })
+	gone := time.Now()
+	n.await("the switch has forgotten the group", func() bool {
+		if line := strings.Fields(n.mdb(port)); len(line) > 0 { // dev br0 port p2 grp G ...
+			n.run("bridge", "-n", n.prefix+"switch", "mdb", "del", "dev", "br0", "port", line[3], "grp", line[5], "temp")
+			gone = time.Now()
+		}
+		return time.Since(gone) > 500*time.Millisecond
+	})
+}
+
+func (n *network) await(what string, so func() bool) {
+	n.t.Helper()
+	for end := time.Now().Add(30 * time.Second); !so(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			n.t.Fatalf("not so after 30 s: %s\n%s", what, n.mdb(""))
+		}
 	}
 }
 

@@ -190,6 +190,8 @@ func (f *Found) Start(ctx context.Context, need *blocks.Set, write Write, progre
 	}
 	g.Go(func() error { return r.fetch(ctx) })
 	g.Go(r.readOrders)
+	g.Go(r.readLink)
+	g.Go(func() error { return r.detour(ctx) })
 	g.Go(func() error { return r.drive(ctx) })
 	go func() {
 		r.err = g.Wait()
@@ -221,6 +223,9 @@ type Reception struct {
 	begun    chan struct{}
 	done     chan struct{}
 	err      error // once done is closed
+	link     net.PacketConn
+	detours  chan []byte // reports that go by HTTPS
+	told     bool        // why the group was left
 
 	mu       sync.Mutex // guards what is below
 	changed  *sync.Cond // there may be work, or all is over
@@ -242,6 +247,10 @@ func (f *Found) join(ctx context.Context, need *blocks.Set, write Write, progres
 	if s.reports, err = net.DialUDP("udp4", &net.UDPAddr{IP: f.addr.AsSlice()}, net.UDPAddrFromAddrPort(f.Description.Control)); err != nil {
 		return nil, errors.Join(err, s.group.conn.Close())
 	}
+	if s.link, err = openLink(f.ifi); err != nil {
+		return nil, errors.Join(err, s.group.conn.Close(), s.reports.Close())
+	}
+	s.detours = make(chan []byte, 1)
 	if err := s.place(ctx); err != nil {
 		s.close()
 		return nil, fmt.Errorf("join the session: %w", err)
@@ -262,20 +271,28 @@ func (s *Reception) place(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	probe, err := packet.NewKey(place.Group, id, packet.PurposeProbe, false)
+	if err != nil {
+		return err
+	}
 	up, down, err := receiverKeys(place.Own, id, !hasAES())
 	if err != nil {
 		return err
 	}
 	s.receiver = receiver.New(s.clock.now(), receiver.Config{
-		ID: place.Receiver, Session: id, Geometry: s.geo, Group: group, Sender: s.sender, Up: up, Down: down, Need: s.need,
-		Memory: s.room.blocks, Seed: id,
+		ID: place.Receiver, Session: id, Geometry: s.geo, Group: group, Probe: probe, Sender: s.sender, Up: up, Down: down, Need: s.need,
+		Memory: s.room.blocks, Seed: id, OtherSubnet: otherSubnet(s.ifi, s.Description.Control.Addr()),
 	})
+	if wireless("/sys", s.ifi.Name) {
+		s.receiver.Leave(s.clock.now(), packet.ReasonWireless)
+	}
 	return nil
 }
 
 func (s *Reception) close() {
 	s.group.conn.Close()
 	s.reports.Close()
+	s.link.Close()
 }
 
 // drive reads the group and reports until the receiver is done or has failed.
@@ -283,6 +300,7 @@ func (s *Reception) drive(ctx context.Context) error {
 	defer s.finish()
 	begin := sync.OnceFunc(func() { close(s.begun) })
 	defer begin()
+	defer close(s.detours)
 	for {
 		s.mu.Lock()
 		now := s.clock.now()
@@ -290,6 +308,7 @@ func (s *Reception) drive(ctx context.Context) error {
 			s.receiver.Fail(now)
 		}
 		report, wait, err := s.receiver.Next(now)
+		detour := report != nil && s.receiver.Detour(now)
 		over := s.receiver.Over()
 		state, reason := s.receiver.State()
 		started := s.receiver.Started()
@@ -302,8 +321,9 @@ func (s *Reception) drive(ctx context.Context) error {
 			return err
 		}
 		if report != nil {
-			_, _ = s.reports.Write(report) // lost like any packet; another one follows
+			s.report(report, detour)
 		}
+		s.tell(state, reason)
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -352,6 +372,7 @@ func (s *Reception) finish() {
 	s.mu.Unlock()
 	s.changed.Broadcast()
 	s.reports.SetReadDeadline(time.Now())
+	s.link.SetReadDeadline(time.Now())
 }
 
 // readOrders reads what the sender says to this receiver alone.
@@ -531,5 +552,6 @@ func (s *Reception) Summary() ReceiveSummary {
 		out.Seconds = (s.ended - s.began).Seconds()
 	}
 	out.State, out.Reason = s.receiver.State()
+	out.Paths = s.receiver.Paths()
 	return out
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"clonecast/internal/multicast/packet"
+	"clonecast/internal/multicast/querier"
 	"clonecast/internal/multicast/sender"
 
 	"golang.org/x/sync/errgroup"
@@ -53,6 +54,14 @@ func Send(ctx context.Context, opts SendOptions) (SendSummary, error) {
 		defer finished()
 		return o.session.Run(ctx)
 	})
+	if o.querier != nil {
+		g.Go(func() error {
+			if err := o.querier.Serve(ctx); err != nil {
+				opts.Log.Warn("this computer no longer stands in for an IGMP querier", "cause", err)
+			}
+			return nil
+		})
+	}
 	err = g.Wait()
 	return o.session.Summary(), err
 }
@@ -65,30 +74,34 @@ type offer struct {
 	announcer *packet.Key
 	socket    *groupSender // for announcements
 	listener  net.Listener
+	querier   *querier.Server // or nil
 }
 
 func newOffer(opts SendOptions) (o *offer, err error) {
-	o = &offer{opts: opts}
-	o.session, err = NewSession(SessionOptions{
-		Interface: opts.Interface, Signer: opts.Signer, MaxRate: opts.MaxRate, Payload: opts.Payload, Source: opts.Source, Log: opts.Log, Progress: opts.Progress,
-	})
+	ifi, addr, err := localAddress(opts.Interface)
 	if err != nil {
 		return nil, err
 	}
+	o = &offer{opts: opts, querier: openQuerier(context.Background(), ifi, addr, opts.Log)}
 	defer func() {
 		if err != nil {
 			o.close()
 			o = nil
 		}
 	}()
+	session := SessionOptions{
+		Interface: opts.Interface, Signer: opts.Signer, MaxRate: opts.MaxRate, Payload: opts.Payload, Source: opts.Source, Log: opts.Log, Progress: opts.Progress,
+	}
+	if o.querier != nil {
+		session.Querier = o.querier
+	}
+	if o.session, err = NewSession(session); err != nil {
+		return o, err
+	}
 	if o.announcer, err = opts.Pairing.announceKey(o.session.ID()); err != nil {
 		return o, err
 	}
 	if o.token, err = opts.Pairing.token(o.session.ID()); err != nil {
-		return o, err
-	}
-	ifi, addr, err := localAddress(opts.Interface)
-	if err != nil {
 		return o, err
 	}
 	if o.socket, err = newGroupSender(ifi, addr, 0); err != nil {
@@ -102,7 +115,12 @@ func newOffer(opts SendOptions) (o *offer, err error) {
 
 // close frees what was opened.
 func (o *offer) close() {
-	o.session.Close() // a socket: nothing can be lost
+	if o.querier != nil {
+		o.querier.Close() // may be closed already
+	}
+	if o.session != nil {
+		o.session.Close() // a socket: nothing can be lost
+	}
 	if o.socket != nil {
 		o.socket.conn.Close()
 	}

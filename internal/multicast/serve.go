@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/big"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"strconv"
 	"time"
 
+	"clonecast/internal/multicast/packet"
 	"clonecast/internal/protocol"
 )
 
@@ -25,6 +27,7 @@ const (
 	pathSession = "/v1/session"
 	pathJoin    = "/v1/join"
 	pathBlocks  = "/v1/blocks" // ?first=N&count=N
+	pathReport  = "/v1/report" // a report and its answer as they are sent by UDP
 )
 
 // certificate wraps the session's key for TLS. Only the key in it counts.
@@ -74,6 +77,8 @@ func (o *offer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		o.serveJoin(w, r)
 	case "GET " + pathBlocks:
 		o.serveBlocks(w, r)
+	case "POST " + pathReport:
+		o.serveReport(w, r)
 	default:
 		http.NotFound(w, r)
 	}
@@ -103,6 +108,18 @@ func (o *offer) serveJoin(w http.ResponseWriter, r *http.Request) {
 		o.begin()
 		answer(w, place)
 	}
+}
+
+// serveReport takes a report that does not get through by UDP.
+func (o *offer) serveReport(w http.ResponseWriter, r *http.Request) {
+	report, err := io.ReadAll(http.MaxBytesReader(w, r.Body, packet.MaxSize))
+	if err != nil {
+		http.Error(w, "the report is not understood: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	_, _ = w.Write(o.session.Report(report)) // the receiver is gone: nothing to be done
+	o.begin()
 }
 
 // serveBlocks sends blocks by unicast.

@@ -45,6 +45,7 @@ type SessionOptions struct {
 	Source    sender.Source
 	Log       *slog.Logger
 	Progress  Progress // of the first pass; may be nil
+	Querier   Querier  // of the interface; may be nil
 }
 
 // Session is the sending end of a session. It neither announces itself nor listens for receivers' requests: whoever runs
@@ -91,9 +92,14 @@ func NewSession(opts SessionOptions) (*Session, error) {
 	if s.group, err = packet.NewKey(s.groupSecret, s.id, packet.PurposeGroup, false); err != nil {
 		return nil, err
 	}
+	probe, err := packet.NewKey(s.groupSecret, s.id, packet.PurposeProbe, false)
+	if err != nil {
+		return nil, err
+	}
 	s.source = newReadAhead(opts.Source, s.geo)
 	s.sender, err = sender.New(sender.Config{
-		Geometry: s.geo, Group: s.group, Signer: opts.Signer, Source: s.source, Floor: floorOf(opts.MaxRate), Ceiling: opts.MaxRate, Memory: repairMemory,
+		Geometry: s.geo, Group: s.group, Probe: probe, Signer: opts.Signer, Source: s.source, Floor: floorOf(opts.MaxRate), Ceiling: opts.MaxRate,
+		Memory: repairMemory, Left: s.left,
 	})
 	if err != nil {
 		return nil, err
@@ -155,6 +161,9 @@ func (s *Session) drive(ctx context.Context) error {
 	buf := make([]byte, 0, 44*packet.MaxSize)
 	for ctx.Err() == nil {
 		batch, size, wait, done, err := s.next(buf)
+		if err == nil {
+			err = s.linkProbe()
+		}
 		if err != nil || done {
 			return err
 		}
@@ -368,10 +377,11 @@ func (s *Session) Summary() SendSummary {
 		one := ReceiverSummary{
 			Receiver: r.ID, Address: s.addresses[r.ID].Addr().String(), State: r.State, Loss: r.Loss,
 			Needed: blocksBytes(s.geo, r.Need), Finished: int64(r.Finished) * blocks.Size, Fetched: int64(r.Fetched) * blocks.Size,
+			Paths: r.Paths.Names(),
 		}
 		one.Finished = min(one.Finished, one.Needed)
 		if r.Reason != packet.ReasonNone {
-			one.Reason = r.Reason.String()
+			one.Reason, one.Cause, one.Hint = r.Reason.String(), r.Reason.Cause(), r.Reason.Hint()
 		}
 		out.Receivers = append(out.Receivers, one)
 	}

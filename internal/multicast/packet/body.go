@@ -99,34 +99,8 @@ type Verb uint8
 const (
 	VerbForget Verb = iota + 1 // the last report is heard; the receiver may go
 	VerbLeave                  // leave the group, continue by unicast
+	VerbHeard                  // a report is heard: the answer shows that answers arrive
 )
-
-// Reason says why a receiver leaves the group.
-type Reason uint8
-
-// Reasons for leaving.
-const (
-	ReasonNone     Reason = iota
-	ReasonNetwork         // its network loses too much at the others' rate
-	ReasonDisk            // its disk is too slow for the others' rate
-	ReasonStuck           // it makes no progress
-	ReasonForged          // somebody in the session forges data
-	ReasonSilence         // nothing is heard of the session
-	ReasonEnded           // the session ended before it was done
-	ReasonDropped         // an admin dropped it
-	ReasonRejoined        // it has another place by now
-)
-
-var reasonTexts = [...]string{ReasonNone: "none", ReasonNetwork: "its network cannot keep the pace", ReasonDisk: "its disk cannot keep the pace",
-	ReasonStuck: "it made no progress", ReasonForged: "somebody in the session forges data", ReasonSilence: "no multicast packet arrives",
-	ReasonEnded: "the session ended", ReasonDropped: "an admin dropped it", ReasonRejoined: "it has joined again"}
-
-func (r Reason) String() string {
-	if int(r) >= len(reasonTexts) {
-		return fmt.Sprintf("reason %d", uint8(r))
-	}
-	return reasonTexts[r]
-}
 
 // Order is the sender's word to one receiver. Size 8.
 type Order struct {
@@ -152,7 +126,7 @@ func ParseOrder(b []byte) (Order, error) {
 	if _, err := binary.Decode(b, binary.LittleEndian, &o); err != nil {
 		return Order{}, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	if o.Verb != VerbForget && o.Verb != VerbLeave {
+	if o.Verb < VerbForget || o.Verb > VerbHeard {
 		return Order{}, fmt.Errorf("%w: order %d", ErrMalformed, o.Verb)
 	}
 	return o, nil

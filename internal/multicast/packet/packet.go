@@ -4,7 +4,7 @@
 // integers are little-endian.
 //
 //	offset  size  header
-//	0       1     version, 1
+//	0       1     version, 2
 //	1       1     kind; bit 7: sealed with ChaCha20-Poly1305 instead of AES-128-GCM
 //	2       2     symbol: 0..254 in data packets, otherwise 0
 //	4       4     block: of data and digests; in reports and orders the receiver's number
@@ -19,13 +19,15 @@
 //	4     sender    group     announce  where the session is to be had (Announce); signature
 //	5     receiver  sender    up        report (Report)
 //	6     sender    receiver  down      order (Order)
+//	7     sender    see Probe probe     shows that a way for packets is open (Probe); signature
 //
 // The header is authenticated with the body. The nonce is the counter behind four zero bytes:
 // each key seals with one counter that never repeats, and a key lives for one session, so a
 // packet of an older session opens under no key, and Window drops what comes a second time.
-// Whoever has the group key could make data packets. Digests and status are therefore signed
+// Whoever has the group key could make data packets. Digests, status and probes are therefore signed
 // (Ed25519) by the sender over the header and the body, and a block counts only if its
-// bytes have the signed digest. Up and down keys belong to one receiver each.
+// bytes have the signed digest. Up and down keys belong to one receiver each. The probe key comes of the
+// same secret as the group's; its packets go other ways and must not count as lost data.
 //
 // A packet of another version is dropped. Bytes behind a known body are ignored where the
 // kind has a fixed size, so that later versions can add fields.
@@ -38,7 +40,7 @@ import (
 )
 
 // Version is the only version of the wire format.
-const Version = 1
+const Version = 2
 
 // Sizes of a packet, in bytes.
 const (
@@ -63,10 +65,11 @@ const (
 	KindAnnounce
 	KindReport
 	KindOrder
+	KindProbe
 )
 
 func (k Kind) String() string {
-	names := [...]string{KindData: "data", KindDigest: "digest", KindStatus: "status", KindAnnounce: "announce", KindReport: "report", KindOrder: "order"}
+	names := [...]string{KindData: "data", KindDigest: "digest", KindStatus: "status", KindAnnounce: "announce", KindReport: "report", KindOrder: "order", KindProbe: "probe"}
 	if int(k) < len(names) && k != 0 {
 		return names[k]
 	}
@@ -128,7 +131,7 @@ func ParseHeader(b []byte) (Header, error) {
 		Counter: binary.LittleEndian.Uint64(b[16:]),
 	}
 	switch {
-	case h.Kind < KindData || h.Kind > KindOrder:
+	case h.Kind < KindData || h.Kind > KindProbe:
 		return Header{}, fmt.Errorf("%w: %v", ErrMalformed, h.Kind)
 	case h.Counter == 0:
 		return Header{}, fmt.Errorf("%w: counter 0", ErrMalformed)

@@ -21,6 +21,7 @@ func TestLayout(t *testing.T) {
 	layouttest.Check[Announce](t, announceSize)
 	layouttest.Check[Order](t, orderSize)
 	layouttest.Check[reportHead](t, reportHeadSize)
+	layouttest.Check[Probe](t, probeSize)
 	h := Header{KindData, true, 0x0102, 0x03040506, 0x0708090a0b0c0d0e, 0x0f10111213141516}
 	w := wireHeader{Version, byte(KindData) | chachaBit, h.Symbol, h.Block, h.Session, h.Counter}
 	want, err := binary.Append(nil, binary.LittleEndian, w)
@@ -39,13 +40,13 @@ func TestBytes(t *testing.T) {
 		got  []byte
 		want string
 	}{
-		{"header", Header{KindReport, false, 0, 7, 0xaabbccdd00112233, 9}.Append(nil), "0105 0000 07000000 33221100ddccbbaa 0900000000000000"},
+		{"header", Header{KindReport, false, 0, 7, 0xaabbccdd00112233, 9}.Append(nil), "0205 0000 07000000 33221100ddccbbaa 0900000000000000"},
 		{"status", Status{Serial: 1, State: StateRunning, Poll: 2, ReportEvery: 40, Spread: 8, Rate: 1 << 20}.Append(nil),
 			"0100000000000000 02 000000 02000000 28000000 08000000 0000100000000000"},
 		{"order", Order{Verb: VerbLeave, Reason: ReasonDisk}.Append(nil), "0202 000000000000"},
-		{"report", Report{Highest: 5, Received: 4, Poll: 3, Finished: 2, Fetched: 1, Backlog: 99, State: StateReceiving, Reason: ReasonNone, Suspect: 6,
+		{"report", Report{Highest: 5, Received: 4, Poll: 3, Finished: 2, Fetched: 1, Backlog: 99, State: StateReceiving, Reason: ReasonNone, Suspect: 6, Paths: PathGroup | PathFull | PathUnicast,
 			Runs: []Run{{10, 1, 128}, {11, 300, 2}}}.Append(nil),
-			"0500000000000000 0400000000000000 03000000 02000000 01000000 63 04 00 06 0200 0a018001 00ac0202"},
+			"0500000000000000 0400000000000000 03000000 02000000 01000000 63 04 00 06 0200 0b 00 0a018001 00ac0202"},
 	} {
 		want, err := hex.DecodeString(strings.ReplaceAll(tc.want, " ", ""))
 		if err != nil {
@@ -125,9 +126,11 @@ func TestNoncesAreNeverReused(t *testing.T) {
 			t.Fatalf("counter %d twice (%v)", h.Counter, err)
 		}
 		seen[h.Counter] = true
-		k.UseChaCha()
-		if h.ChaCha {
-			t.Fatal("the cipher changes between packets")
+		if half := len(seen) > 500; h.ChaCha != half {
+			t.Fatalf("packet %d is sealed with ChaCha: %v", len(seen), h.ChaCha)
+		}
+		if len(seen) == 500 { // a receiver without AES has joined: the counter goes on
+			k.UseChaCha()
 		}
 	}
 	k.sealed = maxCounter - 1
@@ -243,9 +246,9 @@ func TestMalformed(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"short":             header(func([]byte) {})[:HeaderSize+TagSize-1],
 		"long":              make([]byte, MaxSize+1),
-		"version":           header(func(b []byte) { b[0] = 2 }),
+		"version":           header(func(b []byte) { b[0] = 1 }),
 		"kind 0":            header(func(b []byte) { b[1] = 0 }),
-		"kind 7":            header(func(b []byte) { b[1] = 7 }),
+		"kind 8":            header(func(b []byte) { b[1] = 8 }),
 		"counter 0":         header(func(b []byte) { b[16] = 0 }),
 		"short data packet": header(func(b []byte) { b[1] = byte(KindData) }),
 		"symbol":            header(func(b []byte) { b[2] = 1 }),
@@ -276,6 +279,60 @@ func TestMalformed(t *testing.T) {
 	if _, err := ParseOrder(make([]byte, orderSize)); !errors.Is(err, ErrMalformed) {
 		t.Errorf("order 0: %v", err)
 	}
+	for name, b := range map[string][]byte{
+		"short":              make([]byte, probeSize-1),
+		"no way":             make([]byte, probeSize),
+		"a full one, short":  Probe{Path: PathFull}.Append(nil)[:MaxBody-SignatureSize-1],
+		"two ways":           Probe{Path: PathLink | PathFull}.Append(nil),
+		"a way without name": Probe{Path: 16}.Append(nil),
+	} {
+		if p, err := ParseProbe(b); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: ParseProbe = %+v, %v", name, p, err)
+		}
+	}
+}
+
+// TestProbe fills a frame where the way asks for it.
+func TestProbe(t *testing.T) {
+	k, signer := newKey(t, "secret", 1, PurposeProbe, false), ed25519.NewKeyFromSeed(make([]byte, 32))
+	for path, size := range map[Paths]int{PathFull: MaxSize, PathLink: HeaderSize + probeSize + SignatureSize + TagSize} {
+		p, err := k.SealSigned(nil, Header{Kind: KindProbe}, Probe{Path: path}.Append(nil), signer)
+		if err != nil || len(p) != size {
+			t.Fatalf("the probe of way %d has %d bytes, want %d (%v)", path, len(p), size, err)
+		}
+		h, err := ParseHeader(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := k.Open(nil, h, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err = Verify(h, body, signer.Public().(ed25519.PublicKey))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ParseProbe(body); err != nil || got.Path != path {
+			t.Errorf("way %d comes back as %+v, %v", path, got, err)
+		}
+	}
+	if got := (PathGroup | PathLink | 128).Names(); cmp.Diff(got, []string{"group", "link-local"}) != "" {
+		t.Errorf("names of ways: %v", got)
+	}
+}
+
+// TestReasons holds that every reason has words for people and another one for programs.
+func TestReasons(t *testing.T) {
+	codes := map[string]Reason{}
+	for r := ReasonNone; int(r) < len(reasons); r++ {
+		if other, twice := codes[r.Cause()]; twice || r.String() == "" || (r.Cause() == "") != (r == ReasonNone) {
+			t.Errorf("reason %d is %q, %q, like %d", r, r.Cause(), r, other)
+		}
+		codes[r.Cause()] = r
+	}
+	if unknown := Reason(200); unknown.String() != "reason 200" || unknown.Cause() != "unknown" || unknown.Hint() != "" {
+		t.Errorf("a reason of a later version is %q, %q, %q", unknown, unknown.Cause(), unknown.Hint())
+	}
 }
 
 // FuzzPacket feeds bytes to every parser: no panic, what parses is written back as it was, and nothing opens.
@@ -286,6 +343,8 @@ func FuzzPacket(f *testing.F) {
 	f.Add(Status{Serial: 1, State: StateRunning}.Append(nil))
 	f.Add(Order{Verb: VerbForget}.Append(nil))
 	f.Add(Announce{Port: 1}.Append(nil))
+	f.Add(Probe{Path: PathLink}.Append(nil))
+	f.Add(Probe{Path: PathFull}.Append(nil))
 	opener := newKey(f, "another secret", 1, PurposeGroup, false)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if h, err := ParseHeader(b); err == nil {
@@ -310,6 +369,11 @@ func FuzzPacket(f *testing.F) {
 		if o, err := ParseOrder(b); err == nil {
 			if again, err := ParseOrder(o.Append(nil)); err != nil || again != o {
 				t.Errorf("order %+v comes back as %+v, %v", o, again, err)
+			}
+		}
+		if p, err := ParseProbe(b); err == nil {
+			if again, err := ParseProbe(p.Append(nil)); err != nil || again.Path != p.Path {
+				t.Errorf("probe %+v comes back as %+v, %v", p, again, err)
 			}
 		}
 		if a, err := ParseAnnounce(b); err == nil {

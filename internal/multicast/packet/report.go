@@ -18,9 +18,14 @@ type reportHead struct {
 	Reason   Reason `offset:"0x1e"`
 	Suspect  uint8  `offset:"0x1f"`
 	Runs     uint16 `offset:"0x20"`
+	Paths    Paths  `offset:"0x22"`
+	_        uint8  `offset:"0x23"`
 }
 
-const reportHeadSize = 34
+const (
+	reportHeadSize = 36
+	runsOffset     = 0x20
+)
 
 // Report is what a receiver tells the sender. Behind its fixed part stand runs, each three
 // varints: blocks skipped since the last run, blocks in the run, symbols that each of
@@ -35,6 +40,7 @@ type Report struct {
 	State    State  // receiving, unicast, done or failed
 	Reason   Reason // why it is not receiving
 	Suspect  uint8  // blocks whose bytes did not have the signed digest
+	Paths    Paths  // by which ways packets arrive
 	Runs     []Run
 }
 
@@ -48,7 +54,8 @@ type Run struct {
 // Runs must be in ascending order and must not overlap.
 func (r Report) Append(b []byte) []byte {
 	start := len(b)
-	head := reportHead{r.Highest, r.Received, r.Poll, r.Finished, r.Fetched, r.Backlog, r.State, r.Reason, r.Suspect, 0}
+	head := reportHead{Highest: r.Highest, Received: r.Received, Poll: r.Poll, Finished: r.Finished, Fetched: r.Fetched, Backlog: r.Backlog,
+		State: r.State, Reason: r.Reason, Suspect: r.Suspect, Paths: r.Paths}
 	b, _ = binary.Append(b, binary.LittleEndian, head)
 	end, n := uint32(0), 0
 	for _, run := range r.Runs {
@@ -60,7 +67,7 @@ func (r Report) Append(b []byte) []byte {
 		}
 		b, end, n = next, run.Start+run.Count, n+1
 	}
-	binary.LittleEndian.PutUint16(b[start+reportHeadSize-2:], uint16(n))
+	binary.LittleEndian.PutUint16(b[start+runsOffset:], uint16(n))
 	return b
 }
 
@@ -80,7 +87,7 @@ func ParseReport(b []byte, runs []Run) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	return Report{head.Highest, head.Received, head.Poll, head.Finished, head.Fetched, head.Backlog, head.State, head.Reason, head.Suspect, runs}, nil
+	return Report{head.Highest, head.Received, head.Poll, head.Finished, head.Fetched, head.Backlog, head.State, head.Reason, head.Suspect, head.Paths, runs}, nil
 }
 
 func parseRuns(b []byte, n int, runs []Run) ([]Run, error) {

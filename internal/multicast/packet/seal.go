@@ -25,6 +25,7 @@ const maxCounter = 1 << 48
 // Purposes of keys. Each derives another key from the same secret.
 const (
 	PurposeGroup    = "group"
+	PurposeProbe    = "probe"
 	PurposeAnnounce = "announce"
 	PurposeUp       = "report"
 	PurposeDown     = "order"
@@ -73,13 +74,9 @@ func NewKey(secret []byte, session uint64, purpose string, chacha bool) (*Key, e
 	return k, nil
 }
 
-// UseChaCha chooses the cipher before the first packet is sealed; afterwards it does nothing,
-// so that the ciphers need not share a counter's meaning.
-func (k *Key) UseChaCha() {
-	if k.sealed == 0 {
-		k.sealsChaCha = true
-	}
-}
+// UseChaCha seals the packets from now on with ChaCha20-Poly1305. Each cipher has a key of its own, and the counter
+// goes on: no nonce comes again.
+func (k *Key) UseChaCha() { k.sealsChaCha = true }
 
 // Sealed is the counter of the last packet sealed.
 func (k *Key) Sealed() uint64 { return k.sealed }

@@ -103,15 +103,16 @@ func otherPresent(q igmp.Query) time.Duration {
 }
 
 // Hurry tells that a group does not get to somebody who wants it. If there is no querier this one begins at
-// once; if it is the querier, it asks again.
-func (q *Querier) Hurry(now time.Duration) {
+// once; if it is the querier, it asks again. It tells whether that is so; not more often than every ten seconds.
+func (q *Querier) Hurry(now time.Duration) bool {
 	if q.state == Yielding || now-q.hurried < hurryEvery {
-		return
+		return false
 	}
 	if q.state == Listening {
 		q.begin(now)
 	}
 	q.hurry, q.hurried, q.queryAt = true, now, now
+	return true
 }
 
 func (q *Querier) begin(now time.Duration) {

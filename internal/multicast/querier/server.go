@@ -71,8 +71,9 @@ func (s *Server) State() (State, netip.Addr) {
 func (s *Server) Hurry() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.querier.Hurry(s.now())
-	_ = s.conn.SetReadDeadline(time.Now()) // Serve looks again
+	if s.querier.Hurry(s.now()) {
+		_ = s.conn.SetReadDeadline(time.Now()) // Serve looks again
+	}
 }
 
 // Serve listens and queries until ctx ends.

@@ -11,7 +11,8 @@
 // out once it has enough symbols and its signed digest. One whose bytes do not have that
 // digest was forged by somebody with the group's key: it is fetched by unicast, and after the third
 // the receiver leaves the group. It also leaves when it is told to, when the session ends before it is
-// done, and when it hears nothing.
+// done, and when the packets of the group do not arrive (path.go): then it says what else arrives, and
+// what is therefore the likely cause.
 //
 // Memory is bounded: no more than Config.Memory blocks are open. Symbols of others are dropped, and
 // reported as lacking.
@@ -31,7 +32,6 @@ import (
 
 // Timing and limits of the receiver.
 const (
-	silence      = 5 * time.Second // without a packet the multicast path is dead
 	unicastEvery = 300 * time.Millisecond
 	doneEvery    = 40 * time.Millisecond
 	doneReports  = 25 // after that it is done even if the sender never hears of it
@@ -47,11 +47,14 @@ type Config struct {
 	Session  uint64
 	Geometry blocks.Geometry
 	Group    *packet.Key
+	Probe    *packet.Key
 	Sender   ed25519.PublicKey
 	Up, Down *packet.Key
 	Need     *blocks.Set
 	Memory   int // blocks in work at once
 	Seed     uint64
+
+	OtherSubnet bool // the sender's address is in none of ours
 }
 
 // Block is a block that is being put together.
@@ -96,9 +99,14 @@ type Receiver struct {
 	orders   packet.Window
 	first    uint64 // counter of the first packet
 	received uint64
-	heard    time.Duration
-	checks   float64
-	checksAt time.Duration
+	heard    time.Duration // the group, the last time
+	path     path
+	lookedAt time.Duration
+
+	detourAt    time.Duration // the next report by HTTPS
+	detourState packet.State  // of the last one
+	checks      float64
+	checksAt    time.Duration
 
 	serial    uint64
 	started   bool
@@ -119,7 +127,7 @@ func New(now time.Duration, cfg Config) *Receiver {
 		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, uint64(cfg.ID))), state: packet.StateReceiving,
 		missing: cfg.Need.Clone(), poisoned: blocks.NewSet(cfg.Geometry.Count()), taken: map[int]bool{}, open: map[int]*Block{},
 		digests: map[int][packet.DigestSize]byte{}, scratch: make([]byte, 0, packet.MaxSize),
-		heard: now, checks: checkBurst, checksAt: now, every: 100 * time.Millisecond, reportAt: now,
+		heard: now, path: path{since: now}, lookedAt: now, checks: checkBurst, checksAt: now, every: 100 * time.Millisecond, reportAt: now,
 	}
 	r.checkDone(now)
 	return r
@@ -164,8 +172,16 @@ func (r *Receiver) Handle(now time.Duration, p []byte) {
 	switch h.Kind {
 	case packet.KindData, packet.KindDigest, packet.KindStatus:
 		r.groupPacket(now, h, p)
+	case packet.KindProbe:
+		if !r.probe(now, h, p) {
+			r.counters.Refused++
+		}
 	case packet.KindOrder:
-		r.order(now, h, p)
+		if !r.order(now, h, p) {
+			r.counters.Refused++
+			return
+		}
+		r.path.hear(packet.PathUnicast)
 	default:
 		r.counters.Refused++
 	}
@@ -192,6 +208,9 @@ func (r *Receiver) groupPacket(now time.Duration, h packet.Header, p []byte) {
 	r.window.Note(h.Counter)
 	r.received++
 	r.heard = now
+	if r.path.hear(packet.PathGroup); h.Kind == packet.KindData {
+		r.path.hear(packet.PathFull)
+	}
 }
 
 // data puts a symbol into its block, if it is of use. It tells whether the packet is genuine.
@@ -365,29 +384,27 @@ func (r *Receiver) status(now time.Duration, s packet.Status) {
 	}
 }
 
-// order takes the sender's word to this receiver alone.
-func (r *Receiver) order(now time.Duration, h packet.Header, p []byte) {
+// order takes the sender's word to this receiver alone. It tells whether it is genuine.
+func (r *Receiver) order(now time.Duration, h packet.Header, p []byte) bool {
 	if h.Block != r.cfg.ID || !r.orders.Fresh(h.Counter) {
-		r.counters.Refused++
-		return
+		return false
 	}
 	body, err := r.cfg.Down.Open(r.scratch[:0], h, p)
 	if err != nil {
-		r.counters.Refused++
-		return
+		return false
 	}
 	o, err := packet.ParseOrder(body)
 	if err != nil {
-		r.counters.Refused++
-		return
+		return false
 	}
 	r.orders.Note(h.Counter)
 	switch {
 	case o.Verb == packet.VerbLeave:
 		r.leave(now, o.Reason)
-	case r.state == packet.StateDone:
+	case o.Verb == packet.VerbForget && r.state == packet.StateDone:
 		r.dismissed = true
 	}
+	return true
 }
 
 // leave turns to unicast for what is missing.
@@ -504,9 +521,7 @@ func (r *Receiver) checkDone(now time.Duration) {
 
 // Next gives a report to send to the sender, or nil, and how long to wait for the next one.
 func (r *Receiver) Next(now time.Duration) (report []byte, wait time.Duration, err error) {
-	if r.state == packet.StateReceiving && now-r.heard > silence {
-		r.leave(now, packet.ReasonSilence)
-	}
+	r.watch(now)
 	if now < r.reportAt {
 		return nil, r.reportAt - now, nil
 	}
@@ -522,7 +537,7 @@ func (r *Receiver) Next(now time.Duration) (report []byte, wait time.Duration, e
 	body := packet.Report{
 		Highest: r.window.Highest(), Received: r.received, Poll: r.poll, Finished: uint32(r.finished), Fetched: uint32(r.fetched),
 		Backlog: uint8(min(100, 100*(len(r.ready)+len(r.taken))/r.cfg.Memory)), State: r.state, Reason: r.reason,
-		Suspect: uint8(min(r.suspects, 255)), Runs: r.lacking(),
+		Suspect: uint8(min(r.suspects, 255)), Paths: r.path.heard, Runs: r.lacking(),
 	}.Append(nil)
 	report, err = r.cfg.Up.Seal(nil, packet.Header{Kind: packet.KindReport, Block: r.cfg.ID}, body)
 	return report, r.reportAt - now, err

@@ -184,7 +184,7 @@ func (s *Sender) control(now time.Duration) {
 	p.spent, p.lastTick = 0, now
 	var part []*receiver
 	for _, r := range s.order {
-		if r.takesPart() {
+		if r.takesPart() && r.hears() {
 			r.link.speed(p.actual)
 			part = append(part, r)
 		}

@@ -44,6 +44,11 @@ type receiver struct {
 	lastAt time.Duration
 	asked  int // symbols sent only because this receiver asked
 
+	paths        packet.Paths // by which ways it hears the sender
+	opened       bool         // it has heard full packets of the group once
+	probed       int          // ticks in which probes went out for it
+	snoopedTicks int          // for which it hears link-local multicast only
+
 	link link // loss and speed
 }
 
@@ -97,18 +102,22 @@ func (s *Sender) active() int {
 // Handle takes a packet that came for the sender. A reply, if there is one, goes back to
 // where the packet came from. Whatever is not a fresh report of a receiver is dropped.
 func (s *Sender) Handle(now time.Duration, p []byte) (reply []byte) {
-	r, rep := s.open(now, p)
+	r, rep, late := s.open(now, p)
 	if r == nil {
 		s.counters.Refused++
 		return nil
 	}
 	s.counters.Reports++
-	s.take(now, r, rep)
+	if !late {
+		s.take(now, r, rep)
+	}
 	switch {
 	case rep.State == packet.StateReceiving && (r.leave || r.state == packet.StateFailed):
 		return r.order(packet.Order{Verb: packet.VerbLeave, Reason: r.reason})
 	case r.state == packet.StateDone || r.state == packet.StateFailed:
 		return r.order(packet.Order{Verb: packet.VerbForget})
+	case rep.Paths&packet.PathUnicast == 0:
+		return r.order(packet.Order{Verb: packet.VerbHeard})
 	}
 	return nil
 }
@@ -121,28 +130,28 @@ func (r *receiver) order(o packet.Order) []byte {
 	return b
 }
 
-// open finds the receiver of a report and proves that it is its own, fresh and not one of too many.
-func (s *Sender) open(now time.Duration, p []byte) (*receiver, packet.Report) {
+// open finds the receiver of a report and proves that it is its own, fresh and not one of too many. A late one is older
+// than what is known already: it is owed an answer, but not believed.
+func (s *Sender) open(now time.Duration, p []byte) (r *receiver, rep packet.Report, late bool) {
 	h, err := packet.ParseHeader(p)
 	if err != nil || h.Kind != packet.KindReport {
-		return nil, packet.Report{}
+		return nil, rep, false
 	}
-	r := s.receivers[h.Block]
+	r = s.receivers[h.Block]
 	if r == nil || !r.window.Fresh(h.Counter) {
-		return nil, packet.Report{}
+		return nil, rep, false
 	}
 	body, err := r.up.Open(nil, h, p)
 	if err != nil || !r.mayReport(now) {
-		return nil, packet.Report{}
+		return nil, rep, false
 	}
-	late := h.Counter < r.window.Highest()
+	late = h.Counter < r.window.Highest()
 	r.window.Note(h.Counter)
-	rep, err := packet.ParseReport(body, nil)
-	if err != nil || late {
-		return nil, packet.Report{} // or older than what is known
+	if rep, err = packet.ParseReport(body, nil); err != nil {
+		return nil, rep, false
 	}
 	rep.Highest = min(rep.Highest, s.cfg.Group.Sealed()) // forged data packets may have shown it more
-	return r, rep
+	return r, rep, late
 }
 
 func (r *receiver) mayReport(now time.Duration) bool {
@@ -166,9 +175,10 @@ func (s *Sender) take(now time.Duration, r *receiver, rep packet.Report) {
 		}
 		r.state = rep.State
 		if rep.Reason != packet.ReasonNone {
-			r.reason = rep.Reason
+			s.left(r, rep.Reason)
 		}
 	}
+	s.notePaths(r, rep.Paths)
 	r.heard, r.vanished = now, false
 	if s.state == packet.StateRunning {
 		r.link.report(now, r.lastAt, r.last, rep, &s.pace)
@@ -176,8 +186,16 @@ func (s *Sender) take(now time.Duration, r *receiver, rep packet.Report) {
 	runs := rep.Runs
 	r.last, r.lastAt = rep, now
 	r.last.Runs = nil
-	if r.takesPart() && s.state == packet.StateRunning && (!r.link.hopeless() || s.idleFrom >= 0) {
+	if r.takesPart() && r.hears() && s.state == packet.StateRunning && (!r.link.hopeless() || s.idleFrom >= 0) {
 		s.repairs(now, r, rep.Highest, runs)
+	}
+}
+
+// left notes that a receiver has left the group.
+func (s *Sender) left(r *receiver, reason packet.Reason) {
+	r.reason = reason
+	if s.cfg.Left != nil {
+		s.cfg.Left(r.id, reason)
 	}
 }
 
@@ -283,12 +301,14 @@ func (s *Sender) watch(now time.Duration) {
 	}
 	s.tickAt = now + tickEvery
 	clear(s.resend)
+	s.snooped = false
 	receiving := 0
 	for _, r := range s.order {
 		if r.over() {
 			continue
 		}
 		s.watchReceiver(now, r)
+		s.probeFor(now, r)
 		if r.state == packet.StateReceiving && !r.vanished {
 			receiving++
 		}
@@ -336,6 +356,7 @@ type ReceiverState struct {
 	Fetched  uint32  // blocks fetched by unicast
 	Finished uint32  // blocks verified and written
 	Suspect  uint8   // blocks with forged data
+	Paths    packet.Paths
 }
 
 // Receivers lists the receivers in the order in which they came.
@@ -346,7 +367,7 @@ func (s *Sender) Receivers() []ReceiverState {
 		if r.vanished {
 			state = "vanished"
 		}
-		out = append(out, ReceiverState{r.id, state, r.reason, r.need, r.link.total(), r.last.Fetched, r.last.Finished, r.last.Suspect})
+		out = append(out, ReceiverState{r.id, state, r.reason, r.need, r.link.total(), r.last.Fetched, r.last.Finished, r.last.Suspect, r.paths})
 	}
 	return out
 }

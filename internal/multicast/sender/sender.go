@@ -3,6 +3,7 @@
 //
 //	loop:
 //	  batch, wait := Next(now)          packets for the group, all of one length
+//	  probe := LinkProbe()              a packet for 224.0.0.1
 //	  reply := Handle(now, packet)      a receiver's report came in
 //
 // Blocks that somebody needs (the union) are sent in order, GroupSize of them in turn, symbol by
@@ -11,6 +12,9 @@
 // whole when the cursor comes round, and so is what a late joiner missed. A report says
 // up to which packet its receiver has seen; what was sent for a block after that is
 // counted as on its way, so no loss is repaired twice.
+//
+// While somebody does not hear full packets of the group, which its reports tell, probes show which ways are
+// open (path.go).
 //
 // When nothing is left to send the sender polls until every receiver is done, has left for
 // unicast, failed or vanished. It always ends: a receiver that neither makes progress nor
@@ -63,11 +67,15 @@ type Source interface {
 type Config struct {
 	Geometry blocks.Geometry
 	Group    *packet.Key
+	Probe    *packet.Key
 	Signer   ed25519.PrivateKey
 	Source   Source
 	Floor    float64 // bytes per second on the wire; whoever cannot take that leaves
 	Ceiling  float64 // bytes per second on the wire
 	Memory   int     // blocks kept for repair
+
+	// Left is told of every receiver that leaves the group with a reason; it may be nil.
+	Left func(receiver uint32, reason packet.Reason)
 }
 
 // Counters are what a session did.
@@ -113,6 +121,9 @@ type Sender struct {
 	began    time.Duration
 	lastDone time.Duration
 	counters Counters
+
+	probeGroup, probeLink bool // a probe is due
+	snooped               bool // at the last tick
 }
 
 // blockState is what the sender remembers of each block.
@@ -206,6 +217,11 @@ func (s *Sender) Next(now time.Duration, buf []byte) (batch []byte, size int, wa
 	s.watch(now)
 	if now >= s.statusAt {
 		batch, err = s.status(now, buf[:0])
+		return batch, len(batch), 0, err
+	}
+	if s.probeGroup {
+		s.probeGroup = false
+		batch, err = s.probe(buf[:0], packet.PathFull)
 		return batch, len(batch), 0, err
 	}
 	if s.state != packet.StateRunning {
@@ -446,8 +462,13 @@ func (s *Sender) idle(now time.Duration) time.Duration {
 	return min(s.statusAt, s.pollAt) - now
 }
 
+// sent counts a packet of the group.
 func (s *Sender) sent(n int) {
 	s.counters.Packets++
+	s.onWire(n)
+}
+
+func (s *Sender) onWire(n int) {
 	s.counters.Wire += uint64(n + FrameOverhead)
 	s.pace.spend(n + FrameOverhead)
 }

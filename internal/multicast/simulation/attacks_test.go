@@ -158,7 +158,7 @@ func TestInsiderForgesSymbols(t *testing.T) {
 func TestReportFlood(t *testing.T) {
 	var own, stranger *packet.Key
 	w := attacked(t, 16, func(w *world) {
-		lie := packet.Report{Highest: w.sender.Counters().Packets, Poll: 1, State: packet.StateReceiving, Backlog: 100,
+		lie := packet.Report{Highest: w.sender.Counters().Packets, Poll: 1, State: packet.StateReceiving, Backlog: 100, Paths: packet.PathGroup | packet.PathFull,
 			Runs: []packet.Run{{Start: 0, Count: uint32(w.geo.Count()), Lack: 60}}}.Append(nil)
 		for range 10 {
 			for id, key := range map[uint32]*packet.Key{4: own, 2: stranger} {

@@ -3,6 +3,7 @@ package simulation
 import (
 	"flag"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -14,44 +15,59 @@ var oneSeed = flag.Uint64("seed", 0, "run TestWorlds with this seed only")
 
 const ms = time.Millisecond
 
-// TestCost holds wire cost and time of the data phase on a line of 100 Mbit/s.
+// TestCost holds wire cost and time of the data phase on a line of 100 Mbit/s. Long bursts look like congestion now and
+// then, so that one run says little of the others: there the median of some counts.
 func TestCost(t *testing.T) {
 	for _, tc := range []struct {
 		receivers int
 		path      path
+		runs      uint64
 		wire      float64 // at most
 		passes    float64 // time until the last one is done, at most, in passes without loss
 	}{
-		{1, path{}, 1.065, 1.02},
-		{16, path{}, 1.065, 1.02},
-		{4, path{loss: 0.01}, 1.10, 1.07},
-		{16, path{loss: 0.01}, 1.10, 1.07},
-		{32, path{loss: 0.01}, 1.10, 1.08},
-		{16, path{loss: 0.05}, 1.20, 1.16},
-		{16, path{loss: 0.01, burst: 8}, 1.25, 1.20},
-		{16, path{loss: 0.01, burst: 64}, 1.30, 1.30},
+		{1, path{}, 1, 1.065, 1.02},
+		{16, path{}, 1, 1.065, 1.02},
+		{4, path{loss: 0.01}, 1, 1.10, 1.07},
+		{16, path{loss: 0.01}, 1, 1.10, 1.07},
+		{32, path{loss: 0.01}, 1, 1.10, 1.08},
+		{16, path{loss: 0.05}, 1, 1.20, 1.16},
+		{16, path{loss: 0.01, burst: 8}, 1, 1.25, 1.20},
+		{16, path{loss: 0.01, burst: 64}, 3, 1.30, 1.30},
 	} {
 		t.Run(fmt.Sprintf("%d receivers, loss %v, burst %v", tc.receivers, tc.path.loss, tc.path.burst), func(t *testing.T) {
-			w := newWorld(t, 1, config{payload: 16e6, line: 100 * mbit})
 			tc.path.delay = ms / 2
-			for range tc.receivers {
-				w.join(0, tc.path, nil)
+			var wires, passes []float64
+			for seed := range tc.runs {
+				wire, pass := cost(t, 1+seed, tc.receivers, tc.path)
+				wires, passes = append(wires, wire), append(passes, pass)
 			}
-			w.run(100*ms, time.Minute)
-			last := time.Duration(0)
-			for _, n := range w.nodes {
-				last = max(last, n.done)
-			}
-			passes := float64(last-100*ms) / float64(w.onePass())
-			t.Logf("wire %.3f, %.3f passes, %+v", w.wire(), passes, w.sender.Counters())
-			if w.wire() > tc.wire || passes > tc.passes {
-				t.Errorf("wire %.3f, %.3f passes, want at most %.3f, %.3f", w.wire(), passes, tc.wire, tc.passes)
-			}
-			if idle := w.now - last; idle > time.Second {
-				t.Errorf("the session ends %v after the last byte", idle)
+			slices.Sort(wires)
+			slices.Sort(passes)
+			if wire, pass := wires[tc.runs/2], passes[tc.runs/2]; wire > tc.wire || pass > tc.passes {
+				t.Errorf("wire %.3f, %.3f passes, want at most %.3f, %.3f", wires, passes, tc.wire, tc.passes)
 			}
 		})
 	}
+}
+
+// cost runs a session and gives its bytes on the wire over the payload, and its time over that of one pass without loss.
+func cost(t *testing.T, seed uint64, receivers int, p path) (wire, passes float64) {
+	t.Helper()
+	w := newWorld(t, seed, config{payload: 16e6, line: 100 * mbit})
+	for range receivers {
+		w.join(0, p, nil)
+	}
+	w.run(100*ms, time.Minute)
+	last := time.Duration(0)
+	for _, n := range w.nodes {
+		last = max(last, n.done)
+	}
+	passes = float64(last-100*ms) / float64(w.onePass())
+	t.Logf("seed %d: wire %.3f, %.3f passes, %+v", seed, w.wire(), passes, w.sender.Counters())
+	if idle := w.now - last; idle > time.Second {
+		t.Errorf("seed %d: the session ends %v after the last byte", seed, idle)
+	}
+	return w.wire(), passes
 }
 
 // TestLateJoiner joins in the middle: it is done within 1.7 passes, and the early ones are not held up.

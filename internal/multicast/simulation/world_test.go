@@ -108,16 +108,17 @@ type path struct {
 	jitter    time.Duration      // packets overtake each other within it
 	rate      float64            // bytes per second of a slow port; 0: the line's
 	cuts      [][2]time.Duration // partitions
+	closed    packet.Paths       // ways on which nothing comes
+	deaf      bool               // reports do not get to the sender by UDP
+	subnet    bool               // it is in another subnet
 	portFree  time.Duration
 	bad       bool
 }
 
 // lost draws the fate of the next packet.
 func (p *path) lost(rng *rand.Rand, now time.Duration) bool {
-	for _, cut := range p.cuts {
-		if now >= cut[0] && now < cut[1] {
-			return true
-		}
+	if p.cut(now) {
+		return true
 	}
 	if p.burst == 0 {
 		return rng.Float64() < p.loss
@@ -128,6 +129,11 @@ func (p *path) lost(rng *rand.Rand, now time.Duration) bool {
 		p.bad = rng.Float64() < p.loss/(1-p.loss)/p.burst
 	}
 	return p.bad
+}
+
+// cut tells whether the network is in two parts.
+func (p *path) cut(now time.Duration) bool {
+	return slices.ContainsFunc(p.cuts, func(cut [2]time.Duration) bool { return now >= cut[0] && now < cut[1] })
 }
 
 // port passes a packet through a slow switch port with a buffer of 256 KiB.
@@ -165,7 +171,7 @@ func newWorld(t testing.TB, seed uint64, c config) *world {
 	if c.floor == 0 {
 		c.floor = c.line / 100
 	}
-	s, err := sender.New(sender.Config{Geometry: w.geo, Group: w.key("group", packet.PurposeGroup), Signer: w.signer, Source: w, Floor: c.floor, Ceiling: c.ceiling, Memory: 64})
+	s, err := sender.New(sender.Config{Geometry: w.geo, Group: w.key("group", packet.PurposeGroup), Probe: w.key("group", packet.PurposeProbe), Signer: w.signer, Source: w, Floor: c.floor, Ceiling: c.ceiling, Memory: 64})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,8 +230,9 @@ func (n *node) begin() {
 	}
 	n.code = code
 	n.r = receiver.New(w.now, receiver.Config{
-		ID: n.id, Session: session, Geometry: w.geo, Group: w.key("group", packet.PurposeGroup), Sender: w.signer.Public().(ed25519.PublicKey),
+		ID: n.id, Session: session, Geometry: w.geo, Group: w.key("group", packet.PurposeGroup), Probe: w.key("group", packet.PurposeProbe), Sender: w.signer.Public().(ed25519.PublicKey),
 		Up: w.key(name, packet.PurposeUp), Down: w.key(name, packet.PurposeDown), Need: n.need, Memory: n.memory, Seed: w.seed,
+		OtherSubnet: n.path.subnet,
 	})
 	if n.need.Len() == 0 {
 		n.done = w.now
@@ -243,17 +250,39 @@ func (n *node) tick() {
 	if err != nil {
 		w.fatalf("report: %v", err)
 	}
-	if report != nil && !n.path.lost(w.rng, w.now) {
+	switch {
+	case report == nil:
+	case n.r.Detour(w.now):
+		w.detour(n, report)
+	case !n.path.deaf && !n.path.lost(w.rng, w.now):
 		w.at(w.now+n.path.delay, func() { w.report(n, report) })
 	}
 	n.work()
 	w.at(w.now+max(min(wait, 10*time.Millisecond), time.Microsecond), n.tick)
 }
 
+// detour brings a report to the sender by HTTPS: nothing but a partition keeps it.
+func (w *world) detour(n *node, p []byte) {
+	if n.path.cut(w.now) {
+		return
+	}
+	w.at(w.now+3*n.path.delay, func() {
+		if reply := w.sender.Handle(w.now, p); reply != nil {
+			w.at(w.now+n.path.delay, func() {
+				if !n.killed && !n.r.Over() {
+					n.r.Answer(w.now, reply)
+					n.work()
+				}
+			})
+		}
+		w.wake(w.now)
+	})
+}
+
 // report brings a report to the sender, and the sender's answer back.
 func (w *world) report(n *node, p []byte) {
 	reply := w.sender.Handle(w.now, p)
-	if reply != nil && !n.path.lost(w.rng, w.now) {
+	if reply != nil && n.path.closed&packet.PathUnicast == 0 && !n.path.lost(w.rng, w.now) {
 		w.at(w.now+n.path.delay, func() { n.receive([][]byte{reply}) })
 	}
 	w.wake(w.now)
@@ -289,16 +318,23 @@ func (w *world) send() {
 			w.over = true
 			return
 		}
+		probe, err := w.sender.LinkProbe()
+		if err != nil {
+			w.fatalf("LinkProbe: %v", err)
+		}
+		if probe != nil {
+			w.multicast(probe, len(probe), packet.PathLink)
+		}
 		if len(batch) == 0 {
 			w.wake(w.now + max(wait, time.Microsecond))
 			return
 		}
-		w.multicast(batch, size)
+		w.multicast(batch, size, packet.PathGroup)
 	}
 }
 
-// multicast carries a batch to every receiver.
-func (w *world) multicast(batch []byte, size int) {
+// multicast carries a batch to every receiver by the group or the link-local group.
+func (w *world) multicast(batch []byte, size int, way packet.Paths) {
 	var packets [][]byte
 	for at := 0; at < len(batch); at += size {
 		packets = append(packets, slices.Clone(batch[at:min(at+size, len(batch))]))
@@ -310,7 +346,9 @@ func (w *world) multicast(batch []byte, size int) {
 		}
 	}
 	for _, n := range w.nodes {
-		w.carry(n, packets, w.card.freeAt)
+		if n.path.closed&way == 0 && (n.path.closed&packet.PathFull == 0 || size < packet.MaxSize) {
+			w.carry(n, packets, w.card.freeAt)
+		}
 	}
 }
 
