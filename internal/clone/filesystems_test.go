@@ -1,11 +1,13 @@
 package clone
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"clonecast/internal/disktest"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
 )
 
 // recipe is a file system as its own tools make it. In the commands DEV stands for the
@@ -26,6 +29,8 @@ type recipe struct {
 	files     int
 	longest   quantity.Bytes // of the files
 	partclone string         // the program's name; "" where its map is wrong
+
+	more func(t *testing.T, dir string) // does more to the files
 
 	// Set where the files are neither mounted nor copied with mtools.
 	copy   string // copies the files in DIR
@@ -83,15 +88,31 @@ func extRecipes() map[string]recipe {
 func btrfsRecipes() map[string]recipe {
 	out := map[string]recipe{}
 	for name, args := range map[string]string{
-		"btrfs": "", "btrfs single": "-m single", "btrfs mixed": "--mixed", "btrfs 64 KiB nodes": "-n 65536",
-		"btrfs xxhash": "--csum xxhash", "btrfs blake2": "--csum blake2",
+		"btrfs": "", "btrfs single": "-m single", "btrfs DUP data": "-m dup -d dup", "btrfs mixed": "--mixed -n 4096",
+		"btrfs 64 KiB nodes": "-n 65536", "btrfs xxhash": "--csum xxhash", "btrfs blake2": "--csum blake2", "btrfs zstd": "",
 	} {
+		mount := "mount -t btrfs DEV DIR"
+		if name == "btrfs zstd" {
+			mount = "mount -t btrfs -o compress-force=zstd DEV DIR"
+		}
+		size := 160 * quantity.MiB
+		if name == "btrfs DUP data" {
+			size = 240 * quantity.MiB
+		}
 		out[name] = recipe{
-			size: 128 * quantity.MiB, mkfs: "mkfs.btrfs -q -f " + args + " DEV", mount: "mount -t btrfs DEV DIR",
-			check: "btrfs check --readonly --check-data-csum DEV", files: 150, longest: 120 * quantity.KiB,
+			size: size, mkfs: "mkfs.btrfs -q -f " + args + " DEV", mount: mount,
+			check: "btrfs check --readonly --check-data-csum DEV", files: 150, longest: 60 * quantity.KiB, more: snapshot,
 		}
 	}
 	return out
+}
+
+// snapshot takes a snapshot of a btrfs, and deletes and writes files that are in it.
+func snapshot(t *testing.T, dir string) {
+	t.Helper()
+	disktest.Run(t, "", "btrfs", "subvolume", "snapshot", "-r", dir, filepath.Join(dir, "snapshot"))
+	disktest.Run(t, "", "rm", "-r", filepath.Join(dir, "d3"))
+	disktest.Fill(t, filepath.Join(dir, "later"), 60, 60*quantity.KiB)
 }
 
 // f2fsRecipes are filled and read by f2fs-tools: not every kernel has the driver.
@@ -112,10 +133,10 @@ func f2fsRecipes() map[string]recipe {
 // windowsRecipes are NTFS, FAT and exFAT.
 func windowsRecipes() map[string]recipe {
 	out := map[string]recipe{}
-	for _, cluster := range []int{512, 4096, 65536} {
+	for _, cluster := range []int{512, 4096, 65536, 2 << 20} {
 		out[fmt.Sprintf("ntfs %d", cluster)] = recipe{
-			size: 64 * quantity.MiB, mkfs: fmt.Sprintf("mkntfs -q -F -Q -c %d DEV", cluster), mount: "ntfs-3g DEV DIR",
-			check: "ntfsresize -i -f DEV", files: 150, longest: 120 * quantity.KiB, partclone: "ntfs",
+			size: max(64*quantity.MiB, quantity.Bytes(64*cluster)), mkfs: fmt.Sprintf("mkntfs -q -F -Q -c %d DEV", cluster), mount: "ntfs-3g DEV DIR",
+			check: "ntfsresize -i -f DEV", files: min(150, 60<<20/cluster), longest: 120 * quantity.KiB, partclone: "ntfs",
 		}
 	}
 	for _, cluster := range []string{"4K", "32K", "128K"} {
@@ -149,7 +170,34 @@ func xfsRecipes() map[string]recipe {
 			check: "xfs_repair -n DEV", files: 150, longest: 120 * quantity.KiB, partclone: "xfs",
 		}
 	}
+	for levels, holes := range map[int]int{2: 1000, 3: 12000} { // of the trees of free extents
+		deep := out["xfs 1k"]
+		deep.mkfs = "mkfs.xfs -q -f -b size=1024 -d agcount=2 DEV"
+		deep.more = func(t *testing.T, dir string) { punchHoles(t, filepath.Join(dir, "punched"), holes) }
+		out[fmt.Sprintf("xfs %d levels", levels)] = deep
+	}
 	return out
+}
+
+// punchHoles makes a file with n holes of a block of 1 KiB: as many free extents.
+func punchHoles(t *testing.T, path string, n int) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.Write(bytes.Repeat([]byte("content "), 2*n*1024/8)); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil { // blocks are given out now
+		t.Fatal(err)
+	}
+	for i := range n {
+		if err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE|unix.FALLOC_FL_PUNCH_HOLE, int64(2*i*1024), 1024); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // TestFileSystems is the test of the whole engine, one file system at a time: a disk
@@ -245,6 +293,9 @@ func (r recipe) fill(t *testing.T, dev string) map[string]string {
 	if r.mount != "" {
 		dir := disktest.Mount(t, dev, r.mount)
 		disktest.Fill(t, dir, r.files, r.longest)
+		if r.more != nil {
+			r.more(t, dir)
+		}
 		defer disktest.Unmount(t, dir)
 		return disktest.Hashes(t, dir)
 	}
