@@ -81,7 +81,7 @@ func newClient(config Config) (*client, error) {
 type call struct {
 	method, path string
 	query        url.Values
-	body         []byte
+	body         [][]byte      // in pieces that follow one another
 	kind         string        // content type
 	limit        int64         // of the answer; more is an error
 	timeout      time.Duration // of one try
@@ -144,10 +144,11 @@ func (c *client) try(ctx context.Context, k call) ([]byte, error) {
 	defer idle.Stop()
 	at := c.base.JoinPath(k.path)
 	at.RawQuery = k.query.Encode()
-	request, err := http.NewRequestWithContext(ctx, k.method, at.String(), bytes.NewReader(k.body))
+	request, err := http.NewRequestWithContext(ctx, k.method, at.String(), nil)
 	if err != nil {
 		return nil, err
 	}
+	k.send(request)
 	if k.kind != "" {
 		request.Header.Set("Content-Type", k.kind)
 	}
@@ -169,14 +170,33 @@ func (c *client) try(ctx context.Context, k call) ([]byte, error) {
 	if k.read != nil {
 		return nil, k.read(body)
 	}
-	b, err := io.ReadAll(io.LimitReader(body, k.limit+1))
-	if err != nil {
+	// What the answer says of its length saves growing a buffer for a manifest.
+	b := bytes.NewBuffer(make([]byte, 0, max(0, min(response.ContentLength, k.limit))+bytes.MinRead))
+	if _, err := b.ReadFrom(io.LimitReader(body, k.limit+1)); err != nil {
 		return nil, fmt.Errorf("%w: %w", errStream, err)
 	}
-	if int64(len(b)) > k.limit {
+	if int64(b.Len()) > k.limit {
 		return nil, fmt.Errorf("the server's answer to %s is longer than %d bytes", k.path, k.limit)
 	}
-	return b, nil
+	return b.Bytes(), nil
+}
+
+// send gives a request the call's body, as often as the request is made.
+func (k *call) send(r *http.Request) {
+	if len(k.body) == 0 {
+		return
+	}
+	for _, b := range k.body {
+		r.ContentLength += int64(len(b))
+	}
+	r.GetBody = func() (io.ReadCloser, error) {
+		var pieces []io.Reader
+		for _, b := range k.body {
+			pieces = append(pieces, bytes.NewReader(b))
+		}
+		return io.NopCloser(io.MultiReader(pieces...)), nil
+	}
+	r.Body, _ = r.GetBody()
 }
 
 // steadyReader gives a call more time whenever bytes arrive.
@@ -204,7 +224,7 @@ func (c *client) exchange(ctx context.Context, k call, in, out any) error {
 	if err != nil {
 		return err
 	}
-	k.method, k.body, k.kind, k.limit, k.timeout = http.MethodPost, body, "application/json", protocol.MaxBody, jsonTimeout
+	k.method, k.body, k.kind, k.limit, k.timeout = http.MethodPost, [][]byte{body}, "application/json", protocol.MaxBody, jsonTimeout
 	answer, err := c.do(ctx, k)
 	if err != nil || out == nil {
 		return err

@@ -21,8 +21,9 @@ import (
 // Timing and limits of data calls.
 const (
 	dataTimeout    = 2 * time.Minute
-	publishTimeout = 15 * time.Minute // the server makes everything durable first
-	maxEnvelope    = 128 << 20        // of a signed manifest, compressed
+	publishTimeout = 15 * time.Minute          // the server makes everything durable first
+	maxEnvelope    = image.MaxManifest + 1<<20 // of a signed manifest, compressed; chunk ids do not compress
+	maxParent      = 1 << 21                   // chunks of a version, 512 GiB, beside which another one is held in memory
 	octets         = "application/octet-stream"
 )
 
@@ -67,11 +68,12 @@ func (t transfer) PutFrame(ctx context.Context, frame []byte) (int64, error) {
 
 // Publish makes the manifest a version. The server returns no envelope.
 func (t transfer) Publish(ctx context.Context, m *image.Manifest) ([]byte, image.Version, error) {
-	body, err := m.MarshalBinary()
+	body, err := m.Segments()
 	if err != nil {
 		return nil, image.Version{}, err
 	}
-	k := t.data(protocol.PathPublish, body, protocol.MaxBody)
+	k := t.data(protocol.PathPublish, nil, protocol.MaxBody)
+	k.body = body // without a copy of it in one piece
 	k.timeout = publishTimeout
 	answer, err := t.do(ctx, k)
 	if err != nil {
@@ -115,9 +117,10 @@ func (t transfer) manifest(ctx context.Context, want image.VersionID, config Con
 	return t.open(ctx, protocol.PathManifest, want, config)
 }
 
-// parent fetches and verifies the version before m; nil when the server has none.
+// parent fetches and verifies the version before m; nil when the server has none, or when both
+// would take too much memory.
 func (t transfer) parent(ctx context.Context, m *image.Manifest, config Config) (*image.Manifest, error) {
-	if m.Parent == (image.VersionID{}) {
+	if m.Parent == (image.VersionID{}) || chunksOf(m) > maxParent {
 		return nil, nil
 	}
 	parent, err := t.open(ctx, protocol.PathParent, m.Parent, config)
@@ -126,6 +129,14 @@ func (t transfer) parent(ctx context.Context, m *image.Manifest, config Config) 
 		return nil, nil
 	}
 	return parent, err
+}
+
+func chunksOf(m *image.Manifest) int {
+	n := 0
+	for c := range m.Regions() {
+		n += len(c.Chunks)
+	}
+	return n
 }
 
 func (t transfer) open(ctx context.Context, path string, want image.VersionID, config Config) (*image.Manifest, error) {
@@ -311,7 +322,7 @@ func readInto(r io.Reader, b []byte, n int) ([]byte, error) {
 }
 
 func (t transfer) data(path string, body []byte, limit int64) call {
-	return call{method: http.MethodPost, path: path, body: body, kind: octets, limit: limit, timeout: dataTimeout, giveUp: t.giveUp}
+	return call{method: http.MethodPost, path: path, body: [][]byte{body}, kind: octets, limit: limit, timeout: dataTimeout, giveUp: t.giveUp}
 }
 
 func joinIDs(ids []chunk.ID) []byte {

@@ -23,7 +23,11 @@ type basePiece struct {
 	id chunk.ID
 }
 
-// newBases lists the parent's chunks at the places of those chunks that differ.
+// maxBases bounds the memory of the bases to some 16 MiB: differences are for small changes.
+const maxBases = 1 << 16
+
+// newBases lists the parent's chunks at the places of those chunks that differ, unless these
+// are too many.
 func newBases(d *deploy, parent *image.Manifest) bases {
 	if parent == nil {
 		return nil
@@ -34,9 +38,13 @@ func newBases(d *deploy, parent *image.Manifest) bases {
 			continue
 		}
 		for p := range pieces(i, c) {
-			if d.differ[i][p.number] {
-				out[int64(p.start)] = nil
+			if !d.differ[i][p.number] {
+				continue
 			}
+			if len(out) == maxBases {
+				return nil
+			}
+			out[int64(p.start)] = nil
 		}
 	}
 	for i := range parent.Disks {

@@ -34,17 +34,28 @@ var modeCodes = []Mode{ModeClone, ModeRaw, ModeSwap, ModeSkip, ModeFormat}
 
 // MarshalBinary gives m's canonical binary form, or why m is not a valid manifest.
 func (m *Manifest) MarshalBinary() ([]byte, error) {
+	segments, err := m.Segments()
+	if err != nil {
+		return nil, err
+	}
+	return bytes.Join(segments, nil), nil
+}
+
+// Segments gives what MarshalBinary gives in pieces that follow one another. The chunk ids,
+// which are nearly all of it, are those of m itself: m must not change while they are used.
+func (m *Manifest) Segments() ([][]byte, error) {
 	if err := m.validate(); err != nil {
 		return nil, err
 	}
 	var w writer
 	w.raw([]byte(manifestMagic))
 	w.manifest(m)
-	return w.b, nil
+	return append(w.done, w.b), nil
 }
 
 // Parse reads the binary form of a manifest. It accepts exactly what MarshalBinary
-// writes: Parse(b) followed by MarshalBinary gives b again.
+// writes: Parse(b) followed by MarshalBinary gives b again. The manifest's chunk ids stay in
+// the memory of b, which must not change afterwards.
 func Parse(b []byte) (*Manifest, error) {
 	r := reader{b: b}
 	if string(r.raw(len(manifestMagic))) != manifestMagic {
@@ -60,7 +71,11 @@ func Parse(b []byte) (*Manifest, error) {
 	return &m, nil
 }
 
-type writer struct{ b []byte }
+// writer collects fields: the last of them in b, those in front of it in done.
+type writer struct {
+	b    []byte
+	done [][]byte
+}
 
 func (w *writer) raw(b []byte) { w.b = append(w.b, b...) }
 
@@ -142,8 +157,8 @@ func (w *writer) content(c *Content) {
 		w.uint(uint64(e.Length))
 		end = e.End()
 	}
-	for _, id := range c.Chunks {
-		w.raw(id[:])
+	if len(c.Chunks) > 0 {
+		w.done, w.b = append(w.done, w.b, chunk.Bytes(c.Chunks)), nil
 	}
 }
 
@@ -288,8 +303,8 @@ func (r *reader) content() Content {
 		r.fail("ends in the middle of a region's %d chunk ids", n)
 		return Content{}
 	}
-	for range n {
-		c.Chunks = append(c.Chunks, r.id())
+	if n > 0 {
+		c.Chunks = chunk.IDs(r.raw(n * len(chunk.ID{})))
 	}
 	return c
 }
