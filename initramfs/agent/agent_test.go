@@ -86,7 +86,7 @@ func newBench(t *testing.T, server *testServer, disk blockdev.Facts) *bench {
 }
 
 func (b *bench) run() (Outcome, error) {
-	ctx, cancel := context.WithTimeout(b.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(b.t.Context(), 2*time.Minute)
 	defer cancel()
 	return b.agent.Run(ctx)
 }

@@ -20,6 +20,7 @@ import (
 	"clonecast/internal/multicast"
 	"clonecast/internal/multicast/packet"
 	"clonecast/internal/protocol"
+	"clonecast/internal/quantity"
 )
 
 // Patience and limits of multicast sessions.
@@ -34,9 +35,11 @@ const (
 type multicastResult struct {
 	Multicast int64   `json:"bytes_multicast"`
 	Unicast   int64   `json:"fetched_unicast"`
-	Loss      float64 `json:"loss"`  // share of the packets of the last session
-	State     string  `json:"state"` // "done": in sessions; "unicast": something had to be fetched from the server apart from them
+	Loss      float64 `json:"loss"`            // share of the packets of the last session
+	State     string  `json:"state"`           // "done": in sessions; "unicast": something had to be fetched from the server apart from them
+	Cause     string  `json:"cause,omitempty"` // why the machine left the group: a word for programs, a text, and what to do
 	Reason    string  `json:"reason,omitempty"`
+	Hint      string  `json:"hint,omitempty"`
 }
 
 // reception is how a deploy gets its frames: in the task's multicast sessions, and by unicast what these do not bring. It
@@ -184,6 +187,9 @@ func (r *reception) checkHeard(ctx context.Context) error {
 // showWaiting shows what the session waits for until the returned function is called.
 func (r *reception) showWaiting(ctx context.Context, waiting protocol.SessionWaiting) (stop func()) {
 	ctx, end := context.WithCancel(ctx)
+	if waiting != (protocol.SessionWaiting{}) {
+		waiting.Present++ // this machine is about to be there
+	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for said := ""; ; {
@@ -223,7 +229,7 @@ func waitingText(w protocol.SessionWaiting) string {
 func (r *reception) Frames(ctx context.Context, ids []chunk.ID, yield func(frame []byte) error) error {
 	rest := newWanted(ids)
 	for r.session != nil {
-		err := r.session.Frames(ctx, rest.ids, rest.take(yield))
+		err := r.session.Frames(ctx, rest.left(), rest.take(yield))
 		r.account()
 		r.leave()
 		if rest.failed != nil {
@@ -244,7 +250,7 @@ func (r *reception) Frames(ctx context.Context, ids []chunk.ID, yield func(frame
 	if len(left) == 0 {
 		return nil
 	}
-	r.note("%d of %d chunks come by unicast", len(left), len(ids))
+	r.note("multicast session: %d of %d chunks come by unicast", len(left), len(ids))
 	r.done.State = "unicast"
 	take := rest.take(yield)
 	return r.transfer.Frames(ctx, left, func(frame []byte) error {
@@ -259,10 +265,18 @@ func (r *reception) account() {
 	r.done.Multicast += s.Written - s.Fetched
 	r.done.Unicast += s.Fetched
 	r.done.Loss = s.Loss
-	if s.Reason != packet.ReasonNone {
-		r.done.Reason = s.Reason.String()
-		r.note("multicast session: this machine left the group: %v; %d bytes came by unicast", s.Reason, s.Fetched)
+	if why := s.Reason; why != packet.ReasonNone {
+		r.done.Cause, r.done.Reason, r.done.Hint = why.Cause(), why.String(), why.Hint()
+		r.note("multicast session: this machine left the group, %v came by unicast: %s", quantity.Bytes(s.Fetched), withHint(why.String(), why.Hint()))
 	}
+}
+
+// withHint joins what is wrong and what can be done about it.
+func withHint(text, hint string) string {
+	if hint == "" {
+		return text
+	}
+	return text + "; " + hint
 }
 
 // leave leaves the session at hand.
@@ -385,6 +399,14 @@ func (h sessionHost) Blocks(ctx context.Context, first, count int, read func(io.
 		timeout: dataTimeout, once: true, read: read,
 	})
 	return noSession(err, multicast.ErrGone)
+}
+
+// Report implements multicast.Reporter.
+func (h sessionHost) Report(ctx context.Context, report []byte) ([]byte, error) {
+	k := h.data(protocol.PathSessionReport, report, packet.MaxSize)
+	k.once = true
+	answer, err := h.do(ctx, k)
+	return answer, noSession(err, multicast.ErrGone)
 }
 
 // warnings shows what the multicast engine warns of.

@@ -298,7 +298,7 @@ func (s *testServer) data(w http.ResponseWriter, r *http.Request, body []byte, r
 		}
 		_, err = w.Write(envelope)
 		return err
-	case protocol.PathSession, protocol.PathSessionJoin, protocol.PathSessionBlocks:
+	case protocol.PathSession, protocol.PathSessionJoin, protocol.PathSessionBlocks, protocol.PathSessionReport:
 		return s.multicast(w, r, body, reply)
 	case protocol.PathChunks:
 		return s.store.Frames(ctx, splitIDs(body), func(frame []byte) error {

@@ -73,6 +73,7 @@ func writeWhole(ctx context.Context, deploys []*deploy, source WholeSource) erro
 		return nil
 	}
 	first := writers[0]
+	counter.done(0)
 	err := source.Frames(ctx, ids, func(frame []byte) error {
 		h, plain, err := first.decoder.Decode(frame, first.plain)
 		if err != nil {

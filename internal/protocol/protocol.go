@@ -68,6 +68,9 @@ const (
 	// PathSessionBlocks (GET, ?first=N&count=N, at most MaxBlocks) gives blocks of the session's payload, plain, one after
 	// the other. While others receive by multicast it is slow, so that they are not.
 	PathSessionBlocks = "/machine/v1/deploy/session/blocks"
+	// PathSessionReport takes a receiver's report as it would be sent by UDP, and answers what the sender answers, for
+	// networks where UDP does not get through.
+	PathSessionReport = "/machine/v1/deploy/session/report"
 )
 
 // MaxTable bounds a saved partition table.

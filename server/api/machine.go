@@ -42,6 +42,7 @@ func (a *API) machineRoutes() {
 	a.handle("GET "+protocol.PathSession, forMachine, a.describeSession)
 	a.handle("POST "+protocol.PathSessionJoin, forMachine, a.joinSession)
 	a.handle("GET "+protocol.PathSessionBlocks, forMachine, a.sessionBlocks)
+	a.handle("POST "+protocol.PathSessionReport, forMachine, a.reportToSession)
 	a.handle("POST "+protocol.PathTable+"{disk}", forMachine, a.saveTable)
 }
 

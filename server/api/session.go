@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"clonecast/internal/clone"
+	"clonecast/internal/multicast/packet"
 	"clonecast/internal/protocol"
 	"clonecast/server/sessions"
 	"clonecast/server/tasks"
@@ -64,6 +66,24 @@ func (a *API) sessionBlocks(w http.ResponseWriter, r *http.Request) error {
 	return a.stream(w, r, func(write func([]byte) error) error {
 		return a.Sessions.Blocks(r.Context(), callerOf(r.Context()).machine, op, first, count, write)
 	})
+}
+
+// reportToSession takes a receiver's report where UDP does not bring it.
+func (a *API) reportToSession(w http.ResponseWriter, r *http.Request) error {
+	op, _, err := a.doing(r, protocol.OpDeploy)
+	if err != nil {
+		return err
+	}
+	report, err := io.ReadAll(http.MaxBytesReader(w, r.Body, packet.MaxSize))
+	if err != nil {
+		return err
+	}
+	answer, err := a.Sessions.Report(callerOf(r.Context()).machine, op, report)
+	if err != nil {
+		return err
+	}
+	_, _ = w.Write(answer) // the machine is gone: nothing to be done
+	return nil
 }
 
 type bySession struct {

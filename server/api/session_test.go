@@ -139,6 +139,7 @@ func (s *site) sessionRefused(code, token string) {
 	s.t.Helper()
 	for path, method := range map[string]string{
 		protocol.PathSession: "GET", protocol.PathSessionJoin: "POST", protocol.PathSessionBlocks + "?first=0&count=1": "GET",
+		protocol.PathSessionReport: "POST",
 	} {
 		var body any
 		if method == "POST" {

@@ -98,6 +98,16 @@ func (m *Manager) Blocks(ctx context.Context, machine string, op tasks.Operation
 	return err
 }
 
+// Report takes a report of a machine that UDP does not bring, and gives the sender's answer, empty for none.
+func (m *Manager) Report(machine string, op tasks.Operation, report []byte) ([]byte, error) {
+	s := m.use(machine, op)
+	if s == nil {
+		return nil, none("the multicast session has ended")
+	}
+	defer s.users.Done()
+	return s.sender.Report(report), nil
+}
+
 // use gives the newest session in which a machine has a place. It stays until its users are done.
 func (m *Manager) use(machine string, op tasks.Operation) *session {
 	m.mu.Lock()
