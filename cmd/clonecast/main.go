@@ -37,6 +37,7 @@ func newRootCmd() *cobra.Command {
 		newServeCmd(),
 		newMachineCmd(),
 		newTaskCmd(),
+		newSessionCmd(),
 		newImageCmd(),
 		newStoreCmd(),
 	)

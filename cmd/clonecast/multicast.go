@@ -75,7 +75,7 @@ func runMulticastSend(ctx context.Context, names []string, opts multicastSendOpt
 	}
 	maxRate, err := parseRate(opts.maxRate)
 	if err != nil {
-		return withCode(exitUsage, err, "")
+		return withCode(exitUsage, fmt.Errorf("--max-rate %w", err), "")
 	}
 	if opts.receivers < 1 {
 		return withCode(exitUsage, errors.New("--receivers must be at least 1"), "")
@@ -190,7 +190,7 @@ func parseRate(s string) (float64, error) {
 	unit, known := units[s[len(number):]]
 	n, err := strconv.ParseFloat(number, 64)
 	if err != nil || !known || !(n*unit >= 1e6 && n*unit <= 1e12) {
-		return 0, fmt.Errorf("--max-rate %q is no rate between 1M and 1000G", s)
+		return 0, fmt.Errorf("%q is no rate between 1M and 1000G", s)
 	}
 	return n * unit / 8, nil
 }

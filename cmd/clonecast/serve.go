@@ -32,6 +32,7 @@ type serveOptions struct {
 	httpsPort     int
 	kernelPackage string
 	init          string
+	multicastRate string
 	verbose       bool
 }
 
@@ -69,6 +70,7 @@ that has none; off leaves network boot to the site's DHCP server.
 	f.IntVar(&o.httpsPort, "https-port", 8443, "`PORT` for machines and admins")
 	f.StringVar(&o.kernelPackage, "kernel-package", "", "Debian kernel package `FILE` for the appliance (default: through apt)")
 	f.StringVar(&o.init, "init", "", "clonecast-init program `FILE` for the appliance (default: beside clonecast)")
+	f.StringVar(&o.multicastRate, "multicast-rate", "", "what multicast sessions may send together, in bits per second, `RATE` as 900M (default: the speed of the interface)")
 	f.BoolVar(&o.verbose, "verbose", false, "log every packet and request")
 	return cmd
 }
@@ -115,6 +117,11 @@ func (o serveOptions) server(stderr io.Writer) (server.Options, error) {
 		Interface: o.iface, DHCP: dhcp.Mode(o.mode), HTTPPort: o.httpPort, HTTPSPort: o.httpsPort, Build: version,
 		Log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})),
 	}
+	rate, err := parseRate(o.multicastRate)
+	if err != nil {
+		return opts, withCode(exitUsage, fmt.Errorf("--multicast-rate %w", err), "")
+	}
+	opts.MulticastRate = rate
 	switch opts.DHCP {
 	case dhcp.Off, dhcp.Proxy, dhcp.Full:
 	default:

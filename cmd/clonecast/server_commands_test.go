@@ -19,6 +19,7 @@ import (
 	"clonecast/server/api"
 	"clonecast/server/database"
 	"clonecast/server/machines"
+	"clonecast/server/sessions"
 	"clonecast/server/tasks"
 )
 
@@ -52,8 +53,10 @@ func newRoom(t *testing.T) *room {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
+	orders := tasks.NewService(db, time.Now, log)
+	manager := sessions.New(sessions.Config{Orders: orders, Store: store, Interface: "lo", MaxRate: 20e6, Log: log, Now: time.Now})
 	a := api.New(api.Config{DB: db, Store: store, Log: log, Now: time.Now, Machines: machines.New(db, time.Now, log, func() {}),
-		Tasks: tasks.NewService(db, time.Now, log), Status: func() api.Status { return api.Status{} }, Seen: func([]string) {}, DiskRule: func(machines.Machine) string { return "" }})
+		Tasks: orders, Sessions: manager, Status: func() api.Status { return api.Status{} }, Seen: func([]string) {}, DiskRule: func(machines.Machine) string { return "" }})
 	l, err := net.Listen("unix", filepath.Join(dir, server.SocketName))
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +64,7 @@ func newRoom(t *testing.T) *room {
 	s := a.NewServer(nil, true)
 	go s.Serve(l)
 	t.Cleanup(func() {
-		for _, f := range []func() error{s.Close, session.Close, a.Close, db.Close, store.Close} {
+		for _, f := range []func() error{s.Close, manager.Close, session.Close, a.Close, db.Close, store.Close} {
 			if err := f(); err != nil {
 				t.Error(err)
 			}
@@ -194,5 +197,6 @@ func TestServeCommandLine(t *testing.T) {
 	r.run("", exitUsage, "serve --interface lo --dhcp full", "--dhcp-range")
 	r.run("", exitUsage, "serve --interface lo --dhcp maybe", "none of off, proxy, full")
 	r.run("", exitUsage, "serve --interface lo --dhcp full --dhcp-range 1-2", "not of the form")
+	r.run("", exitUsage, "serve --interface lo --multicast-rate fast", `--multicast-rate "fast" is no rate`)
 	r.run("", exitFailed, "serve --interface nope0", "no network interface", "this computer has")
 }

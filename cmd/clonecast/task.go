@@ -95,11 +95,18 @@ func newTaskCaptureCmd(c *connection) *cobra.Command {
 
 func newTaskDeployCmd(c *connection) *cobra.Command {
 	o := orderFlags{Order: api.Order{Kind: protocol.OpDeploy}}
+	var session sessionFlags
 	cmd := &cobra.Command{
 		Use: "deploy --machine M [--machine N …] --image NAME[@VERSION]", Short: "Overwrite the machines' disks with an image", Args: args(cobra.NoArgs),
-		Long: "Overwrite the machines' disks with an image. What will be overwritten is shown first; --yes answers the question.",
+		Long: `Overwrite the machines' disks with an image. What will be overwritten is shown first; --yes answers the question.
+
+With --multicast the image is sent once for all machines. The transfer begins when all of them are there, or five minutes after the
+first one, so that a PC that does not come holds nobody up: it joins late. 'clonecast session show TASK' shows how it goes.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.check(cmd); err != nil {
+				return err
+			}
+			if err := session.order(cmd, time.Now(), &o.SessionOrder); err != nil {
 				return err
 			}
 			return runOrder(cmd.Context(), c, o, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -107,6 +114,7 @@ func newTaskDeployCmd(c *connection) *cobra.Command {
 	}
 	o.add(cmd)
 	o.addDeploy(cmd)
+	session.add(cmd)
 	return cmd
 }
 
@@ -131,6 +139,9 @@ func runOrder(ctx context.Context, c *connection, o orderFlags, stdin io.Reader,
 		return printJSON(stdout, done.Task)
 	}
 	_, err = fmt.Fprintf(stdout, "task %s: %s\nstart or restart the machine from the network; then: clonecast task show %s --follow\n", done.Task.ID, done.Task.Title, done.Task.ID)
+	if err == nil && o.Multicast {
+		_, err = fmt.Fprintf(stdout, "its multicast session: clonecast session show %s\n", done.Task.ID)
+	}
 	return err
 }
 
