@@ -355,9 +355,7 @@ func (m *Manager) run(s *session) {
 	<-watched
 	m.mu.Lock()
 	s.summary, s.over = s.sender.Summary(), true
-	if s.ended.IsZero() {
-		s.ended = m.Now()
-	}
+	m.noteEnd(s)
 	if err != nil && !abandoned {
 		s.failure = err.Error()
 	}
@@ -366,7 +364,6 @@ func (m *Manager) run(s *session) {
 	err = errors.Join(s.sender.Close(), s.pin.Close())
 	m.mu.Lock()
 	s.sender, s.table = nil, nil
-	m.share()
 	m.mu.Unlock()
 	m.Log.Info("multicast session ended", "session", s.id, "wire", s.summary.Wire, "repair", s.summary.Repair, "failure", s.failure, "error", err)
 }
@@ -426,10 +423,15 @@ func (m *Manager) look(s *session) {
 			m.start(s)
 		}
 	case packet.StateEnded:
-		if s.ended.IsZero() {
-			s.ended = m.Now()
-			m.share()
-		}
+		m.noteEnd(s)
+	}
+}
+
+// noteEnd gives the others a session's part of the rate once no more of it goes by multicast.
+func (m *Manager) noteEnd(s *session) {
+	if s.ended.IsZero() {
+		s.ended = m.Now()
+		m.share()
 	}
 }
 

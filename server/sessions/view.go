@@ -111,6 +111,9 @@ func (m *Manager) view(ctx context.Context, s *session) (Session, error) {
 	if !s.over {
 		sum = s.sender.Summary()
 	}
+	if sum.State == packet.StateEnded {
+		m.noteEnd(s)
+	}
 	out := Session{
 		ID: s.id, Task: s.task, Title: t.Title, State: s.state().String(), Waiting: s.waiting(), Error: s.failure, Group: s.group.String(),
 		Payload: sum.Payload, Sent: sum.FirstPass, Wire: int64(sum.Wire), Rate: int64(sum.Rate), MaxRate: int64(sum.MaxRate), Repair: int64(sum.Repair),
