@@ -56,6 +56,9 @@ type FrameHeader struct {
 	Entries []Entry
 }
 
+// FrameSize is how large a frame is, and how many chunks it holds.
+type FrameSize struct{ Bytes, Chunks int }
+
 // Size is the length of the whole frame in bytes.
 func (h FrameHeader) Size() int {
 	return frameHeaderSize + frameEntrySize*len(h.Entries) + h.Payload
@@ -171,12 +174,33 @@ func finishFrame(dst []byte, start int, plain []byte, z *zstd.Encoder) []byte {
 		dst = append(dst[:body], plain...)
 		dst[start+4] = codecStored
 	}
-	h := dst[start:]
-	binary.LittleEndian.PutUint32(h[8:], uint32(len(dst)-body))
-	crc := crc32.Update(crc32.Checksum(h[:12], castagnoli), castagnoli, h[frameHeaderSize:body-start])
-	binary.LittleEndian.PutUint32(h[12:], crc)
+	sealHeader(dst[start:], body-start)
 	return dst
 }
+
+// sealHeader fills in length and checksum of a frame or difference whose header and chunk table have the given size.
+func sealHeader(frame []byte, size int) {
+	binary.LittleEndian.PutUint32(frame[8:], uint32(len(frame)-size))
+	crc := crc32.Update(crc32.Checksum(frame[:12], castagnoli), castagnoli, frame[frameHeaderSize:size])
+	binary.LittleEndian.PutUint32(frame[12:], crc)
+}
+
+// AppendStored appends to dst the frame of plain, which holds the chunks of entries one after the other, uncompressed.
+func AppendStored(dst []byte, entries []Entry, plain []byte) []byte {
+	start := len(dst)
+	dst = appendHeader(dst, FrameMagic, len(entries))
+	dst[start+4] = codecStored
+	for _, entry := range entries {
+		dst = appendEntry(dst, entry)
+	}
+	size := len(dst) - start
+	dst = append(dst, plain...)
+	sealHeader(dst[start:], size)
+	return dst
+}
+
+// StoredSize is the length of an uncompressed frame of so many chunks and plain bytes.
+func StoredSize(chunks, plain int) int { return frameHeaderSize + frameEntrySize*chunks + plain }
 
 // Decoder opens frames. It is not safe for concurrent use: one per worker.
 type Decoder struct{ zstd *zstd.Decoder }

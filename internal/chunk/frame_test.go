@@ -122,3 +122,21 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+func TestAppendStored(t *testing.T) {
+	plain := []byte("hello, chunks")
+	entries := []Entry{{ID: Sum(plain[:5]), Length: 5}, {ID: Sum(plain[5:]), Length: len(plain) - 5}}
+	frame := AppendStored([]byte("before"), entries, plain)[6:]
+	if len(frame) != StoredSize(2, len(plain)) {
+		t.Errorf("%d bytes, StoredSize says %d", len(frame), StoredSize(2, len(plain)))
+	}
+	d, err := NewDecoder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	h, got, err := d.Decode(frame, nil)
+	if err != nil || string(got) != string(plain) || len(h.Entries) != 2 {
+		t.Errorf("Decode = %+v, %q, %v", h, got, err)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"clonecast/internal/chunk"
@@ -19,13 +20,15 @@ import (
 //	varint per frame      its bytes
 //	varint per chunk      frame that holds it, as a signed difference to the chunk before
 //
-// The chunks are those of the manifest in order, each once, without those that are all zeros.
+// The chunks are those of the manifest in order, each once, without those that are all zeros. A frame that holds others
+// as well, of other versions that the receivers have no business with, is sent without these and uncompressed: so its
+// length is known before it is read.
 
 // FrameStore is where the frames of an image come from.
 type FrameStore interface {
 	Frames(ctx context.Context, ids []chunk.ID, yield func(frame []byte) error) error
-	// Layout gives the sizes of the frames that Frames would hand out for ids, and for each id its frame.
-	Layout(ids []chunk.ID) (sizes, frames []int, err error)
+	// Layout gives the frames that Frames would hand out for ids, and for each id its frame.
+	Layout(ids []chunk.ID) (frames []chunk.FrameSize, of []int, err error)
 }
 
 // payloadChunks lists the chunks of a manifest that a deploy can ask for.
@@ -127,11 +130,12 @@ func (t *frameTable) overlap(start, end int64) (first, last int) {
 	return low, last
 }
 
-// ImagePayload sends the frames of an image as they lie in the store.
+// ImagePayload sends the frames of an image, nearly all as they lie in the store.
 type ImagePayload struct {
 	store FrameStore
 	table *frameTable
-	first []chunk.ID // a chunk of each frame
+	first []chunk.ID   // a chunk of each frame
+	mixed map[int]bool // frames of which only some chunks are sent
 	raw   []byte
 
 	mu     sync.Mutex
@@ -152,19 +156,64 @@ const recentFrames = 16
 // NewImagePayload prepares to send the chunks of a manifest.
 func NewImagePayload(store FrameStore, m *image.Manifest) (*ImagePayload, error) {
 	ids := payloadChunks(m)
-	sizes, frames, err := store.Layout(ids)
+	frames, of, err := store.Layout(ids)
 	if err != nil {
 		return nil, err
 	}
-	table, err := newFrameTable(ids, sizes, frames)
-	if err != nil {
-		return nil, err
-	}
-	p := &ImagePayload{store: store, table: table, first: make([]chunk.ID, len(sizes)), raw: appendTable(nil, sizes, frames)}
+	p := &ImagePayload{store: store, first: make([]chunk.ID, len(frames)), mixed: mixed(frames, of)}
 	for i := len(ids) - 1; i >= 0; i-- {
-		p.first[frames[i]] = ids[i]
+		p.first[of[i]] = ids[i]
 	}
-	return p, nil
+	sizes := p.sizes(m, frames, ids, of)
+	p.raw = appendTable(nil, sizes, of)
+	p.table, err = newFrameTable(ids, sizes, of)
+	return p, err
+}
+
+// mixed finds the frames that hold more chunks than those that lie in them by of.
+func mixed(frames []chunk.FrameSize, of []int) map[int]bool {
+	wanted := make([]int, len(frames))
+	for _, f := range of {
+		wanted[f]++
+	}
+	out := map[int]bool{}
+	for f, n := range wanted {
+		if n < frames[f].Chunks {
+			out[f] = true
+		}
+	}
+	return out
+}
+
+// sizes are the lengths of the frames as they are sent.
+func (p *ImagePayload) sizes(m *image.Manifest, frames []chunk.FrameSize, ids []chunk.ID, of []int) []int {
+	sizes := make([]int, len(frames))
+	for f, frame := range frames {
+		if !p.mixed[f] {
+			sizes[f] = frame.Bytes
+		}
+	}
+	if len(p.mixed) == 0 {
+		return sizes
+	}
+	in := map[chunk.ID]int{} // chunks of mixed frames
+	for i, id := range ids {
+		if p.mixed[of[i]] {
+			in[id] = of[i]
+		}
+	}
+	plain, chunks := map[int]int{}, map[int]int{}
+	for id, n := range m.Chunks() {
+		if f, ok := in[id]; ok {
+			plain[f] += n
+			chunks[f]++
+			delete(in, id)
+		}
+	}
+	for f := range p.mixed {
+		sizes[f] = chunk.StoredSize(chunks[f], plain[f])
+	}
+	return sizes
 }
 
 // Size is the payload's length in bytes.
@@ -210,13 +259,40 @@ func (p *ImagePayload) frame(number int) ([]byte, error) {
 	p.mu.Unlock()
 	f.once.Do(func() {
 		want := p.table.starts[number+1] - p.table.starts[number]
-		f.err = p.store.Frames(context.Background(), []chunk.ID{p.first[number]}, func(frame []byte) error {
-			f.bytes = append([]byte(nil), frame...)
-			return nil
+		f.err = p.store.Frames(context.Background(), []chunk.ID{p.first[number]}, func(frame []byte) (err error) {
+			if p.mixed[number] {
+				f.bytes, err = p.sift(number, frame)
+			} else {
+				f.bytes = append([]byte(nil), frame...)
+			}
+			return err
 		})
 		if f.err == nil && int64(len(f.bytes)) != want {
 			f.err = fmt.Errorf("the frame of chunk %v has %d bytes, %d when the session began", p.first[number], len(f.bytes), want)
 		}
 	})
 	return f.bytes, f.err
+}
+
+// sift gives a frame without the chunks that are not sent in it.
+func (p *ImagePayload) sift(number int, frame []byte) ([]byte, error) {
+	d, err := chunk.NewDecoder()
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	h, plain, err := d.Decode(frame, nil)
+	if err != nil {
+		return nil, err
+	}
+	var entries []chunk.Entry
+	kept := plain[:0]
+	for _, e := range h.Entries {
+		again := slices.ContainsFunc(entries, func(o chunk.Entry) bool { return o.ID == e.ID })
+		if f, ok := p.table.of[e.ID]; ok && f == number && !again {
+			entries, kept = append(entries, e), append(kept, plain[:e.Length]...)
+		}
+		plain = plain[e.Length:]
+	}
+	return chunk.AppendStored(nil, entries, kept), nil
 }

@@ -2,9 +2,9 @@ package local
 
 import "clonecast/internal/chunk"
 
-// Layout tells how Frames hands out chunks while no copy is found damaged: the sizes of the
-// frames in their order, and for each id which of them holds it. Nothing is read.
-func (s *Store) Layout(ids []chunk.ID) (sizes, frames []int, err error) {
+// Layout tells how Frames hands out chunks while no copy is found damaged: the frames in their
+// order, and for each id which of them holds it. Nothing is read.
+func (s *Store) Layout(ids []chunk.ID) (frames []chunk.FrameSize, of []int, err error) {
 	given := map[location]int{}
 	for _, id := range ids {
 		copies, err := s.locate(id)
@@ -19,11 +19,11 @@ func (s *Store) Layout(ids []chunk.ID) (sizes, frames []int, err error) {
 			}
 		}
 		if at < 0 {
-			at = len(sizes)
+			at = len(frames)
 			given[copies[0].location] = at
-			sizes = append(sizes, int(copies[0].size))
+			frames = append(frames, chunk.FrameSize{Bytes: int(copies[0].size), Chunks: int(copies[0].chunks)})
 		}
-		frames = append(frames, at)
+		of = append(of, at)
 	}
-	return sizes, frames, nil
+	return frames, of, nil
 }

@@ -24,17 +24,20 @@ func TestLayout(t *testing.T) {
 		t.Fatal(err)
 	}
 	ids := sample.Chunks
-	sizes, frames, err := s.Layout(ids)
-	if err != nil || len(frames) != len(ids) {
-		t.Fatalf("Layout = %d frames for %d chunks, %v", len(frames), len(ids), err)
+	sizes, of, err := s.Layout(ids)
+	if err != nil || len(of) != len(ids) {
+		t.Fatalf("Layout = %d frames for %d chunks, %v", len(of), len(ids), err)
 	}
 	n := 0
 	where := map[chunk.ID]int{}
 	err = s.Frames(t.Context(), ids, func(frame []byte) error {
-		if n >= len(sizes) || sizes[n] != len(frame) {
+		if n >= len(sizes) || sizes[n].Bytes != len(frame) {
 			t.Errorf("frame %d has %d bytes, the layout says %v", n, len(frame), sizes)
 		}
 		h, err := chunk.ParseFrameHeader(frame)
+		if n < len(sizes) && sizes[n].Chunks != len(h.Entries) {
+			t.Errorf("frame %d has %d chunks, the layout says %d", n, len(h.Entries), sizes[n].Chunks)
+		}
 		for _, e := range h.Entries {
 			where[e.ID] = n
 		}
@@ -45,8 +48,8 @@ func TestLayout(t *testing.T) {
 		t.Errorf("Frames gives %d frames (%v), the layout has %d", n, err, len(sizes))
 	}
 	for i, id := range ids {
-		if where[id] != frames[i] {
-			t.Errorf("chunk %v is in frame %d, the layout says %d", id, where[id], frames[i])
+		if where[id] != of[i] {
+			t.Errorf("chunk %v is in frame %d, the layout says %d", id, where[id], of[i])
 		}
 	}
 	var missing *chunk.MissingError

@@ -28,6 +28,7 @@ type pack struct {
 // frame says where a frame of a pack lies. The ids of its chunks are in the index only.
 type frame struct {
 	offset, size uint32
+	chunks       uint8
 	bad          bool // a read found it damaged: captures store its chunks anew
 }
 
@@ -233,7 +234,7 @@ func (s *Store) addPack(name string, frames []packFrame) {
 	s.names[name] = true
 	p := &pack{name: name, frames: make([]frame, len(frames))}
 	for i, f := range frames {
-		p.frames[i] = frame{offset: f.offset, size: f.size}
+		p.frames[i] = frame{offset: f.offset, size: f.size, chunks: uint8(len(f.chunks))}
 		for _, c := range f.chunks {
 			s.index.add(c, location{uint32(len(s.packs)), uint32(i)})
 		}

@@ -99,8 +99,8 @@ func (s *Store) Frames(ctx context.Context, ids []chunk.ID, yield func(frame []b
 	return nil
 }
 
-// Layout gives the sizes of the frames that Frames would hand out for ids, and for each id its frame.
-func (s *Store) Layout(ids []chunk.ID) (sizes, frames []int, err error) {
+// Layout gives the frames that Frames would hand out for ids, and for each id its frame.
+func (s *Store) Layout(ids []chunk.ID) (frames []chunk.FrameSize, of []int, err error) {
 	given := map[*frame]int{}
 	for _, id := range ids {
 		f, err := s.frame(context.Background(), id)
@@ -108,12 +108,16 @@ func (s *Store) Layout(ids []chunk.ID) (sizes, frames []int, err error) {
 			return nil, nil, err
 		}
 		if _, ok := given[f]; !ok {
-			given[f] = len(sizes)
-			sizes = append(sizes, len(f.bytes))
+			h, err := chunk.ParseFrameHeader(f.bytes)
+			if err != nil {
+				return nil, nil, err
+			}
+			given[f] = len(frames)
+			frames = append(frames, chunk.FrameSize{Bytes: len(f.bytes), Chunks: len(h.Entries)})
 		}
-		frames = append(frames, given[f])
+		of = append(of, given[f])
 	}
-	return sizes, frames, nil
+	return frames, of, nil
 }
 
 func (s *Store) frame(ctx context.Context, id chunk.ID) (*frame, error) {
