@@ -66,7 +66,7 @@ func (s *site) start(store *local.Store) {
 func (s *site) stop() {
 	s.tls.Close()
 	s.local.Close()
-	for _, err := range []error{s.api.Close(), s.api.DB.Close(), s.store.Close()} {
+	for _, err := range []error{s.api.Sessions.Close(), s.api.Close(), s.api.DB.Close(), s.store.Close()} {
 		if err != nil {
 			s.t.Error(err)
 		}

@@ -257,6 +257,31 @@ func TestSessionByHand(t *testing.T) {
 	}
 }
 
+// After a restart of the server the machines ask again, and there is a new session.
+func TestSessionAfterRestart(t *testing.T) {
+	s, d := captured(t)
+	a, b := s.pc("a", 1), s.pc("b", 2)
+	s.order(Order{Kind: "deploy", Machines: []string{"a", "b"}, Image: "win", SessionOrder: SessionOrder{Multicast: true}})
+	s.next(a, protocol.OpDeploy)
+	s.next(b, protocol.OpDeploy)
+	var before, after protocol.Session
+	s.must(s.tls, a, "GET", protocol.PathSession, nil, &before)
+	s.restart()
+	s.must(s.tls, a, "GET", protocol.PathSession, nil, &after)
+	if before.Session == after.Session {
+		t.Errorf("session %d is there again", before.Session)
+	}
+	var group sync.WaitGroup
+	for _, token := range []string{a, b} {
+		group.Go(func() {
+			if got, err := s.receive(token); err != nil || !bytes.Equal(got, bytes.Join(d.frames, nil)) {
+				t.Errorf("after the restart: %v", err)
+			}
+		})
+	}
+	group.Wait()
+}
+
 func TestSessionOrders(t *testing.T) {
 	now := time.Now()
 	for name, tc := range map[string]struct {

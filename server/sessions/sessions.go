@@ -43,7 +43,7 @@ const (
 	maxEnded     = 50 // ended ones that are remembered
 	lookEvery    = 100 * time.Millisecond
 	refreshEvery = time.Second
-	maxDeserted  = 30 * time.Minute // for which a session waits for nobody
+	maxDeserted  = 30 * time.Minute // for which a session waits though nothing is heard of any machine
 )
 
 // Orders are the tasks that sessions belong to.
@@ -84,7 +84,6 @@ type session struct {
 	id      string
 	task    string
 	index   int
-	op      protocol.Operation
 	rule    protocol.StartRule
 	group   netip.AddrPort
 	table   []byte
@@ -103,7 +102,7 @@ type session struct {
 	places    map[string]uint32 // by machine
 	dropped   map[string]bool   // machines
 	firstJoin time.Time
-	deserted  time.Time // since when nobody is there
+	deserted  time.Time // since when nothing is heard of any machine
 	began     time.Time
 	ended     time.Time
 	over      bool // sender is not to be used any more
@@ -168,7 +167,7 @@ func (m *Manager) get(ctx context.Context, machine string, op tasks.Operation) (
 	if s := m.open(op); s != nil {
 		return s, nil // made meanwhile
 	}
-	runs, err := m.states(ctx, op.TaskID, op.Index)
+	runs, _, err := m.states(ctx, op.TaskID, op.Index)
 	if err != nil {
 		return nil, err
 	}
@@ -232,19 +231,24 @@ func (s *session) fetches(machine string) bool {
 	return false
 }
 
-// states gives the states of an operation by machine.
-func (m *Manager) states(ctx context.Context, task string, index int) (map[string]string, error) {
+// states gives the states of an operation by machine, and when one that is at it was last heard of.
+func (m *Manager) states(ctx context.Context, task string, index int) (runs map[string]string, heard time.Time, err error) {
 	t, err := m.Orders.Get(ctx, task)
 	if err != nil {
-		return nil, err
+		return nil, time.Time{}, err
 	}
-	runs := map[string]string{}
+	runs = map[string]string{}
 	for _, r := range t.Runs {
-		if index < len(r.Operations) {
-			runs[r.MachineID] = r.Operations[index].State
+		if index >= len(r.Operations) {
+			continue
+		}
+		op := r.Operations[index]
+		runs[r.MachineID] = op.State
+		if op.Heard.After(heard) {
+			heard = op.Heard
 		}
 	}
-	return runs, nil
+	return runs, heard, nil
 }
 
 // make opens a version for a new session and runs it.
@@ -275,7 +279,7 @@ func (m *Manager) make(ctx context.Context, op tasks.Operation, runs map[string]
 		return nil, err
 	}
 	s = &session{
-		task: op.TaskID, index: op.Index, op: op.Operation, group: sender.Group(), table: payload.Table(), created: m.Now(),
+		task: op.TaskID, index: op.Index, group: sender.Group(), table: payload.Table(), created: m.Now(),
 		sender: sender, pin: pin, kick: make(chan struct{}, 1), done: make(chan struct{}),
 		runs: runs, places: map[string]uint32{}, dropped: map[string]bool{}, deserted: m.Now(),
 	}
@@ -389,7 +393,7 @@ func (m *Manager) watch(s *session) {
 
 // refresh reads what became of the machines' operations, and lets those go that were cancelled or failed.
 func (m *Manager) refresh(s *session) {
-	runs, err := m.states(s.ctx, s.task, s.index)
+	runs, heard, err := m.states(s.ctx, s.task, s.index)
 	if err != nil {
 		if s.ctx.Err() == nil {
 			m.Log.Error("look after a multicast session", "session", s.id, "error", err)
@@ -399,6 +403,9 @@ func (m *Manager) refresh(s *session) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s.runs = runs
+	if heard.After(s.deserted) { // it may compare its disk for hours before it joins
+		s.deserted = heard
+	}
 	for machine, state := range runs {
 		if receiver, ok := s.places[machine]; ok && tasks.Over(state) && state != tasks.Done {
 			s.sender.Drop(receiver, packet.ReasonDropped)

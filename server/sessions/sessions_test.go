@@ -84,7 +84,8 @@ func newRoom(t *testing.T, rate float64) *room {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	r := &room{t: t, store: &pinned{Store: store}, db: db, orders: tasks.NewService(db, time.Now, log), version: map[string]string{}, payload: map[string][]byte{}}
+	r := &room{t: t, store: &pinned{Store: store}, db: db, version: map[string]string{}, payload: map[string][]byte{}}
+	r.orders = tasks.NewService(db, r.now, log)
 	r.manager = New(Config{Orders: r.orders, Store: r.store, Interface: "lo", MaxRate: rate, Log: log, Now: r.now})
 	t.Cleanup(func() {
 		for _, f := range []func() error{r.manager.Close, db.Close, store.Close} {
@@ -472,6 +473,37 @@ func TestCancelled(t *testing.T) {
 		t.Errorf("the session was %+v", s)
 	}
 	r.released(before)
+}
+
+// TestDeserted gives up a session of which no machine is heard any more, but not one whose machines still compare their disks.
+func TestDeserted(t *testing.T) {
+	r := newRoom(t, testRate)
+	r.image("win", 2)
+	task := r.deploy("win", protocol.StartRule{}, 0, 2)
+	m := r.machine(0)
+	if _, err := r.manager.Session(t.Context(), m.id, m.op); err != nil {
+		t.Fatal(err)
+	}
+	r.ahead.Store(int64(maxDeserted - time.Minute))
+	m.report(protocol.StateRunning)
+	heard := func() bool {
+		s, err := r.manager.find(task.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.manager.mu.Lock()
+		defer r.manager.mu.Unlock()
+		return s.deserted.After(s.created.Add(maxDeserted / 2))
+	}
+	for end := time.Now().Add(time.Minute); !heard(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the manager does not look at what machines report")
+		}
+	}
+	r.ahead.Store(int64(maxDeserted + time.Minute))
+	r.until(task.ID, "still waits", func(s Session) bool { return s.State == "waiting" })
+	r.ahead.Store(int64(3 * maxDeserted))
+	r.until(task.ID, "is given up", ended)
 }
 
 // TestShares runs two sessions at once: each has half of the rate, and the one that lasts longer all of it in the end.
