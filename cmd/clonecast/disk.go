@@ -309,7 +309,7 @@ func newDiskCaptureCmd() *cobra.Command {
 		Use:   "capture PATH IMAGE --store DIR",
 		Short: "Store a disk as the next version of an image",
 		Long: `Store a disk as the next version of an image. File systems that are proven clean are stored by their
-allocated blocks; all others block by block, and the output says why. The disk is only read; it must not be mounted.
+allocated blocks; all others block by block, and the output says why. Without --replay the disk is only read; it must not be mounted.
 The store is made when DIR does not exist or is empty. With --also several disks become one version.
 
 --policy says what to do with a partition instead: clone (refused if it is not proven clean), raw (every block), format
