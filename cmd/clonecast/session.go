@@ -231,6 +231,9 @@ func sessionState(s sessions.Session) string {
 		return fmt.Sprintf("waiting: %s there; it begins with 'clonecast session start %s'", are(s.Waiting.Present, s.Waiting.Machines), s.ID)
 	case s.Waiting != nil:
 		text := fmt.Sprintf("waiting: %s there", are(s.Waiting.Present, s.Waiting.Machines))
+		if s.Rule.At > 0 {
+			return text + "; it begins at " + time.Unix(s.Rule.At, 0).Local().Format("2006-01-02 15:04")
+		}
 		if s.Waiting.StartsAt > 0 {
 			text += "; it begins at " + time.Unix(s.Waiting.StartsAt, 0).Local().Format(time.TimeOnly) + " at the latest"
 		}

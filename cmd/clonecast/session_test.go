@@ -154,6 +154,25 @@ func TestSessionCommands(t *testing.T) {
 	}
 }
 
+func TestSessionState(t *testing.T) {
+	at := time.Date(2026, 5, 31, 14, 30, 0, 0, time.Local)
+	waiting := protocol.SessionWaiting{Machines: 3, Present: 1}
+	timed := waiting
+	timed.StartsAt = at.Unix()
+	for want, s := range map[string]sessions.Session{
+		"waiting: 1 of 3 machines are there":                                      {State: "waiting", Waiting: &waiting},
+		"waiting: 1 of 3 machines are there; it begins at 14:30:00 at the latest": {State: "waiting", Waiting: &timed},
+		"waiting: 1 of 3 machines are there; it begins at 2026-05-31 14:30":       {State: "waiting", Waiting: &timed, Rule: protocol.StartRule{At: at.Unix()}},
+		"running since 14:30:00":                                                  {State: "running", Began: at},
+		"ended at 14:30:00":                                                       {State: "ended", Began: at, Ended: at},
+		"ended without having begun":                                              {State: "ended", Ended: at},
+	} {
+		if got := sessionState(s); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestParseStart(t *testing.T) {
 	zone := time.FixedZone("", 2*3600)
 	now := time.Date(2026, 5, 31, 14, 0, 30, 0, zone)

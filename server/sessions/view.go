@@ -30,6 +30,7 @@ type Session struct {
 	Task    string                   `json:"task"`
 	Title   string                   `json:"title"`
 	State   string                   `json:"state"` // waiting, running or ended
+	Rule    protocol.StartRule       `json:"rule"`
 	Waiting *protocol.SessionWaiting `json:"waiting,omitempty"`
 	Error   string                   `json:"error,omitempty"`
 	Group   string                   `json:"group"`
@@ -115,7 +116,7 @@ func (m *Manager) view(ctx context.Context, s *session) (Session, error) {
 		m.noteEnd(s)
 	}
 	out := Session{
-		ID: s.id, Task: s.task, Title: t.Title, State: s.state().String(), Waiting: s.waiting(), Error: s.failure, Group: s.group.String(),
+		ID: s.id, Task: s.task, Title: t.Title, State: s.state().String(), Rule: s.rule, Waiting: s.waiting(), Error: s.failure, Group: s.group.String(),
 		Payload: sum.Payload, Sent: sum.FirstPass, Wire: int64(sum.Wire), Rate: int64(sum.Rate), MaxRate: int64(sum.MaxRate), Repair: int64(sum.Repair),
 		Created: s.created, Began: s.began, Ended: s.ended, Machines: []MachineState{},
 	}
