@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"clonecast/internal/chunkstore"
+	"clonecast/internal/multicast/querier"
 	"clonecast/internal/netboot"
 	"clonecast/server/api"
 	"clonecast/server/dhcp"
@@ -74,6 +75,7 @@ type Server struct {
 	tftp     *tftp.Server
 	dhcp     *dhcp.Server
 	radv     *radv.Server
+	querier  *querier.Server // or nil
 	reserved dhcp.ReservationTable
 	files    bootFiles
 	closers  []func() error
@@ -98,8 +100,7 @@ func Open(ctx context.Context, data *Data, o Options) (s *Server, err error) {
 	orders := tasks.NewService(data.DB, time.Now, o.Log)
 	decider := &decider{server: s, tasks: orders, now: time.Now}
 	s.reserve()
-	s.sessions = sessions.New(sessions.Config{Orders: orders, Store: data.Store, Interface: o.Interface, MaxRate: o.MulticastRate, Log: o.Log, Now: time.Now})
-	s.closers = append(s.closers, s.sessions.Close)
+	s.openSessions(ctx, orders)
 	s.api = api.New(api.Config{DB: data.DB, Machines: s.machines, Tasks: orders, Sessions: s.sessions, Store: data.Store, Log: o.Log, Now: time.Now,
 		Status: s.status, Build: o.Build, Seen: decider.seen, DiskRule: decider.diskRule})
 	s.closers = append(s.closers, s.api.Close)
@@ -114,6 +115,20 @@ func Open(ctx context.Context, data *Data, o Options) (s *Server, err error) {
 		return s, err
 	}
 	return s, s.openBoot(ctx, decider)
+}
+
+// openSessions prepares for multicast, with a querier where that is allowed.
+func (s *Server) openSessions(ctx context.Context, orders *tasks.Service) {
+	config := sessions.Config{Orders: orders, Store: s.data.Store, Interface: s.opts.Interface, MaxRate: s.opts.MulticastRate, Log: s.opts.Log, Now: time.Now}
+	q, err := querier.Open(ctx, s.opts.Interface, s.address.Addr(), s.opts.Log)
+	if err != nil {
+		s.opts.Log.Warn("switches with IGMP snooping may drop multicast: this computer cannot stand in for a querier", "error", err)
+	} else {
+		s.querier, config.Querier = q, q
+		s.closers = append(s.closers, closed(q.Close))
+	}
+	s.sessions = sessions.New(config)
+	s.closers = append(s.closers, s.sessions.Close)
 }
 
 func (s *Server) ip() string { return s.address.Addr().String() }
@@ -244,6 +259,9 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	if s.radv != nil {
 		group.Go(func() error { return s.radv.Serve(ctx) })
+	}
+	if s.querier != nil {
+		group.Go(func() error { return s.querier.Serve(ctx) })
 	}
 	group.Go(func() error { return s.collect(ctx, time.Hour, 24*time.Hour) })
 	return group.Wait()

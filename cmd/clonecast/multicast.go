@@ -154,6 +154,9 @@ func sendOutcome(s multicast.SendSummary) string {
 		if r.Reason != "" {
 			out += ", left the group: " + r.Reason
 		}
+		if r.Hint != "" {
+			out += "\n    hint: " + r.Hint
+		}
 	}
 	return out
 }
@@ -361,6 +364,9 @@ func receiveOutcome(s multicast.ReceiveSummary) string {
 	if s.Fetched > 0 {
 		out += fmt.Sprintf(", %d bytes by unicast: %v", s.Fetched, s.Reason)
 	}
+	if hint := s.Reason.Hint(); hint != "" {
+		out += "\nhint: " + hint
+	}
 	return out
 }
 
@@ -374,11 +380,18 @@ type receiveSummary struct {
 	Loss    float64 `json:"loss"`
 	Fetched int64   `json:"fetched_unicast"`
 	State   string  `json:"state"`
+	Cause   string  `json:"cause,omitempty"`
 	Reason  string  `json:"reason,omitempty"`
+	Hint    string  `json:"hint,omitempty"`
+
+	Paths []string `json:"paths"`
 }
 
 func newReceiveSummary(s multicast.ReceiveSummary) receiveSummary {
-	out := receiveSummary{s.Payload, s.Wire, s.Seconds, mbit(s.Payload, s.Seconds), s.Blocks, s.Rebuilt, s.Loss, s.Fetched, s.State.String(), ""}
+	out := receiveSummary{
+		Payload: s.Payload, Wire: s.Wire, Seconds: s.Seconds, Goodput: mbit(s.Payload, s.Seconds), Blocks: s.Blocks, Repair: s.Rebuilt,
+		Loss: s.Loss, Fetched: s.Fetched, State: s.State.String(), Cause: s.Reason.Cause(), Hint: s.Reason.Hint(), Paths: s.Paths.Names(),
+	}
 	if s.Reason != 0 {
 		out.Reason = s.Reason.String()
 	}

@@ -14,6 +14,7 @@ import (
 
 	"clonecast/internal/multicast"
 	"clonecast/internal/multicast/blocks"
+	"clonecast/internal/multicast/packet"
 	"clonecast/internal/protocol"
 	"clonecast/server/sessions"
 	"clonecast/server/tasks"
@@ -131,6 +132,56 @@ func TestDeployByMulticast(t *testing.T) {
 	s.must(s.local, "", "GET", "/api/v1/sessions", nil, &list)
 	if len(list) != 1 || list[0].ID != task.ID || list[0].Title != "deploy win@1" {
 		t.Errorf("sessions are %+v", list)
+	}
+}
+
+// TestReportByHTTPS brings a report as a machine behind a firewall does: the sender answers it, and takes nothing else.
+func TestReportByHTTPS(t *testing.T) {
+	s, _ := captured(t)
+	token := s.pc("a", 1)
+	s.order(Order{Kind: "deploy", Machines: []string{"a"}, Image: "win", SessionOrder: SessionOrder{Multicast: true, StartManually: true}})
+	s.next(token, protocol.OpDeploy)
+	var session protocol.Session
+	s.must(s.tls, token, "GET", protocol.PathSession, nil, &session)
+	count := blocks.Geometry{Payload: session.Payload}.Count()
+	var place protocol.SessionPlace
+	s.must(s.tls, token, "POST", protocol.PathSessionJoin, protocol.SessionJoin{Nonce: make([]byte, protocol.NonceSize), AES: true, Need: blocks.FullSet(count).AppendBinary(nil)}, &place)
+	key := func(purpose string) *packet.Key {
+		k, err := packet.NewKey(place.Own, session.Session, purpose, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	report, err := key(packet.PurposeUp).Seal(nil, packet.Header{Kind: packet.KindReport, Block: place.Receiver}, packet.Report{State: packet.StateReceiving}.Append(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := s.call(s.tls, token, "POST", protocol.PathSessionReport, report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := packet.ParseHeader(answer)
+	if err != nil {
+		t.Fatalf("the answer %x: %v", answer, err)
+	}
+	body, err := key(packet.PurposeDown).Open(nil, h, answer)
+	if order, parsed := packet.ParseOrder(body); err != nil || parsed != nil || order.Verb != packet.VerbHeard {
+		t.Errorf("the answer is %+v (%v, %v), want that the report is heard", order, err, parsed)
+	}
+	for name, b := range map[string][]byte{"the same report": report, "noise": make([]byte, 100), "nothing": {}} {
+		if answer, err := s.call(s.tls, token, "POST", protocol.PathSessionReport, b); err != nil || len(answer) != 0 {
+			t.Errorf("%s is answered %x, %v", name, answer, err)
+		}
+	}
+	if _, err := s.call(s.tls, token, "POST", protocol.PathSessionReport, make([]byte, packet.MaxSize+1)); err == nil {
+		t.Error("a report that is too long is taken")
+	}
+	stranger := s.pc("b", 2)
+	s.order(Order{Kind: "deploy", Machines: []string{"b"}, Image: "win"})
+	s.next(stranger, protocol.OpDeploy)
+	if _, err := s.call(s.tls, stranger, "POST", protocol.PathSessionReport, report); err == nil {
+		t.Error("a machine without place reports")
 	}
 }
 

@@ -62,7 +62,8 @@ type Config struct {
 	Orders    Orders
 	Store     Store
 	Interface string
-	MaxRate   float64 // bytes per second on the wire, of all sessions together; 0: as fast as the interface
+	MaxRate   float64           // bytes per second on the wire, of all sessions together; 0: as fast as the interface
+	Querier   multicast.Querier // of the interface; may be nil
 	Log       *slog.Logger
 	Now       func() time.Time
 }
@@ -307,7 +308,7 @@ func (m *Manager) sender(payload *multicast.ImagePayload) (*multicast.Session, e
 	}
 	for {
 		sender, err := multicast.NewSession(multicast.SessionOptions{
-			Interface: m.Interface, Signer: signer, MaxRate: m.rate(), Payload: payload.Size(), Source: payload, Log: m.Log,
+			Interface: m.Interface, Signer: signer, MaxRate: m.rate(), Payload: payload.Size(), Source: payload, Log: m.Log, Querier: m.Querier,
 		})
 		if err != nil || !m.taken(sender.Group()) {
 			return sender, err

@@ -55,7 +55,9 @@ type MachineState struct {
 	ID       string  `json:"id"`
 	Name     string  `json:"name"`
 	State    string  `json:"state"`
-	Reason   string  `json:"reason,omitempty"` // why it is not receiving
+	Cause    string  `json:"cause,omitempty"`  // why it is not receiving, where the session knows: a word for programs
+	Reason   string  `json:"reason,omitempty"` // the same in words
+	Hint     string  `json:"hint,omitempty"`   // what can be done about it
 	Address  string  `json:"address,omitempty"`
 	Loss     float64 `json:"loss"` // share of packets lost
 	Needed   int64   `json:"bytes_needed"`
@@ -135,6 +137,9 @@ func (m *Manager) view(ctx context.Context, s *session) (Session, error) {
 		receiver, joined := receivers[s.places[run.MachineID]]
 		if joined {
 			one.Address, one.Loss, one.Needed, one.Finished, one.Fetched = receiver.Address, receiver.Loss, receiver.Needed, receiver.Finished, receiver.Fetched
+		}
+		if joined && receiver.Reason != "" {
+			one.Cause, one.Hint = receiver.Cause, receiver.Hint
 		}
 		one.State, one.Reason = s.machine(run.Operations[s.index], receiver, joined, s.dropped[run.MachineID])
 		if one.State == Receiving {
