@@ -401,7 +401,7 @@ func (h sessionHost) Blocks(ctx context.Context, first, count int, read func(io.
 	return noSession(err, multicast.ErrGone)
 }
 
-// Report implements multicast.Reporter.
+// Report implements multicast.Host.
 func (h sessionHost) Report(ctx context.Context, report []byte) ([]byte, error) {
 	k := h.data(protocol.PathSessionReport, report, packet.MaxSize)
 	k.once = true

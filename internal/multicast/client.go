@@ -24,6 +24,8 @@ type Host interface {
 	Join(ctx context.Context, r protocol.SessionJoin) (protocol.SessionPlace, error)
 	// Blocks asks once for neighbouring blocks; read gets their bytes, one block after the other.
 	Blocks(ctx context.Context, first, count int, read func(io.Reader) error) error
+	// Report brings a report to the sender that by UDP would not get there or not be answered, and gives the answer; empty for none.
+	Report(ctx context.Context, report []byte) (answer []byte, err error)
 }
 
 // ErrGone is wrapped by a Host's errors when the session is over or nobody knows it any more.
@@ -87,7 +89,7 @@ func (c *client) Blocks(ctx context.Context, first, count int, read func(io.Read
 	return read(body)
 }
 
-// Report implements Reporter.
+// Report implements Host.
 func (c *client) Report(ctx context.Context, report []byte) ([]byte, error) {
 	body, err := c.do(ctx, http.MethodPost, pathReport, bytes.NewReader(report))
 	if err != nil {

@@ -1,6 +1,7 @@
 package multicast
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -41,6 +42,8 @@ func TestMain(m *testing.M) {
 		err = receiveRole(os.Args[1])
 	case "send image":
 		err = sendImageRole(os.Args[1])
+	case "flood":
+		err = floodRole(os.Args[1])
 	case "query":
 		err = queryRole()
 	case "receive image":
@@ -196,6 +199,7 @@ type process struct {
 	t      *testing.T
 	cmd    *exec.Cmd
 	output io.Reader
+	lines  *bufio.Scanner // of output, where they are read one by one
 	errors bytes.Buffer
 }
 
@@ -302,7 +306,7 @@ var filtered = []struct {
 	paths       []string
 }{
 	{"nothing", "ip protocol 200", false, false, "", []string{"group", "full-packets", "unicast"}},
-	{"a switch that forgot the group", "ip daddr 239.255.128.0/18", false, false, "igmp-snooping", []string{"link-local", "unicast"}},
+	{"a switch that forgot all groups", "ip daddr 239.0.0.0/8", false, false, "igmp-snooping", []string{"link-local", "unicast"}},
 	{"a small MTU", "ip daddr 239.255.128.0/18 ip length > 1400", false, false, "mtu", []string{"group", "link-local", "unicast"}},
 	{"a filter of multicast", "udp dport 9068", false, false, "no-multicast", []string{"unicast"}},
 	{"a firewall", "ip protocol udp ip daddr != 239.255.67.67", false, false, "firewall", []string{}},

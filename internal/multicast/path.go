@@ -69,21 +69,15 @@ func (s *Session) Report(report []byte) []byte {
 	return s.sender.Handle(s.clock.now(), report)
 }
 
-// Reporter is a Host that takes reports.
-type Reporter interface {
-	// Report brings a report of at most packet.MaxSize bytes to the sender and gives its answer; empty for none.
-	Report(ctx context.Context, report []byte) (answer []byte, err error)
-}
-
-// openLink opens a socket that gets the probes of link-local multicast.
-func openLink(ifi *net.Interface) (net.PacketConn, error) {
+// listenGroup opens a socket that gets what little goes to a group.
+func listenGroup(ifi *net.Interface, group netip.AddrPort) (net.PacketConn, error) {
 	lc := net.ListenConfig{Control: control(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })}
-	c, err := lc.ListenPacket(context.Background(), "udp4", linkGroup.String())
+	c, err := lc.ListenPacket(context.Background(), "udp4", group.String())
 	if err != nil {
 		return nil, err
 	}
-	if err := ipv4.NewPacketConn(c).JoinGroup(ifi, net.UDPAddrFromAddrPort(linkGroup)); err != nil && !errors.Is(err, syscall.EADDRINUSE) {
-		return nil, errors.Join(fmt.Errorf("join group %v on %s: %w", linkGroup.Addr(), ifi.Name, err), c.Close())
+	if err := ipv4.NewPacketConn(c).JoinGroup(ifi, net.UDPAddrFromAddrPort(group)); err != nil && !errors.Is(err, syscall.EADDRINUSE) {
+		return nil, errors.Join(fmt.Errorf("join group %v on %s: %w", group.Addr(), ifi.Name, err), c.Close())
 	}
 	return c, nil
 }
@@ -108,7 +102,7 @@ func (s *Reception) readLink() error {
 
 // report sends a report; by HTTPS when reports by UDP are not answered. One that is lost is followed by another.
 func (s *Reception) report(report []byte, detour bool) {
-	if _, can := s.host.(Reporter); !can || !detour {
+	if !detour {
 		_, _ = s.reports.Write(report)
 		return
 	}
@@ -130,7 +124,7 @@ func (s *Reception) detour(ctx context.Context) error {
 			s.log.Warn("reports to the sender are not answered by UDP and go by HTTPS; a firewall may drop them")
 		}
 		one, cancel := context.WithTimeout(context.WithoutCancel(ctx), detourPatience) // the last one says that we failed
-		answer, err := s.host.(Reporter).Report(one, report)
+		answer, err := s.host.Report(one, report)
 		cancel()
 		if err != nil {
 			s.log.Debug("report by HTTPS", "cause", err)

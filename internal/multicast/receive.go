@@ -75,41 +75,62 @@ func (f *Found) check() error {
 	return nil
 }
 
+// announced is an announcement that a pairing opens.
+type announced struct {
+	packet.Announce
+	session uint64
+}
+
 // Find waits for the announcement of a session that the pairing opens, and asks its sender for the description.
 func Find(ctx context.Context, name string, pairing Pairing, log *slog.Logger) (*Found, error) {
 	ifi, addr, err := localAddress(name)
 	if err != nil {
 		return nil, err
 	}
-	socket, err := joinGroup(ifi, announceGroup, leastRoom.buffer)
-	if err != nil {
-		return nil, fmt.Errorf("listen for announcements: %w", err)
-	}
-	defer socket.conn.Close()
-	stop := context.AfterFunc(ctx, func() { socket.conn.SetReadDeadline(time.Now()) })
-	defer stop()
-	f := &Found{ifi: ifi, addr: addr, log: log, room: roomIn(availableMemory())}
-	for {
-		var heard *packet.Announce
-		var session uint64
-		err := socket.read(func(p []byte) {
-			if a, id, ok := openAnnounce(p, pairing); ok {
-				heard, session = &a, id
-			}
-		})
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("wait for a session: %w", context.Cause(ctx))
-		}
+	heard := make(chan announced)
+	for _, group := range announceGroups {
+		conn, err := listenGroup(ifi, group)
 		if err != nil {
 			return nil, fmt.Errorf("listen for announcements: %w", err)
 		}
-		if heard == nil {
+		defer conn.Close()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		go hear(ctx, conn, pairing, heard)
+	}
+	f := &Found{ifi: ifi, addr: addr, log: log, room: roomIn(availableMemory())}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for a session: %w", context.Cause(ctx))
+		case a := <-heard:
+			if err = f.ask(ctx, a.Announce, a.session, pairing); err == nil {
+				return f, nil
+			}
+			log.Warn("a session is announced but its sender cannot be asked", "cause", err)
+		}
+	}
+}
+
+// hear gives the announcements that a socket gets, until it is closed.
+func hear(ctx context.Context, conn net.PacketConn, pairing Pairing, heard chan<- announced) {
+	buf := make([]byte, packet.MaxSize+1)
+	for {
+		n, _, err := conn.ReadFrom(buf)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // the interface went down: it may come back
+			time.Sleep(longestWait)
 			continue
 		}
-		if err = f.ask(ctx, *heard, session, pairing); err == nil {
-			return f, nil
+		if a, session, ok := openAnnounce(buf[:n], pairing); ok {
+			select {
+			case heard <- announced{a, session}:
+			case <-ctx.Done():
+				return
+			}
 		}
-		log.Warn("a session is announced but its sender cannot be asked", "cause", err)
 	}
 }
 
@@ -247,7 +268,7 @@ func (f *Found) join(ctx context.Context, need *blocks.Set, write Write, progres
 	if s.reports, err = net.DialUDP("udp4", &net.UDPAddr{IP: f.addr.AsSlice()}, net.UDPAddrFromAddrPort(f.Description.Control)); err != nil {
 		return nil, errors.Join(err, s.group.conn.Close())
 	}
-	if s.link, err = openLink(f.ifi); err != nil {
+	if s.link, err = listenGroup(f.ifi, linkGroup); err != nil {
 		return nil, errors.Join(err, s.group.conn.Close(), s.reports.Close())
 	}
 	s.detours = make(chan []byte, 1)

@@ -138,15 +138,16 @@ func (o *offer) begin() {
 
 // announce tells the network of the session until the context ends.
 func (o *offer) announce(ctx context.Context) error {
-	group := net.UDPAddrFromAddrPort(announceGroup)
 	for {
 		o.begin() // one that had vanished may be back
 		p, every, err := o.announcement()
 		if err != nil {
 			return err
 		}
-		if err := o.socket.send(group, p, len(p)); err != nil {
-			return err
+		for _, group := range announceGroups {
+			if err := o.socket.send(net.UDPAddrFromAddrPort(group), p, len(p)); err != nil {
+				return err
+			}
 		}
 		select {
 		case <-ctx.Done():

@@ -39,6 +39,10 @@ func (h receiver) Blocks(_ context.Context, first, count int, read func(io.Reade
 	return read(bytes.NewReader(b))
 }
 
+func (h receiver) Report(_ context.Context, report []byte) ([]byte, error) {
+	return h.s.call(h.s.tls, h.token, "POST", protocol.PathSessionReport, report)
+}
+
 // receive gets the whole payload of the machine's session.
 func (s *site) receive(token string) ([]byte, error) {
 	var session protocol.Session

@@ -3,6 +3,7 @@ package simulation
 import (
 	"bytes"
 	"crypto/ed25519"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -154,7 +155,7 @@ func TestInsiderForgesSymbols(t *testing.T) {
 }
 
 // TestReportFlood is S44: outsiders forge reports, an insider floods the sender with its own that lack
-// everything and lost everything. It is told to leave, and the others keep half of the goodput.
+// everything and lost everything. It is told to leave, the rate stays above the floor, and the others keep half of the goodput.
 func TestReportFlood(t *testing.T) {
 	var own, stranger *packet.Key
 	w := attacked(t, 16, func(w *world) {
@@ -171,9 +172,28 @@ func TestReportFlood(t *testing.T) {
 		}
 	})
 	own, stranger = w.key("receiver 4", packet.PurposeUp), w.key("nobody", packet.PurposeUp)
+	lowest, group := uint64(math.MaxUint64), w.key("group", packet.PurposeGroup)
+	w.tap = func(p []byte) {
+		h, err := packet.ParseHeader(p)
+		if err != nil || h.Kind != packet.KindStatus {
+			return
+		}
+		body, err := group.Open(nil, h, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := packet.ParseStatus(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lowest = min(lowest, s.Rate)
+	}
 	w.kill(101*ms, w.nodes[3]) // it is the insider: it only lies
 	w.run(100*ms, time.Minute)
 	halfGoodput(t, w, w.nodes[:3])
+	if floor := uint64(w.line / 100); lowest < floor || lowest == math.MaxUint64 {
+		t.Errorf("the rate falls to %d, below the floor of %d", lowest, floor)
+	}
 	for i, r := range w.sender.Receivers() {
 		if i < 3 && (r.State != "done" || r.Reason != packet.ReasonNone) {
 			t.Errorf("receiver %d is %s by %v", r.ID, r.State, r.Reason)
@@ -221,6 +241,32 @@ func TestForgedControl(t *testing.T) {
 		if _, reason := n.r.State(); reason != packet.ReasonNone || n.r.Counters().Forged != 0 {
 			t.Errorf("receiver %d left: %v, %+v", n.id, reason, n.r.Counters())
 		}
+	}
+}
+
+// TestForgedProbes lets an insider probe in the sender's name: a receiver that hears nothing is not misled.
+func TestForgedProbes(t *testing.T) {
+	insider := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{99}, 32))
+	w := newWorld(t, 19, config{payload: 1e6, line: 100 * mbit})
+	n := w.join(0, path{delay: ms, closed: multicast}, nil)
+	key := w.key("group", packet.PurposeProbe)
+	var act func()
+	act = func() {
+		for _, way := range []packet.Paths{packet.PathLink, packet.PathFull} {
+			p, err := key.SealSigned(nil, packet.Header{Kind: packet.KindProbe}, packet.Probe{Path: way}.Append(nil), insider)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n.receive([][]byte{p})
+		}
+		if !w.over {
+			w.at(w.now+10*ms, act)
+		}
+	}
+	w.at(ms, act)
+	w.run(100*ms, time.Minute)
+	if _, reason := n.r.State(); reason != packet.ReasonMulticast || n.r.Paths() != packet.PathUnicast {
+		t.Errorf("the receiver hears %v and left: %v", n.r.Paths().Names(), reason)
 	}
 }
 
