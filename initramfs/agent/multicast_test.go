@@ -401,7 +401,7 @@ func TestReportBySessionHost(t *testing.T) {
 	if err := b.agent.client.logon(t.Context(), "m1"); err != nil {
 		t.Fatal(err)
 	}
-	var host multicast.Reporter = sessionHost{transfer{b.agent.client}}
+	var host multicast.Host = sessionHost{transfer{b.agent.client}}
 	if _, err := host.Report(t.Context(), []byte("early")); !errors.Is(err, multicast.ErrGone) {
 		t.Errorf("without a session: %v", err)
 	}
