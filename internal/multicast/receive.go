@@ -325,7 +325,8 @@ func (s *Reception) drive(ctx context.Context) error {
 	for {
 		s.mu.Lock()
 		now := s.clock.now()
-		if ctx.Err() != nil {
+		cancelled := ctx.Err() != nil // asked once: who ends because of it has said so to the sender
+		if cancelled {
 			s.receiver.Fail(now)
 		}
 		report, wait, err := s.receiver.Next(now)
@@ -346,7 +347,7 @@ func (s *Reception) drive(ctx context.Context) error {
 		}
 		s.tell(state, reason)
 		switch {
-		case ctx.Err() != nil:
+		case cancelled:
 			return context.Cause(ctx)
 		case over && state == packet.StateFailed:
 			return fmt.Errorf("the session cannot be received: %v", reason)
