@@ -43,6 +43,10 @@ func (p place) Blocks(ctx context.Context, first, count int, read func(io.Reader
 	return read(&all)
 }
 
+func (p place) Report(_ context.Context, report []byte) ([]byte, error) {
+	return p.r.api.Sessions.Report(p.pc, p.op, report)
+}
+
 // receive lets a machine begin its deploy and receive the session to its end.
 func (r *room) receive(pc string) <-chan error {
 	r.t.Helper()

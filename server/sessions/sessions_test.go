@@ -180,6 +180,11 @@ func (m *machine) Join(_ context.Context, q protocol.SessionJoin) (protocol.Sess
 	return m.r.manager.Join(m.id, m.op, netip.MustParseAddrPort("127.0.0.1:9"), q)
 }
 
+// Report implements multicast.Host.
+func (m *machine) Report(_ context.Context, report []byte) ([]byte, error) {
+	return m.r.manager.Report(m.id, m.op, report)
+}
+
 // Blocks implements multicast.Host.
 func (m *machine) Blocks(ctx context.Context, first, count int, read func(io.Reader) error) error {
 	var all bytes.Buffer
