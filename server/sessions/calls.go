@@ -58,6 +58,9 @@ func (m *Manager) Join(machine string, op tasks.Operation, from netip.AddrPort, 
 	if s.over || s.dropped[machine] {
 		return protocol.SessionPlace{}, none("the multicast session has ended for this machine")
 	}
+	if s.joins[machine] >= maxJoins {
+		return protocol.SessionPlace{}, none("this machine has joined the multicast session %d times", maxJoins)
+	}
 	place, err := s.sender.Join(from, q)
 	switch {
 	case errors.Is(err, multicast.ErrEnded):
@@ -69,6 +72,9 @@ func (m *Manager) Join(machine string, op tasks.Operation, from netip.AddrPort, 
 	}
 	if earlier, ok := s.places[machine]; ok && earlier != place.Receiver {
 		s.sender.Drop(earlier, packet.ReasonRejoined)
+	}
+	if s.places[machine] != place.Receiver {
+		s.joins[machine]++
 	}
 	s.places[machine] = place.Receiver
 	if s.firstJoin.IsZero() {

@@ -43,6 +43,7 @@ const (
 	maxEnded     = 50 // ended ones that are remembered
 	lookEvery    = 100 * time.Millisecond
 	refreshEvery = time.Second
+	maxJoins     = 50               // of one machine in a session: each costs memory until the end
 	maxDeserted  = 30 * time.Minute // for which a session waits though nothing is heard of any machine
 )
 
@@ -101,6 +102,7 @@ type session struct {
 	// Guarded:
 	runs      map[string]string // state of the operation, by machine
 	places    map[string]uint32 // by machine
+	joins     map[string]int    // how many places a machine was given
 	dropped   map[string]bool   // machines
 	firstJoin time.Time
 	deserted  time.Time // since when nothing is heard of any machine
@@ -282,7 +284,7 @@ func (m *Manager) make(ctx context.Context, op tasks.Operation, runs map[string]
 	s = &session{
 		task: op.TaskID, index: op.Index, group: sender.Group(), table: payload.Table(), created: m.Now(),
 		sender: sender, pin: pin, kick: make(chan struct{}, 1), done: make(chan struct{}),
-		runs: runs, places: map[string]uint32{}, dropped: map[string]bool{}, deserted: m.Now(),
+		runs: runs, places: map[string]uint32{}, joins: map[string]int{}, dropped: map[string]bool{}, deserted: m.Now(),
 	}
 	if op.Start != nil {
 		s.rule = *op.Start

@@ -569,6 +569,19 @@ func TestUnicast(t *testing.T) {
 	if _, err := m.Join(t.Context(), protocol.SessionJoin{Nonce: make([]byte, protocol.NonceSize)}); err != nil {
 		t.Fatal(err)
 	}
+	for n := range maxJoins + 10 { // the same place once, then others, then no more
+		_, err := m.Join(t.Context(), protocol.SessionJoin{Nonce: []byte(fmt.Sprintf("%016d", n/2)), Need: blocks.FullSet(count).AppendBinary(nil)})
+		if err != nil {
+			t.Fatalf("joined %d times: %v", n, err)
+		}
+	}
+	var joined error
+	for n := range maxJoins {
+		_, joined = m.Join(t.Context(), protocol.SessionJoin{Nonce: []byte(fmt.Sprintf("%016d", 1000+n))})
+	}
+	if !errors.As(joined, &p) || p.Code != protocol.CodeNotFound {
+		t.Errorf("a machine joins without end: %v", joined)
+	}
 	if got, err := all(m, 0, count); err != nil || !bytes.Equal(got, r.payload["win"]) {
 		t.Errorf("Blocks = %d bytes, %v", len(got), err)
 	}
