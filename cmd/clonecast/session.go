@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -221,7 +222,17 @@ func printSession(w io.Writer, s sessions.Session) error {
 		}
 		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\n", m.Name, m.State, has, loss, why)
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	var hints []string
+	for _, m := range s.Machines {
+		if m.Hint != "" && !slices.Contains(hints, m.Hint) {
+			hints = append(hints, m.Hint)
+			fmt.Fprintf(w, "\nhint: %s: %s\n", m.Name, m.Hint)
+		}
+	}
+	return nil
 }
 
 // sessionState says in words where a session stands.
