@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -225,14 +224,26 @@ func printSession(w io.Writer, s sessions.Session) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	var hints []string
-	for _, m := range s.Machines {
-		if m.Hint != "" && !slices.Contains(hints, m.Hint) {
-			hints = append(hints, m.Hint)
-			fmt.Fprintf(w, "\nhint: %s: %s\n", m.Name, m.Hint)
-		}
-	}
+	printHints(w, s.Machines)
 	return nil
+}
+
+// printHints says once what can be done for the machines that share a cause.
+func printHints(w io.Writer, machines []sessions.MachineState) {
+	var order []string
+	names := map[string][]string{}
+	for _, m := range machines {
+		if m.Hint == "" {
+			continue
+		}
+		if names[m.Hint] == nil {
+			order = append(order, m.Hint)
+		}
+		names[m.Hint] = append(names[m.Hint], m.Name)
+	}
+	for _, hint := range order {
+		fmt.Fprintf(w, "\nhint for %s: %s\n", strings.Join(names[hint], ", "), hint)
+	}
 }
 
 // sessionState says in words where a session stands.

@@ -158,6 +158,41 @@ func TestSessionCommands(t *testing.T) {
 	}
 }
 
+func TestPrintSession(t *testing.T) {
+	var out bytes.Buffer
+	s := sessions.Session{ID: "7", Title: "deploy win@3", State: "running", Group: "239.255.130.5:9068", Payload: 40e9, Sent: 12e9, Wire: 13e9, Rate: 110e6, MaxRate: 125e6,
+		Repair: 1234, Began: time.Date(2026, 5, 31, 14, 30, 0, 0, time.Local), Machines: []sessions.MachineState{
+			{Name: "pc1", State: sessions.Receiving, Address: "10.0.0.1", Loss: 0.002, Needed: 40e9, Finished: 12e9},
+			{Name: "pc2", State: sessions.Unicast, Address: "10.0.0.2", Needed: 40e9, Finished: 2e9, Fetched: 1e9, Reason: "no multicast packet arrives", Hint: "look at the switch"},
+			{Name: "pc3", State: sessions.Unicast, Address: "10.0.0.3", Reason: "no multicast packet arrives", Hint: "look at the switch"},
+			{Name: "pc4", State: sessions.Expected},
+		}}
+	if err := printSession(&out, s); err != nil {
+		t.Fatal(err)
+	}
+	want := `session 7: deploy win@3, running since 14:30:00
+  sent      12.0 GB of 40.0 GB, 30 %, 880 Mbit/s of at most 1000 Mbit/s
+  repair    1234 symbols; 13.0 GB on the wire
+  group     239.255.130.5:9068
+  machines  1 expected, 1 receiving, 2 unicast
+
+  MACHINE  STATE      HAS   LOST   WHY
+  pc1      receiving  30 %  0.2 %
+  pc2      unicast    5 %   0.0 %  no multicast packet arrives; 1.0 GB by unicast
+  pc3      unicast    all   0.0 %  no multicast packet arrives
+  pc4      expected
+
+hint for pc2, pc3: look at the switch
+`
+	var lines []string
+	for line := range strings.Lines(out.String()) {
+		lines = append(lines, strings.TrimRight(line, " \n")+"\n")
+	}
+	if got := strings.Join(lines, ""); got != want {
+		t.Errorf("printed\n%s\nwant\n%s", got, want)
+	}
+}
+
 func TestSessionState(t *testing.T) {
 	at := time.Date(2026, 5, 31, 14, 30, 0, 0, time.Local)
 	waiting := protocol.SessionWaiting{Machines: 3, Present: 1}
