@@ -2,6 +2,7 @@ package qemutests
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -24,7 +25,8 @@ type growCase struct {
 	target     string
 }
 
-// TestGrow deploys images of disks of 8 GiB to disks of 20 GiB, in one go: a PC with four disks, four tasks.
+// TestGrow deploys images of disks of 8 GiB to disks of 20 GiB, in one go: a PC with four disks, four tasks. What the kernel of
+// the appliance is also for comes first: a fifth disk, whose journal waits for replay, is captured.
 func TestGrow(t *testing.T) {
 	cases := []*growCase{
 		{filesystem: "ext4", started: `LINUX-STARTED root 0b5e0021-1111-4a4a-8888-c10eca570021 files %s size (\d+)`},
@@ -36,7 +38,8 @@ func TestGrow(t *testing.T) {
 	server := net.NewServer(lab.FullDHCP)
 	server.Start()
 	pc := net.PC(1, lab.BlankDisk(t, 64<<20))
-	options := []vm.Option{vm.Deadline(20 * time.Minute)}
+	dirty := newDirtyDisk(t)
+	options := []vm.Option{vm.Deadline(20 * time.Minute), vm.Disk(dirty.path, "dirty")}
 	for _, c := range cases {
 		c.source = testdisk.GrowOriginal(t, c.filesystem)
 		lab.Clonecast(t, "disk", "capture", c.source, c.filesystem, "--store", filepath.Join(server.Data, "store")).OK(t)
@@ -46,6 +49,7 @@ func TestGrow(t *testing.T) {
 	machine := pc.Boot(options...)
 	server.WaitRegistered(pc, slow)
 	server.Adopt(pc)
+	replay := server.CaptureWith("dirty", pc, "--disk", "serial=dirty", "--replay")
 	var ordered []string
 	for i, c := range cases {
 		flags := []string{"--disk", "serial=" + c.filesystem, "--grow", "last"}
@@ -54,12 +58,60 @@ func TestGrow(t *testing.T) {
 		}
 		ordered = append(ordered, server.DeployWith(c.filesystem, pc, flags...))
 	}
+	dirty.replayed(t, server.WaitTask(replay, slow, nil), pc)
 	for i, c := range cases {
 		c.grown(t, server.WaitTask(ordered[i], 10*time.Minute, nil), pc)
 	}
 	machine.Wait(slow)
+	dirty.judge(t)
 	for _, c := range cases {
 		c.judge(t)
+	}
+}
+
+// dirtyDisk has an ext4 as a power cut left it, after files were made durable.
+type dirtyDisk struct {
+	path  string
+	part  quantity.Extent
+	files map[string]string // hashes
+}
+
+func newDirtyDisk(t *testing.T) *dirtyDisk {
+	t.Helper()
+	d := &dirtyDisk{part: quantity.Extent{Start: quantity.MiB, Length: 62 * quantity.MiB}}
+	path := lab.BlankDisk(t, 64<<20)
+	disktest.Run(t, "start=2048, size=126976\n", "sfdisk", "-q", "-X", "dos", path)
+	dev := disktest.LoopPart(t, path, d.part)
+	mustRun(t, "mke2fs", "-q", "-t", "ext4", dev)
+	d.path, d.files = disktest.Freeze(t, path, dev, "mount -t ext4 DEV DIR", 30, 100*quantity.KiB)
+	return d
+}
+
+// replayed judges what the appliance says of its work.
+func (d *dirtyDisk) replayed(t *testing.T, task lab.Task, pc *lab.PC) {
+	t.Helper()
+	var result struct {
+		Allocated quantity.Bytes `json:"bytes_allocated"`
+		Replayed  []struct {
+			Partition int
+			Note      string
+		}
+	}
+	task.Result(t, pc, &result)
+	if len(result.Replayed) != 1 || result.Replayed[0].Partition != 1 || result.Replayed[0].Note != "" || result.Allocated > d.part.Length/2 {
+		t.Errorf("capture with replay: %+v", result)
+	}
+}
+
+// judge looks at the disk that was captured: it is clean now, and has its files.
+func (d *dirtyDisk) judge(t *testing.T) {
+	t.Helper()
+	dev := disktest.LoopPart(t, d.path, d.part)
+	mustRun(t, "e2fsck", "-fn", dev)
+	dir := disktest.Mount(t, dev, "mount -o ro DEV DIR")
+	defer disktest.Unmount(t, dir)
+	if got := disktest.Hashes(t, dir); !maps.Equal(got, d.files) {
+		t.Errorf("%d files are there, %d were made durable", len(got), len(d.files))
 	}
 }
 

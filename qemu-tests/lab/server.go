@@ -193,6 +193,12 @@ func (s *Server) Capture(pc *PC, image string) string {
 	return s.order("capture", image, []string{"--then", "poweroff"}, pc)
 }
 
+// CaptureWith orders a capture with flags of its own and returns the task.
+func (s *Server) CaptureWith(image string, pc *PC, flags ...string) string {
+	s.t.Helper()
+	return s.order("capture", image, flags, pc)
+}
+
 // Deploy orders the newest version of an image for PCs and returns the task.
 func (s *Server) Deploy(image string, pcs ...*PC) string {
 	s.t.Helper()
