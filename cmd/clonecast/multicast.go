@@ -275,6 +275,7 @@ func receiveImage(ctx context.Context, found *multicast.Found, details sessionDe
 	if err != nil {
 		return err
 	}
+	defer source.Close()
 	dev, err := blockdev.OpenExclusive(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return withCode(exitNotFound, err, fmt.Sprintf("for a disk image file make it first: truncate -s %d %s", manifest.Disks[0].Size, path))
@@ -300,8 +301,8 @@ func receiveImage(ctx context.Context, found *multicast.Found, details sessionDe
 			rep.warn("the kernel still shows the old partitions of %s: %v", path, err)
 		}
 	}
-	summary, received := source.Summary()
-	if !received { // the sender waits for everybody, also for who needs nothing
+	summary, joined := source.Summary()
+	if !joined { // the sender waits for everybody, also for who needs nothing
 		if err := source.Frames(ctx, nil, nil); err != nil {
 			return err
 		}
