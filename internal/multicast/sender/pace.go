@@ -24,6 +24,7 @@ const (
 	patience     = 2                     // ticks for which somebody must be slow
 	backlogLimit = 80                    // percent of a receiver's memory
 	minInterval  = 48                    // packets in an interval worth measuring
+	longInterval = time.Second           // after so long without one it may be that of several reports
 	baseMemory   = 10 * time.Second
 	slowGrowth   = 0.05 // of the rate per tick, near to where it was too much
 	fastGrowth   = 0.4  // far below
@@ -96,6 +97,9 @@ type link struct {
 	slow     int     // ticks for which it was slow
 	since    uint64  // the slowing down that sent and got began with
 
+	mark   packet.Report // the last one that ended an interval: Highest and Received
+	markAt time.Duration
+
 	first, highest, received, firstReceived uint64
 	finishedAt                              time.Duration
 	finished                                uint32
@@ -118,11 +122,18 @@ func (l *link) report(now, before time.Duration, last, rep packet.Report, p *pac
 		l.finishedAt, l.finished = now, rep.Finished
 	}
 	l.disk = rep.Backlog >= backlogLimit
-	sent := rep.Highest - min(last.Highest, rep.Highest)
-	if before == 0 || last.Highest == 0 || sent < minInterval || last.Highest < p.changedAt {
+	from := last
+	if l.mark.Highest < p.changedAt || l.mark.Highest == 0 {
+		l.mark.Highest, l.mark.Received, l.markAt = rep.Highest, rep.Received, now
+	} else if now-l.markAt > longInterval {
+		from = l.mark
+	}
+	sent := rep.Highest - min(from.Highest, rep.Highest)
+	if before == 0 || from.Highest == 0 || sent < minInterval || from.Highest < p.changedAt {
 		return
 	}
-	got := rep.Received - min(last.Received, rep.Received)
+	got := rep.Received - min(from.Received, rep.Received)
+	l.mark.Highest, l.mark.Received, l.markAt = rep.Highest, rep.Received, now
 	if l.since != p.changedAt {
 		l.since, l.sent, l.got = p.changedAt, 0, 0
 	}
@@ -199,8 +210,9 @@ func (s *Sender) control(now time.Duration) {
 	slowest := part[0].link.capacity
 	if slowest < p.rate {
 		p.knee, p.growth = p.actual, slowGrowth
-		p.rate = min(max(0.95*slowest, p.floor), p.ceiling)
-		p.changedAt = s.cfg.Group.Sealed()
+		if rate := min(max(0.95*slowest, p.floor), p.ceiling); rate < p.rate { // else what is measured goes on
+			p.rate, p.changedAt = rate, s.cfg.Group.Sealed()
+		}
 		return
 	}
 	p.rate = min((1+p.growth)*p.rate, p.ceiling)

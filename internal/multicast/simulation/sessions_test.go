@@ -162,6 +162,22 @@ func TestRateFollows(t *testing.T) {
 	}
 }
 
+// TestRateRecovers lets the only receiver's port stall for a while, so that the rate falls to the floor, where a
+// report covers few packets. It goes up again.
+func TestRateRecovers(t *testing.T) {
+	w := newWorld(t, 5, config{payload: 16e6, line: 12 * mbit, floor: 1 * mbit})
+	n := w.join(0, path{delay: ms, loss: 0.03}, nil)
+	w.at(time.Second, func() { n.path.loss = 0.7 })
+	w.at(1300*time.Millisecond, func() { n.path.loss = 0.03 })
+	w.run(100*ms, 10*time.Minute)
+	if _, reason := n.r.State(); reason != packet.ReasonNone {
+		t.Errorf("the receiver left: %v", reason)
+	}
+	if passes := float64(n.done-100*ms) / float64(w.onePass()); passes > 2 {
+		t.Errorf("it takes %.2f passes of the line", passes)
+	}
+}
+
 // TestSharedCard runs two sessions on one network card, each with half of its rate. Neither is slower than its half allows, and
 // when the first one is over the other one has all.
 func TestSharedCard(t *testing.T) {
