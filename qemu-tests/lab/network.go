@@ -94,6 +94,22 @@ func (n *Network) Tap() string {
 	return tap
 }
 
+// Lose makes the switch lose a share of the IPv4 packets to and from each PC that has a cable, each packet for itself.
+func (n *Network) Lose(percent int) {
+	n.t.Helper()
+	in := func(args ...string) {
+		n.t.Helper()
+		n.must("ip", append([]string{"netns", "exec", n.Namespace}, args...)...)
+	}
+	in("ethtool", "-K", Bridge, "tso", "off", "gso", "off", "tx-udp-segmentation", "off") // or many would be lost as one
+	for i := range n.taps {
+		chain := func(hook string) string {
+			return fmt.Sprintf(`chain %s { type filter hook %s device "tap%d" priority 0; meta protocol ip numgen random mod 100 < %d drop; };`, hook, hook, i, percent)
+		}
+		in("nft", fmt.Sprintf("table netdev lossy%d { %s %s }", i, chain("ingress"), chain("egress")))
+	}
+}
+
 // Command prepares a program that runs inside the network.
 func (n *Network) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", n.Namespace, name}, args...)...)

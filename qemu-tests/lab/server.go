@@ -217,6 +217,12 @@ func (s *Server) DeployWith(image string, pc *PC, flags ...string) string {
 	return s.order("deploy", image, flags, pc)
 }
 
+// Multicast orders a deploy in one session, which begins when all the PCs are there, and returns the task.
+func (s *Server) Multicast(image string, pcs ...*PC) string {
+	s.t.Helper()
+	return s.order("deploy", image, []string{"--multicast", "--then", "poweroff"}, pcs...)
+}
+
 func (s *Server) order(kind, image string, flags []string, pcs ...*PC) string {
 	s.t.Helper()
 	args := append([]string{"task", "run", kind, "--image", image}, flags...)
@@ -274,6 +280,27 @@ func (s *Server) WaitTask(id string, timeout time.Duration, holds func(Task) boo
 		return t.over()
 	})
 	return t
+}
+
+// Session is what the server says of a multicast session.
+type Session struct {
+	ID, State string
+	Payload   int64 `json:"bytes_payload"`
+	Sent      int64 `json:"bytes_sent"`
+	Machines  []struct {
+		Name, State, Reason string
+		Loss                float64
+		Finished            int64 `json:"bytes_finished"`
+	}
+}
+
+// WaitSession waits until the condition holds for the session of a task, which has its number.
+func (s *Server) WaitSession(task string, timeout time.Duration, what string, holds func(Session) bool) (c Session) {
+	s.t.Helper()
+	wait(s.t, timeout, fmt.Sprintf("session %s: %s", task, what), func() bool {
+		return s.ask("GET", "/api/v1/sessions/"+task, nil, &c) == nil && holds(c)
+	})
+	return c
 }
 
 // Done tells how many bytes the first operation of a task's first run has reported in the phase, a regular expression aside.
