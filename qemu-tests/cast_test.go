@@ -50,6 +50,9 @@ func TestCast(t *testing.T) {
 		if d.Followed < d.Compared/3 || d.Written > d.Followed {
 			t.Errorf("%s wrote %d bytes while the capture went on and %d afterwards, of %d", pc.Name, d.Followed, d.Written, d.Compared)
 		}
+		if d.Cast.Multicast < 4*d.Cast.Unicast {
+			t.Errorf("%s got %d bytes by multicast and %d by unicast", pc.Name, d.Cast.Multicast, d.Cast.Unicast)
+		}
 		testdisk.Equal(t, room.Original, pc.Disk)
 		testdisk.NoFreeSpace(t, room.Original, pc.Disk)
 	}

@@ -30,6 +30,7 @@ overwritten, --policy for the capture.`,
 	f := cmd.Flags()
 	f.StringVar(&o.From, "from", "", "the `MACHINE` to capture, by name, id or MAC")
 	f.StringArrayVar(&o.FromDisk, "from-disk", nil, "`RULE` that names the disk to capture (default: the rule of the hardware class)")
+	f.BoolVar(&o.Multicast, "multicast", false, "send what is captured to all of them in multicast sessions")
 	o.addCapture(cmd)
 	o.addDeploy(cmd)
 	return cmd

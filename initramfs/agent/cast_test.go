@@ -3,15 +3,18 @@ package agent
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
+	"clonecast/internal/chunk"
 	"clonecast/internal/chunkstore"
 	"clonecast/internal/image"
 	"clonecast/internal/protocol"
@@ -28,6 +31,8 @@ type testCast struct {
 	version string
 	failure string
 	casts   int
+	keys    []ed25519.PublicKey
+	limit   uint64 // parts that followers hear of, 0: all
 
 	change func(part int, envelope []byte) []byte // of parts on their way
 }
@@ -101,7 +106,10 @@ func (c *testCast) hook(w http.ResponseWriter, r *http.Request, _ int) bool {
 		}
 		now := protocol.Followed{Version: c.version}
 		if c.outline != nil {
-			now.Cast, now.Parts = c.chain.Cast.String(), c.chain.Parts
+			now.Cast, now.Parts = c.chain.Cast.String(), c.count()
+			if known.Parts == c.limit {
+				c.limit, now.Parts = 0, c.chain.Parts
+			}
 		}
 		_ = json.NewEncoder(w).Encode(now)
 		return true
@@ -124,6 +132,43 @@ func (c *testCast) hook(w http.ResponseWriter, r *http.Request, _ int) bool {
 	return false
 }
 
+// count is how many parts followers hear of.
+func (c *testCast) count() uint64 {
+	if c.limit > 0 {
+		return min(c.limit, c.chain.Parts)
+	}
+	return c.chain.Parts
+}
+
+// next gives the parts from one on, and what their chunks are.
+func (c *testCast) next(from string) (*protocol.SessionParts, func() (*image.Manifest, error), error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	first, err := strconv.ParseUint(from, 10, 64)
+	if err != nil || first >= c.count() {
+		return nil, nil, errNoCast
+	}
+	o, _, err := image.OpenOutline(c.outline, c.keys)
+	if err != nil {
+		return nil, nil, err
+	}
+	var ids []chunk.ID
+	place := uint64(0)
+	for i, envelope := range c.parts[:c.count()] {
+		p, err := image.OpenPart(envelope, c.keys)
+		if err != nil {
+			return nil, nil, err
+		}
+		if uint64(i) == first {
+			place = p.First
+		}
+		if uint64(i) >= first {
+			ids = append(ids, p.Chunks...)
+		}
+	}
+	return &protocol.SessionParts{Cast: c.chain.Cast.String(), First: first, End: c.count()}, func() (*image.Manifest, error) { return o.Slice(place, ids) }, nil
+}
+
 // publish tells followers of the version.
 func (c *testCast) publish(version string) {
 	c.mu.Lock()
@@ -139,7 +184,7 @@ func casting(t *testing.T) (c *testCast, from, to *testServer) {
 	from = newTestServer(t, ca, protocol.Operation{Kind: protocol.OpCapture, Image: "lab", Cast: true})
 	from.cast = c
 	to = newTestServer(t, ca, protocol.Operation{Kind: protocol.OpFollow, Image: "lab", From: "m0"})
-	to.store, to.hook = from.store, c.hook
+	to.store, to.hook, c.keys = from.store, c.hook, from.store.TrustedKeys()
 	return c, from, to
 }
 
@@ -340,4 +385,43 @@ func TestCastToldAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantDisk(t, b.disk, content)
+}
+
+// Parts come in multicast sessions, as many at once as there are: the first two, then the others. Without a session they
+// come by unicast.
+func TestFollowByMulticast(t *testing.T) {
+	for _, sessions := range []bool{true, false} {
+		c, from, to, content := castNow(t)
+		c.limit = 2
+		all := c.chain.Parts
+		to.ops[0].Multicast, to.follows, to.casting, to.startAt = true, c, sessions, 1
+		to.hook = func(w http.ResponseWriter, r *http.Request, n int) bool {
+			last := 4 // after the outline and two sessions
+			if !sessions {
+				last = int(all) + 2
+			}
+			if r.URL.Path == protocol.PathFollow && n == last {
+				c.publish(from.published.Version)
+			}
+			return c.hook(w, r, n)
+		}
+		b := newBench(t, to, diskFile(t, "target", true))
+		if _, err := b.run(); err != nil {
+			t.Fatalf("%v\n%s", err, b.screen)
+		}
+		wantDisk(t, b.disk, content)
+		r, notes := b.deployed()
+		if !sessions {
+			if r.Multicast.Multicast != 0 || len(to.casts) != 0 || r.Followed < 6<<20 {
+				t.Errorf("%+v, %+v, %d sessions; want none", r, *r.Multicast, len(to.casts))
+			}
+			continue
+		}
+		if r.Multicast.Multicast < 6<<20 || r.Multicast.Unicast != 0 || r.Multicast.State != "done" || r.Followed < 6<<20 {
+			t.Errorf("%+v, %+v, notes %q; want the parts by multicast", r, *r.Multicast, notes)
+		}
+		if len(to.casts) != 2 || to.casts[0].parts.End != 2 || to.casts[1].parts.End != all {
+			t.Errorf("%d sessions, want one of two parts and one of the others", len(to.casts))
+		}
+	}
 }

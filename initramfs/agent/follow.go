@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"clonecast/internal/blockdev"
@@ -25,10 +26,13 @@ type following struct {
 	notes   []string
 
 	// Of the cast that is followed now, if any.
+	outline  *image.Outline
 	chain    image.Chain
 	disks    []opened
 	follower *clone.Follower
 	written  quantity.Bytes // of all casts
+
+	multicast multicastResult // of all sessions
 }
 
 // maxRestarts is how often a follower begins again before it gives up.
@@ -36,7 +40,7 @@ const maxRestarts = 20
 
 // follow writes the parts of a capture as they come, and deploys the version once it is published.
 func (a *Agent) follow(ctx context.Context, op *protocol.Operation, track *tracker) (report, error) {
-	f := &following{agent: a, op: op, track: track, started: time.Now()}
+	f := &following{agent: a, op: op, track: track, started: time.Now(), multicast: multicastResult{State: "done"}}
 	defer f.end()
 	a.say("waiting for what is captured as %s", op.Image)
 	for restarts := 0; ; {
@@ -80,7 +84,7 @@ func (f *following) advance(ctx context.Context, now protocol.Followed) error {
 		f.end()
 		return f.begin(ctx, now.Cast)
 	case now.Parts > f.chain.Parts:
-		return f.part(ctx)
+		return f.parts(ctx, now.Parts)
 	}
 	return nil
 }
@@ -129,7 +133,7 @@ func (f *following) begin(ctx context.Context, cast string) error {
 	if err != nil {
 		return fmt.Errorf("follow to %s: %w", diskText(facts...), err)
 	}
-	f.follower, f.chain = follower, image.NewChain(o, id)
+	f.follower, f.outline, f.chain = follower, o, image.NewChain(o, id)
 	f.agent.say("following the capture of %s to %s", o.Manifest.Origin, diskText(facts...))
 	return nil
 }
@@ -137,24 +141,101 @@ func (f *following) begin(ctx context.Context, cast string) error {
 // maxPart bounds the envelope of a part.
 const maxPart = 1 << 20
 
-// part takes the next part.
-func (f *following) part(ctx context.Context) error {
-	server, number := transfer{f.agent.client}, f.chain.Parts
-	envelope, err := server.get(ctx, fmt.Sprintf("%s%s/%d", protocol.PathFollowPart, f.chain.Cast, number), maxPart)
+// parts takes the next part, or those that a multicast session sends; there are so many.
+func (f *following) parts(ctx context.Context, count uint64) error {
+	frames, err := f.session(ctx, count)
 	if err != nil {
-		return fmt.Errorf("get part %d: %w", number, err)
+		return err
+	}
+	end, first := f.chain.Parts+1, f.chain.Next
+	if frames != nil {
+		end = frames.parts.End
+		defer frames.leave()
+	}
+	var ids []chunk.ID
+	for f.chain.Parts < end {
+		more, err := f.part(ctx)
+		if err != nil {
+			return err
+		}
+		ids = append(ids, more...)
+	}
+	if frames == nil {
+		err = f.follower.Part(ctx, ids, partSource{transfer{f.agent.client}})
+	} else {
+		err = f.receive(ctx, frames, first, ids)
+	}
+	if err != nil {
+		return fmt.Errorf("parts before %d to %s: %w", end, diskText(f.facts()...), err)
+	}
+	return nil
+}
+
+// part gets the chunk ids of the next part.
+func (f *following) part(ctx context.Context) ([]chunk.ID, error) {
+	number := f.chain.Parts
+	envelope, err := transfer{f.agent.client}.get(ctx, fmt.Sprintf("%s%s/%d", protocol.PathFollowPart, f.chain.Cast, number), maxPart)
+	if err != nil {
+		return nil, fmt.Errorf("get part %d: %w", number, err)
 	}
 	p, err := image.OpenPart(envelope, f.agent.config.Keys)
 	if err == nil {
 		err = f.chain.Add(p)
 	}
 	if err != nil {
-		return fmt.Errorf("check part %d: %w", number, err)
+		return nil, fmt.Errorf("check part %d: %w", number, err)
 	}
-	if err := f.follower.Part(ctx, p.Chunks, partSource{server}); err != nil {
-		return fmt.Errorf("part %d to %s: %w", number, f.diskText(), err)
+	return p.Chunks, nil
+}
+
+// session gives the multicast session of the next parts, nil if these come by unicast.
+func (f *following) session(ctx context.Context, count uint64) (*reception, error) {
+	if !f.op.Multicast {
+		return nil, nil
 	}
-	return nil
+	next := protocol.SessionParts{Cast: f.chain.Cast.String(), First: f.chain.Parts}
+	server := transfer{f.agent.client}
+	offer, err := server.ask(ctx, 0, &next)
+	if err != nil {
+		return nil, ending(ctx, err)
+	}
+	if p := offer.Parts; p == nil || p.Cast != next.Cast || p.First != next.First || p.End <= p.First || p.End > count+maxAhead {
+		return nil, nil
+	}
+	return &reception{transfer: server, track: f.track, ordered: true, offer: &offer, parts: offer.Parts, done: multicastResult{State: "done"}}, nil
+}
+
+// maxAhead is how many parts there may be more by the time that a session is asked for.
+const maxAhead = 1 << 16
+
+// receive takes chunks in a session.
+func (f *following) receive(ctx context.Context, frames *reception, first uint64, ids []chunk.ID) (err error) {
+	if frames.whole, err = f.outline.Slice(first, ids); err != nil {
+		return err
+	}
+	if err = f.follower.Part(ctx, ids, frames); err == nil {
+		frames.attend(ctx)
+	}
+	f.multicast.add(frames.done)
+	for _, n := range frames.notes {
+		if !slices.Contains(f.notes, n) {
+			f.notes = append(f.notes, n)
+		}
+	}
+	return err
+}
+
+// add adds what another session has brought.
+func (r *multicastResult) add(o multicastResult) {
+	r.Multicast += o.Multicast
+	r.Unicast += o.Unicast
+	r.Loss = max(r.Loss, o.Loss)
+	if o.State != "done" {
+		r.State = o.State
+	}
+	if o.Reason != "" {
+		r.Reason = o.Reason
+	}
 }
 
 // partSource fetches the chunks of parts. It knows no differences: there is no version before.
@@ -163,8 +244,6 @@ type partSource struct{ server transfer }
 func (s partSource) Frames(ctx context.Context, ids []chunk.ID, yield func([]byte) error) error {
 	return s.server.Frames(ctx, ids, yield)
 }
-
-func (f *following) diskText() string { return diskText(f.facts()...) }
 
 func (f *following) facts() []blockdev.Facts {
 	var facts []blockdev.Facts
@@ -181,13 +260,13 @@ func (f *following) end() {
 		f.follower.Close()
 	}
 	closeDisks(f.disks)
-	f.follower, f.disks, f.chain = nil, nil, image.Chain{}
+	f.follower, f.outline, f.disks, f.chain = nil, nil, nil, image.Chain{}
 }
 
 // deploy makes the disks whole when the version is published.
 func (f *following) deploy(ctx context.Context, version string) (report, error) {
 	op, a := *f.op, *f.agent
-	op.Version = version
+	op.Version, op.Multicast = version, false // what is left is little, and different on each machine
 	if facts := f.facts(); facts != nil {
 		a.config.Disks = onlyDisks{a.config.Disks, facts} // these and no others, though one may have appeared meanwhile
 	}
@@ -197,6 +276,9 @@ func (f *following) deploy(ctx context.Context, version string) (report, error) 
 	if result, ok := r.result.(deployResult); ok {
 		result.Followed = int64(f.written)
 		result.Seconds = time.Since(f.started).Seconds()
+		if f.op.Multicast {
+			result.Multicast = &f.multicast
+		}
 		r.result = result
 	}
 	return r, err

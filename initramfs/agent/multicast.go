@@ -47,9 +47,10 @@ type multicastResult struct {
 type reception struct {
 	transfer
 	track   *tracker
-	ordered bool              // the operation wants multicast
-	whole   *image.Manifest   // as the sender knows it
-	offer   *protocol.Session // a session that was not joined yet
+	ordered bool                   // the operation wants multicast
+	whole   *image.Manifest        // as the sender knows it
+	parts   *protocol.SessionParts // of a cast: the session must be of these
+	offer   *protocol.Session      // a session that was not joined yet
 	session *multicast.ImageSource
 	id      uint64                  // of that session
 	cancel  context.CancelCauseFunc // of what it does
@@ -78,6 +79,18 @@ func (a *Agent) reception(ctx context.Context, op *protocol.Operation, m *image.
 	}
 	r.note("no multicast session, all comes by unicast: %v", err)
 	return r, nil
+}
+
+// ask asks for the session, if there is one that has what is wanted.
+func (r *reception) ask(ctx context.Context, known uint64) (protocol.Session, error) {
+	if r.parts == nil {
+		return r.transfer.ask(ctx, known, nil)
+	}
+	s, err := r.transfer.ask(ctx, known, r.parts)
+	if err == nil && (s.Parts == nil || *s.Parts != *r.parts) {
+		err = errNoSession
+	}
+	return s, err
 }
 
 // source is where the frames come from. Without a session it is the server, which can also send differences.
@@ -358,11 +371,15 @@ func (w *wanted) left() (ids []chunk.ID) {
 	return ids
 }
 
-// ask gets the session of the operation; known is one whose table is not needed again.
-func (t transfer) ask(ctx context.Context, known uint64) (s protocol.Session, err error) {
-	k := call{method: http.MethodGet, path: protocol.PathSession, limit: maxSession, timeout: dataTimeout, giveUp: t.giveUp}
+// ask gets the session of the operation; known is one whose table is not needed again. In a cast it is that of the parts
+// from the first of these on.
+func (t transfer) ask(ctx context.Context, known uint64, parts *protocol.SessionParts) (s protocol.Session, err error) {
+	k := call{method: http.MethodGet, path: protocol.PathSession, query: url.Values{}, limit: maxSession, timeout: dataTimeout, giveUp: t.giveUp}
 	if known != 0 {
-		k.query = url.Values{"known": {strconv.FormatUint(known, 10)}}
+		k.query.Set("known", strconv.FormatUint(known, 10))
+	}
+	if parts != nil {
+		k.query.Set("from", strconv.FormatUint(parts.First, 10))
 	}
 	answer, err := t.do(ctx, k)
 	if err != nil {

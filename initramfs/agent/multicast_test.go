@@ -27,6 +27,7 @@ import (
 type cast struct {
 	*multicast.Session
 	payload *multicast.ImagePayload
+	parts   *protocol.SessionParts
 	end     context.CancelFunc
 	ended   chan struct{}
 }
@@ -34,16 +35,27 @@ type cast struct {
 // testRate is slow enough for a busy machine, and for a deploy to be caught in the middle.
 const testRate = 4e6
 
-// newCast makes a session of the newest version of the operation's image.
-func (s *testServer) newCast() (*cast, error) {
+// newest is the newest version of the operation's image.
+func (s *testServer) newest() (*image.Manifest, error) {
 	envelope, err := s.store.Manifest(context.Background(), s.ops[0].Image, 0)
 	if err != nil {
 		return nil, err
 	}
 	m, _, err := image.Open(envelope, s.store.TrustedKeys())
+	return m, err
+}
+
+// newCast makes a session of the newest version of the operation's image.
+func (s *testServer) newCast() (*cast, error) {
+	m, err := s.newest()
 	if err != nil {
 		return nil, err
 	}
+	return s.castOf(nil, m)
+}
+
+// castOf makes a session of what a manifest names; it may be that of parts that are followed.
+func (s *testServer) castOf(parts *protocol.SessionParts, m *image.Manifest) (*cast, error) {
 	payload, err := multicast.NewImagePayload(s.store, m)
 	if err != nil {
 		return nil, err
@@ -57,7 +69,7 @@ func (s *testServer) newCast() (*cast, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &cast{session, payload, cancel, make(chan struct{})}
+	c := &cast{session, payload, parts, cancel, make(chan struct{})}
 	go func() {
 		defer close(c.ended)
 		_ = session.Run(ctx)
@@ -94,9 +106,23 @@ func (s *testServer) multicast(w http.ResponseWriter, r *http.Request, body []by
 	if n := len(s.casts); n > 0 && !s.casts[n-1].gone() {
 		c = s.casts[n-1]
 	}
-	if c == nil && s.casting && r.URL.Path == protocol.PathSession {
+	var parts *protocol.SessionParts
+	open := s.newest
+	if s.follows != nil && r.URL.Path == protocol.PathSession {
 		var err error
-		if c, err = s.newCast(); err != nil {
+		if parts, open, err = s.follows.next(r.URL.Query().Get("from")); err != nil {
+			return err
+		}
+		if c != nil && *c.parts != *parts {
+			c = nil
+		}
+	}
+	if c == nil && s.casting && r.URL.Path == protocol.PathSession {
+		m, err := open()
+		if err != nil {
+			return err
+		}
+		if c, err = s.castOf(parts, m); err != nil {
 			return err
 		}
 	}
@@ -108,7 +134,7 @@ func (s *testServer) multicast(w http.ResponseWriter, r *http.Request, body []by
 		if c.State() == packet.StateEnded {
 			return errNoCast
 		}
-		answer := protocol.Session{Session: c.ID(), Group: c.Group(), Control: c.Control(), Payload: c.Payload(), Sender: c.Sender(), Table: c.payload.Table()}
+		answer := protocol.Session{Session: c.ID(), Group: c.Group(), Control: c.Control(), Payload: c.Payload(), Sender: c.Sender(), Table: c.payload.Table(), Parts: c.parts}
 		if c.State() == packet.StateWaiting {
 			answer.Waiting = protocol.SessionWaiting{Machines: s.startAt, Present: c.Present()}
 		}

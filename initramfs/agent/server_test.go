@@ -86,6 +86,7 @@ type testServer struct {
 	published  *protocol.PublishResponse
 	tables     map[string]saved.Copy // by disk
 	cast       *testCast             // where outline and parts go
+	follows    *testCast             // where they come from
 	// hook runs before a call is answered; true means that it answered.
 	hook func(w http.ResponseWriter, r *http.Request, nth int) bool
 	// envelope changes a manifest before it is sent.

@@ -91,33 +91,35 @@ func (f *Follower) Part(ctx context.Context, ids []chunk.ID, source Source) erro
 	if err != nil {
 		return err
 	}
-	differs := false
-	for _, p := range parts {
-		if err := p.compareChunks(ctx); err != nil {
-			return f.ofDisk(fmt.Errorf("compare: %w", err), p)
-		}
-		f.done += p.result.Kept
-		differs = differs || p.result.Differ > 0
-	}
-	f.progress(0)
-	if !differs {
+	defer func() {
 		for _, p := range parts {
 			f.result.Add(p.result)
 		}
+	}()
+	if err := each((*deploy).compareChunks)(ctx, parts); err != nil {
+		return fmt.Errorf("compare: %w", err)
+	}
+	var differ quantity.Bytes
+	for _, p := range parts {
+		f.done += p.result.Kept
+		before := differ // what the disks before this one lack
+		p.opts.Progress = func(_ string, done, _ quantity.Bytes) { f.progress(before + done) }
+		differ += p.result.Differ
+	}
+	f.progress(0)
+	if differ == 0 {
 		return nil
+	}
+	if err := prepare(ctx, parts); err != nil {
+		return fmt.Errorf("prepare: %w", err)
 	}
 	if err := f.begin(ctx); err != nil {
 		return err
 	}
-	for _, p := range parts {
-		p.opts.Progress = func(_ string, done, _ quantity.Bytes) { f.progress(done) }
-		err := p.write(ctx)
-		f.result.Add(p.result)
-		if err != nil {
-			return f.ofDisk(fmt.Errorf("write: %w", err), p)
-		}
-		f.done += p.result.Differ
+	if err := writeAll(ctx, parts); err != nil {
+		return fmt.Errorf("write: %w", err)
 	}
+	f.done += differ
 	return nil
 }
 
@@ -126,15 +128,11 @@ func (f *Follower) begin(ctx context.Context) error {
 	if f.begun {
 		return nil
 	}
-	for _, d := range f.deploys {
-		if err := d.saveTable(ctx); err != nil {
-			return f.ofDisk(fmt.Errorf("save the old table: %w", err), d)
-		}
+	if err := each((*deploy).saveTable)(ctx, f.deploys); err != nil {
+		return fmt.Errorf("save the old table: %w", err)
 	}
-	for _, d := range f.deploys {
-		if err := d.invalidate(ctx); err != nil {
-			return f.ofDisk(fmt.Errorf("invalidate the old table: %w", err), d)
-		}
+	if err := each((*deploy).invalidate)(ctx, f.deploys); err != nil {
+		return fmt.Errorf("invalidate the old table: %w", err)
 	}
 	f.begun = true
 	return nil
@@ -192,5 +190,3 @@ func (f *Follower) progress(more quantity.Bytes) {
 		f.opts.Progress(PhaseFollow, f.done+more, f.total)
 	}
 }
-
-func (f *Follower) ofDisk(err error, d *deploy) error { return ofDisk(err, d.number, len(f.deploys)) }

@@ -247,6 +247,44 @@ func TestFollowDisks(t *testing.T) {
 	}
 }
 
+// A source that is asked once for all disks has its say before anything is changed.
+func TestFollowWholeSource(t *testing.T) {
+	sources := []*memDisk{
+		tableDisk(t, 1, "label: dos\nstart=63,size=2000\nstart=4096,size=8192\n"),
+		tableDisk(t, 2, "label: gpt\nstart=2048,size=3000\n"),
+	}
+	s := live(t, &memStore{}, Captured{sources[0], inspected(t, sources[0], nil)}, Captured{sources[1], inspected(t, sources[1], nil)})
+	for _, refuse := range []error{nil, errors.New("no session")} {
+		targets := []*memDisk{{b: randomBytes(8, tableDiskSize)}, {b: randomBytes(9, tableDiskSize)}}
+		source := &wholeStore{memStore: s.memStore, disks: targets, refuse: refuse}
+		var last, total quantity.Bytes
+		f, err := Follow(s.outline, deployments(s.outline, targets), DeployOptions{Progress: func(_ string, done, all quantity.Bytes) { last, total = done, all }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = f.Part(context.Background(), s.told, source)
+		f.Close()
+		if !errors.Is(err, refuse) || len(source.prepared) != 1 || source.writes != 0 {
+			t.Fatalf("%v, want %v; prepared %d times, after %d writes", err, refuse, len(source.prepared), source.writes)
+		}
+		if refuse != nil {
+			if targets[0].writes+targets[1].writes > 0 || len(source.asked) > 0 {
+				t.Errorf("the source refused, and there were %d writes", targets[0].writes+targets[1].writes)
+			}
+			continue
+		}
+		if len(source.asked) != 1 || !slices.Equal(source.asked[0], source.prepared[0]) || last != total {
+			t.Errorf("asked %d times; progress ended at %d of %d", len(source.asked), last, total)
+		}
+		if _, err := DeployDisks(context.Background(), deployments(s.manifest, targets), s, DeployOptions{Verify: true}); err != nil {
+			t.Fatal(err)
+		}
+		for i := range targets {
+			checkDeployed(t, &s.manifest.Disks[i], sources[i].b, targets[i].b, targets[i].b)
+		}
+	}
+}
+
 // liar is a source whose frames hold other chunks than those that were asked for.
 type liar struct{ frame []byte }
 

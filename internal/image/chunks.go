@@ -11,14 +11,27 @@ import (
 // covers. The content must be valid, as Parse makes sure.
 func (c *Content) Pieces() iter.Seq2[chunk.ID, quantity.Extent] {
 	return func(yield func(chunk.ID, quantity.Extent) bool) {
-		n, next := 0, quantity.Bytes(0) // next: the first chunk that was not given yet
+		n := 0
+		for place := range c.places() {
+			if !yield(c.Chunks[n], place) {
+				return
+			}
+			n++
+		}
+	}
+}
+
+// places gives the parts of the region that its chunks cover, in order.
+func (c *Content) places() iter.Seq[quantity.Extent] {
+	return func(yield func(quantity.Extent) bool) {
+		next := quantity.Bytes(0) // the first chunk that was not given yet
 		for _, e := range c.Extents {
 			for k := max(e.Start/chunk.Size, next); k <= (e.End()-1)/chunk.Size; k++ {
 				start := k * chunk.Size
-				if !yield(c.Chunks[n], quantity.Extent{Start: start, Length: min(chunk.Size, c.Length-start)}) {
+				if !yield(quantity.Extent{Start: start, Length: min(chunk.Size, c.Length-start)}) {
 					return
 				}
-				n, next = n+1, k+1
+				next = k + 1
 			}
 		}
 	}

@@ -114,6 +114,56 @@ func (o *Outline) Count() uint64 {
 	return n
 }
 
+// Slice gives what is known of the version by a run of its chunks, the first of which has this
+// place: a manifest with nothing but the parts of regions that they cover.
+func (o *Outline) Slice(first uint64, ids []chunk.ID) (*Manifest, error) {
+	m := &Manifest{Image: o.Manifest.Image}
+	for i := range o.Manifest.Disks {
+		whole := &o.Manifest.Disks[i]
+		d := Disk{Size: whole.Size, LogicalSector: whole.LogicalSector}
+		for _, c := range whole.Contents() {
+			if n := uint64(ChunkCount(c.Extents)); first >= n {
+				first -= n
+				continue
+			}
+			var part Content
+			if part, ids = c.slice(int(first), ids); len(part.Chunks) > 0 {
+				d.Boot = append(d.Boot, part)
+			}
+			first = 0
+		}
+		m.Disks = append(m.Disks, d)
+	}
+	if len(ids) > 0 {
+		return nil, fmt.Errorf("%d chunks have no place in the outline", len(ids))
+	}
+	return m, m.Validate()
+}
+
+// slice gives the part of a region whose chunks have these ids, the first of them being one of the
+// region's, and the ids that are left.
+func (c *Content) slice(first int, ids []chunk.ID) (part Content, rest []chunk.ID) {
+	for place := range c.places() {
+		if first--; first >= 0 {
+			continue
+		}
+		if len(ids) == 0 {
+			break
+		}
+		if len(part.Chunks) == 0 {
+			part.Start = c.Start + place.Start
+		}
+		place.Start -= part.Start - c.Start
+		if n := len(part.Extents); n > 0 && part.Extents[n-1].End() == place.Start {
+			part.Extents[n-1].Length += place.Length
+		} else {
+			part.Extents = append(part.Extents, place)
+		}
+		part.Length, part.Chunks, ids = place.End(), append(part.Chunks, ids[0]), ids[1:]
+	}
+	return part, ids
+}
+
 // MarshalBinary gives p's canonical binary form, or why p is not a valid part.
 func (p *Part) MarshalBinary() ([]byte, error) {
 	if len(p.Chunks) == 0 || len(p.Chunks) > MaxPart {

@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -237,4 +238,36 @@ func FuzzParsePart(f *testing.F) {
 			t.Errorf("MarshalBinary of what was parsed = %x, %v; want %x", got, err, b)
 		}
 	})
+}
+
+// Slices name the same chunks with the same lengths as the version does.
+func TestSlice(t *testing.T) {
+	type named struct {
+		id     chunk.ID
+		length int
+	}
+	o := exampleOutline()
+	var all []named
+	var ids []chunk.ID
+	for id, n := range example().Chunks() {
+		all, ids = append(all, named{id, n}), append(ids, id)
+	}
+	for first := range ids {
+		for end := first; end <= len(ids); end++ {
+			m, err := o.Slice(uint64(first), ids[first:end])
+			if err != nil {
+				t.Fatalf("Slice %d to %d: %v", first, end, err)
+			}
+			got := []named{}
+			for id, n := range m.Chunks() {
+				got = append(got, named{id, n})
+			}
+			if !slices.Equal(got, all[first:end]) {
+				t.Errorf("Slice %d to %d = %v, want %v", first, end, got, all[first:end])
+			}
+		}
+	}
+	if _, err := o.Slice(1, ids); err == nil {
+		t.Error("Slice takes more chunks than there are places")
+	}
 }

@@ -283,7 +283,7 @@ func (f *Found) join(ctx context.Context, need *blocks.Set, write Write, progres
 func (s *Reception) place(ctx context.Context) error {
 	nonce := make([]byte, protocol.NonceSize)
 	rand.Read(nonce)
-	place, err := s.host.Join(ctx, protocol.SessionJoin{Nonce: nonce, AES: hasAES(), Need: s.need.AppendBinary(nil)})
+	place, err := s.host.Join(ctx, protocol.SessionJoin{Session: s.Description.Session, Nonce: nonce, AES: hasAES(), Need: s.need.AppendBinary(nil)})
 	if err != nil {
 		return err
 	}

@@ -255,6 +255,14 @@ type Session struct {
 	Sender  []byte         `json:"sender"`  // Ed25519 public key that signs digests and status
 	Table   []byte         `json:"table"`   // where the frames lie in the payload: package multicast
 	Waiting SessionWaiting `json:"waiting"`
+	Parts   *SessionParts  `json:"parts,omitempty"` // of a cast
+}
+
+// SessionParts are the parts of a cast whose frames a session sends.
+type SessionParts struct {
+	Cast  string `json:"cast"`
+	First uint64 `json:"first"`
+	End   uint64 `json:"end"` // the one after the last
 }
 
 // SessionWaiting is what a session that has not begun waits for; all zero once it runs.
@@ -267,9 +275,10 @@ type SessionWaiting struct {
 
 // SessionJoin asks for a place in a session.
 type SessionJoin struct {
-	Nonce []byte `json:"nonce"` // 16 random bytes; asked twice with the same ones it is the same place
-	AES   bool   `json:"aes"`   // the machine has AES instructions
-	Need  []byte `json:"need"`  // the blocks that it needs: blocks.Set
+	Session uint64 `json:"session,string,omitempty"` // which it is; by the time there may be another one
+	Nonce   []byte `json:"nonce"`                    // 16 random bytes; asked twice with the same ones it is the same place
+	AES     bool   `json:"aes"`                      // the machine has AES instructions
+	Need    []byte `json:"need"`                     // the blocks that it needs: blocks.Set
 }
 
 // SessionPlace is a place in a session.

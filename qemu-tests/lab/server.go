@@ -205,10 +205,10 @@ func (s *Server) Deploy(image string, pcs ...*PC) string {
 	return s.order("deploy", image, []string{"--then", "poweroff"}, pcs...)
 }
 
-// Cast orders a capture of a PC that others follow and returns the task.
+// Cast orders a capture of a PC that others follow by multicast and returns the task.
 func (s *Server) Cast(from *PC, image string, pcs ...*PC) string {
 	s.t.Helper()
-	return s.order("cast", image, []string{"--from", from.Name, "--then", "poweroff"}, pcs...)
+	return s.order("cast", image, []string{"--from", from.Name, "--multicast", "--then", "poweroff"}, pcs...)
 }
 
 // DeployWith orders a deploy with flags of its own, which also say what the PC does afterwards, and returns the task.

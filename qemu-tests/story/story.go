@@ -44,7 +44,11 @@ type Deployed struct {
 	Written  int64 `json:"bytes_written"`
 	Fetched  int64 `json:"bytes_fetched"`
 	Followed int64 `json:"bytes_followed"`
-	Seconds  float64
+	Cast     struct {
+		Multicast int64 `json:"bytes_multicast"`
+		Unicast   int64 `json:"fetched_unicast"`
+	} `json:"multicast"`
+	Seconds float64
 }
 
 // Say is told of each step as it begins.

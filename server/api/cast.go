@@ -22,11 +22,14 @@ type cast struct {
 	id      image.CastID
 	count   uint64 // chunks of the version
 	outline []byte // envelope
+	layout  *image.Outline
 
-	mu    sync.RWMutex
-	chain image.Chain
-	parts [][]byte // envelopes
-	ids   map[chunk.ID]struct{}
+	mu     sync.RWMutex
+	chain  image.Chain
+	parts  [][]byte // envelopes
+	starts []uint64 // of parts: the place of the first chunk
+	order  []chunk.ID
+	ids    map[chunk.ID]struct{}
 }
 
 // has tells whether a follower may read a chunk: it is in a part that was signed.
@@ -75,8 +78,21 @@ func (c *cast) add(ctx context.Context, s chunkstore.Session, first uint64, ids 
 	for _, id := range ids {
 		c.ids[id] = struct{}{}
 	}
+	c.starts, c.order = append(c.starts, first), append(c.order, ids...)
 	c.chain, c.parts = chain, append(c.parts, envelope)
 	return nil
+}
+
+// from gives the parts from one on that there are now, and what their chunks are.
+func (c *cast) from(part uint64) (protocol.SessionParts, func() (*image.Manifest, error), error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if part >= c.chain.Parts {
+		return protocol.SessionParts{}, nil, &protocol.Problem{Code: protocol.CodeNotFound, Title: fmt.Sprintf("there is no part %d yet", part)}
+	}
+	first, ids := c.starts[part], c.order[c.starts[part]:len(c.order):len(c.order)]
+	return protocol.SessionParts{Cast: c.id.String(), First: part, End: c.chain.Parts},
+		func() (*image.Manifest, error) { return c.layout.Slice(first, ids) }, nil
 }
 
 // noCast tells that a cast is not, or no longer, known.
@@ -154,7 +170,7 @@ func (a *API) outline(w http.ResponseWriter, r *http.Request) error {
 	var begun *cast
 	err = c.use(func(s chunkstore.Session) error {
 		envelope, id, err := s.SignOutline(r.Context(), o)
-		begun = &cast{id: id, count: o.Count(), outline: envelope, chain: image.NewChain(o, id), ids: map[chunk.ID]struct{}{}}
+		begun = &cast{id: id, count: o.Count(), outline: envelope, layout: o, chain: image.NewChain(o, id), ids: map[chunk.ID]struct{}{}}
 		return err
 	})
 	if err != nil {

@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"clonecast/internal/chunk"
 	"clonecast/internal/image"
+	"clonecast/internal/multicast/blocks"
 	"clonecast/internal/protocol"
+	"clonecast/server/sessions"
 	"clonecast/server/tasks"
 
 	"github.com/google/go-cmp/cmp"
@@ -298,5 +301,70 @@ func TestCastOrders(t *testing.T) {
 	_, err := s.call(s.local, "", "POST", "/api/v1/tasks", Order{Kind: OrderCast, From: "a", Machines: []string{"b"}, Image: "lab", Disks: []string{"serial=none"}})
 	if !errors.As(err, &p) || p.Code != protocol.CodeConflict || p.Hint == "" {
 		t.Errorf("a rule that names no disk: %v", err)
+	}
+}
+
+// Followers get the same parts in one session, the next ones in another; who is behind goes by unicast.
+func TestCastByMulticast(t *testing.T) {
+	s := newSite(t)
+	a := s.pc("a", 1)
+	followers := []string{s.pc("b", 2), s.pc("c", 3)}
+	late := s.pc("d", 4)
+	task := s.order(Order{Kind: OrderCast, From: "a", Machines: []string{"b", "c", "d"}, Image: "lab", SessionOrder: SessionOrder{Multicast: true}})
+	s.next(a, protocol.OpCapture)
+	for _, token := range followers {
+		if op := s.next(token, protocol.OpFollow); !op.Multicast || op.Start == nil {
+			t.Errorf("operation %+v", op)
+		}
+	}
+	d := newDisk(t, "lab", 1, 6)
+	cast := s.outline(a, d)
+	none := func(token, from, code string) {
+		t.Helper()
+		if p := s.problem(token, "GET", protocol.PathSession+"?from="+from, nil); p.Code != code {
+			t.Errorf("a session from part %s: %+v, want %s", from, p, code)
+		}
+	}
+	none(followers[0], "0", protocol.CodeNotFound)
+	none(followers[0], "x", protocol.CodeInvalid)
+	none(a, "0", protocol.CodeForbidden)
+	none(late, "0", protocol.CodeCancelled)
+	s.send(a, d, 0, 6)
+	for from, parts := range [][]int{{0, 1, 3}, {3, 6}} {
+		for i := range len(parts) - 1 {
+			s.part(a, cast, parts[i], d.ids[parts[i]:parts[i+1]]...)
+		}
+		part, want := uint64(2*from), bytes.Join(d.frames[parts[0]:parts[len(parts)-1]], nil)
+		var group sync.WaitGroup
+		for _, token := range followers {
+			group.Go(func() {
+				var session protocol.Session
+				s.must(s.tls, token, "GET", fmt.Sprintf("%s?from=%d", protocol.PathSession, part), nil, &session)
+				if session.Parts == nil || *session.Parts != (protocol.SessionParts{Cast: cast.String(), First: part, End: part + uint64(len(parts)-1)}) {
+					t.Errorf("session of parts %+v", session.Parts)
+				}
+				got, err := s.receiveIn(token, session)
+				if err != nil || !bytes.Equal(got, want) {
+					t.Errorf("session from part %d: %d bytes, want %d; %v", part, len(got), len(want), err)
+				}
+			})
+		}
+		group.Wait()
+		id := task.ID
+		if from > 0 {
+			id += "-2"
+		}
+		end := s.session(id, "ended", func(one sessions.Session) bool { return one.State == "ended" })
+		if len(end.Machines) != 3 || end.Machines[0].State != sessions.Done || end.Machines[1].State != sessions.Done || end.Error != "" {
+			t.Errorf("session %+v", end)
+		}
+	}
+	// A place is given only in the session that is meant.
+	var session protocol.Session
+	s.must(s.tls, followers[0], "GET", protocol.PathSession+"?from=1", nil, &session)
+	none(followers[1], "0", protocol.CodeNotFound)
+	join := protocol.SessionJoin{Session: session.Session + 1, Nonce: make([]byte, protocol.NonceSize), Need: blocks.FullSet(1).AppendBinary(nil)}
+	if p := s.problem(followers[0], "POST", protocol.PathSessionJoin, join); p.Code != protocol.CodeNotFound {
+		t.Errorf("a place in another session: %+v", p)
 	}
 }

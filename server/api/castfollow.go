@@ -100,6 +100,25 @@ func (a *API) follows(r *http.Request) (*cast, error) {
 	return c, err
 }
 
+// nextParts makes the call that describes the session of the parts that the caller does not have.
+func (a *API) nextParts(r *http.Request, op tasks.Operation) (func(context.Context, string, tasks.Operation) (protocol.Session, error), error) {
+	part, err := strconv.ParseUint(r.URL.Query().Get("from"), 10, 64)
+	if err != nil {
+		return nil, invalidBody("from must be the number of a part")
+	}
+	c, err := a.captures.cast(op)
+	if err != nil {
+		return nil, err
+	}
+	parts, manifest, err := c.from(part)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, machine string, op tasks.Operation) (protocol.Session, error) {
+		return a.Sessions.Follow(ctx, machine, op, parts, manifest)
+	}, nil
+}
+
 func (a *API) followOutline(w http.ResponseWriter, r *http.Request) error {
 	c, err := a.follows(r)
 	if err != nil {

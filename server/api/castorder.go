@@ -14,6 +14,9 @@ import (
 // OrderCast is the kind of an order to capture one machine while others become it.
 const OrderCast = "cast"
 
+// castWait is how many seconds the first follower waits for others before each session.
+const castWait = 2
+
 // castOrders gives the two orders that a cast is made of.
 func (q Order) castOrders() (capture, follow Order) {
 	capture, follow = q, q
@@ -22,7 +25,7 @@ func (q Order) castOrders() (capture, follow Order) {
 	follow.Kind = protocol.OpFollow
 	follow.Comment, follow.Force, follow.Fill, follow.Replay, follow.AllDisks, follow.Policies = "", false, false, false, false, nil
 	for _, o := range []*Order{&capture, &follow} {
-		o.From, o.FromDisk = "", nil
+		o.From, o.FromDisk, o.SessionOrder = "", nil, SessionOrder{}
 	}
 	return capture, follow
 }
@@ -65,6 +68,9 @@ func (a *API) orderCast(ctx context.Context, q Order) (Ordered, error) {
 	}
 	first, others := capture.operation(), follow.operation()
 	first.Cast, others.From = true, from.ID
+	if q.Multicast {
+		others.Multicast, others.Start = true, &protocol.StartRule{WaitSeconds: castWait}
+	}
 	n.First, n.Operations = q.then(first), q.then(others)
 	return a.create(ctx, q, n, answer)
 }

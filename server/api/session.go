@@ -18,11 +18,17 @@ import (
 
 // describeSession gives a machine the multicast session of its deploy.
 func (a *API) describeSession(w http.ResponseWriter, r *http.Request) error {
-	op, _, err := a.doing(r, protocol.OpDeploy)
+	op, _, err := a.doing(r, protocol.OpDeploy, protocol.OpFollow)
 	if err != nil {
 		return err
 	}
-	session, err := a.Sessions.Session(r.Context(), callerOf(r.Context()).machine, op)
+	describe := a.Sessions.Session
+	if op.Kind == protocol.OpFollow {
+		if describe, err = a.nextParts(r, op); err != nil {
+			return err
+		}
+	}
+	session, err := describe(r.Context(), callerOf(r.Context()).machine, op)
 	if err != nil {
 		return err
 	}
@@ -36,7 +42,7 @@ func (a *API) describeSession(w http.ResponseWriter, r *http.Request) error {
 
 // joinSession gives a machine its place.
 func (a *API) joinSession(w http.ResponseWriter, r *http.Request) error {
-	op, _, err := a.doing(r, protocol.OpDeploy)
+	op, _, err := a.doing(r, protocol.OpDeploy, protocol.OpFollow)
 	if err != nil {
 		return err
 	}
@@ -54,7 +60,7 @@ func (a *API) joinSession(w http.ResponseWriter, r *http.Request) error {
 
 // sessionBlocks sends blocks of the session by unicast.
 func (a *API) sessionBlocks(w http.ResponseWriter, r *http.Request) error {
-	op, _, err := a.doing(r, protocol.OpDeploy)
+	op, _, err := a.doing(r, protocol.OpDeploy, protocol.OpFollow)
 	if err != nil {
 		return err
 	}

@@ -47,6 +47,10 @@ func (h receiver) Report(_ context.Context, report []byte) ([]byte, error) {
 func (s *site) receive(token string) ([]byte, error) {
 	var session protocol.Session
 	s.must(s.tls, token, "GET", protocol.PathSession, nil, &session)
+	return s.receiveIn(token, session)
+}
+
+func (s *site) receiveIn(token string, session protocol.Session) ([]byte, error) {
 	found, err := multicast.Offered(session, receiver{s, token}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err

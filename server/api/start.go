@@ -9,7 +9,7 @@ import (
 
 // SessionOrder says whether an order uses multicast, and when its session begins.
 type SessionOrder struct {
-	Multicast     bool      `json:"multicast,omitempty" doc:"deploy: all machines get the image in one multicast session"`
+	Multicast     bool      `json:"multicast,omitempty" doc:"deploy, cast: all machines get the same frames in multicast sessions"`
 	StartWhen     int       `json:"start_when,omitempty" doc:"begin when so many machines are there; default: all machines of the task"`
 	StartAt       time.Time `json:"start_at,omitzero" doc:"begin at this time instead"`
 	StartManually bool      `json:"start_manually,omitempty" doc:"begin on command only"`
@@ -28,8 +28,10 @@ func (m SessionOrder) problem(kind string, machines int, now time.Time) string {
 		}
 	}
 	switch {
-	case m.Multicast && kind != protocol.OpDeploy:
+	case m.Multicast && kind != protocol.OpDeploy && kind != OrderCast:
 		return "multicast is for a deploy"
+	case m.Multicast && kind == OrderCast && (rules > 0 || m.WaitSeconds > 0):
+		return "the sessions of a cast begin by themselves"
 	case !m.Multicast && (rules > 0 || m.WaitSeconds > 0):
 		return "when to start is for a deploy by multicast"
 	case rules > 1:

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/netip"
 
+	"clonecast/internal/chunkstore"
+	"clonecast/internal/image"
 	"clonecast/internal/multicast"
 	"clonecast/internal/multicast/packet"
 	"clonecast/internal/protocol"
@@ -16,17 +18,48 @@ func (m *Manager) Session(ctx context.Context, machine string, op tasks.Operatio
 	if !op.Multicast {
 		return protocol.Session{}, errNone
 	}
-	s, err := m.get(ctx, machine, op)
+	s, err := m.get(ctx, machine, op, payload{open: func() (*image.Manifest, error) { return m.version(ctx, op) }})
 	if err != nil {
 		return protocol.Session{}, err
 	}
+	return m.describe(s)
+}
+
+// Follow gives a machine the session of the next parts of the cast that it follows. open gives the
+// manifest of their chunks, if there is no session yet.
+func (m *Manager) Follow(ctx context.Context, machine string, op tasks.Operation, next protocol.SessionParts, open func() (*image.Manifest, error)) (protocol.Session, error) {
+	if !op.Multicast {
+		return protocol.Session{}, errNone
+	}
+	s, err := m.get(ctx, machine, op, payload{parts: &next, open: open})
+	if err != nil {
+		return protocol.Session{}, err
+	}
+	if s.parts.Cast != next.Cast || s.parts.First != next.First {
+		return protocol.Session{}, none("the multicast session is of other parts")
+	}
+	return m.describe(s)
+}
+
+// version opens the version that an operation deploys.
+func (m *Manager) version(ctx context.Context, op tasks.Operation) (*image.Manifest, error) {
+	id, err := image.ParseVersionID(op.Version)
+	if err != nil {
+		return nil, err
+	}
+	_, manifest, err := chunkstore.Open(ctx, m.Store, op.Image, id)
+	return manifest, err
+}
+
+// describe is what a machine needs to know of a session.
+func (m *Manager) describe(s *session) (protocol.Session, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if s.over {
 		return protocol.Session{}, none("the multicast session has ended")
 	}
 	out := protocol.Session{
-		Session: s.sender.ID(), Group: s.group, Control: s.sender.Control(), Payload: s.sender.Payload(), Sender: s.sender.Sender(), Table: s.table,
+		Session: s.sender.ID(), Group: s.group, Control: s.sender.Control(), Payload: s.sender.Payload(), Sender: s.sender.Sender(), Table: s.table, Parts: s.parts,
 	}
 	if w := s.waiting(); w != nil {
 		out.Waiting = *w
@@ -55,7 +88,7 @@ func (m *Manager) Join(machine string, op tasks.Operation, from netip.AddrPort, 
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s.over || s.dropped[machine] {
+	if s.over || s.dropped[machine] || q.Session != 0 && q.Session != s.sender.ID() {
 		return protocol.SessionPlace{}, none("the multicast session has ended for this machine")
 	}
 	if s.joins[machine] >= maxJoins {

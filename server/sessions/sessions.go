@@ -86,9 +86,11 @@ type session struct {
 	id      string
 	task    string
 	index   int
+	op      protocol.Operation
 	rule    protocol.StartRule
 	group   netip.AddrPort
 	table   []byte
+	parts   *protocol.SessionParts // of a cast, else nil
 	created time.Time
 
 	sender *multicast.Session
@@ -140,6 +142,12 @@ func none(format string, a ...any) error {
 
 var errNone = none("this operation has no multicast session")
 
+// payload is what a session is to send.
+type payload struct {
+	parts *protocol.SessionParts // of a cast, else nil
+	open  func() (*image.Manifest, error)
+}
+
 // open gives the session that takes receivers of an operation, or nil.
 func (m *Manager) open(op tasks.Operation) *session {
 	m.mu.Lock()
@@ -161,7 +169,7 @@ func (s *session) state() packet.State {
 }
 
 // get gives the session of an operation, and makes it if there is none. An error means that the machine goes by unicast.
-func (m *Manager) get(ctx context.Context, machine string, op tasks.Operation) (*session, error) {
+func (m *Manager) get(ctx context.Context, machine string, op tasks.Operation, p payload) (*session, error) {
 	if s := m.open(op); s != nil {
 		return s, nil
 	}
@@ -170,14 +178,14 @@ func (m *Manager) get(ctx context.Context, machine string, op tasks.Operation) (
 	if s := m.open(op); s != nil {
 		return s, nil // made meanwhile
 	}
-	runs, _, err := m.states(ctx, op.TaskID, op.Index)
+	runs, _, err := m.states(ctx, op.Operation)
 	if err != nil {
 		return nil, err
 	}
 	if err := m.worthwhile(op, runs); err != nil {
 		return nil, err
 	}
-	s, err := m.make(ctx, op, runs)
+	s, err := m.make(ctx, op, p, runs)
 	if err != nil {
 		m.Log.Error("no multicast session: the machines go by unicast", "task", op.TaskID, "error", err)
 		return nil, none("no multicast session: %v", err)
@@ -234,28 +242,32 @@ func (s *session) fetches(machine string) bool {
 	return false
 }
 
-// states gives the states of an operation by machine, and when one that is at it was last heard of.
-func (m *Manager) states(ctx context.Context, task string, index int) (runs map[string]string, heard time.Time, err error) {
-	t, err := m.Orders.Get(ctx, task)
+// states gives the states of an operation by machine, and when one that is at it was last heard of. Nobody
+// waits for a machine that has not come to follow a cast: it can at any time.
+func (m *Manager) states(ctx context.Context, op protocol.Operation) (runs map[string]string, heard time.Time, err error) {
+	t, err := m.Orders.Get(ctx, op.TaskID)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
 	runs = map[string]string{}
 	for _, r := range t.Runs {
-		if index >= len(r.Operations) {
+		if op.Index >= len(r.Operations) {
 			continue
 		}
-		op := r.Operations[index]
-		runs[r.MachineID] = op.State
-		if op.Heard.After(heard) {
-			heard = op.Heard
+		its := r.Operations[op.Index]
+		if its.Kind != op.Kind || op.Kind == protocol.OpFollow && its.State == tasks.Queued {
+			continue
+		}
+		runs[r.MachineID] = its.State
+		if its.Heard.After(heard) {
+			heard = its.Heard
 		}
 	}
 	return runs, heard, nil
 }
 
-// make opens a version for a new session and runs it.
-func (m *Manager) make(ctx context.Context, op tasks.Operation, runs map[string]string) (s *session, err error) {
+// make opens what a new session sends, and runs it.
+func (m *Manager) make(ctx context.Context, op tasks.Operation, p payload, runs map[string]string) (s *session, err error) {
 	pin, err := m.Store.Pin(ctx)
 	if err != nil {
 		return nil, err
@@ -265,11 +277,7 @@ func (m *Manager) make(ctx context.Context, op tasks.Operation, runs map[string]
 			err = errors.Join(err, pin.Close())
 		}
 	}()
-	id, err := image.ParseVersionID(op.Version)
-	if err != nil {
-		return nil, err
-	}
-	_, manifest, err := chunkstore.Open(ctx, m.Store, op.Image, id)
+	manifest, err := p.open()
 	if err != nil {
 		return nil, err
 	}
@@ -282,7 +290,7 @@ func (m *Manager) make(ctx context.Context, op tasks.Operation, runs map[string]
 		return nil, err
 	}
 	s = &session{
-		task: op.TaskID, index: op.Index, group: sender.Group(), table: payload.Table(), created: m.Now(),
+		task: op.TaskID, index: op.Index, op: op.Operation, group: sender.Group(), table: payload.Table(), parts: p.parts, created: m.Now(),
 		sender: sender, pin: pin, kick: make(chan struct{}, 1), done: make(chan struct{}),
 		runs: runs, places: map[string]uint32{}, joins: map[string]int{}, dropped: map[string]bool{}, deserted: m.Now(),
 	}
@@ -396,7 +404,7 @@ func (m *Manager) watch(s *session) {
 
 // refresh reads what became of the machines' operations, and lets those go that were cancelled or failed.
 func (m *Manager) refresh(s *session) {
-	runs, heard, err := m.states(s.ctx, s.task, s.index)
+	runs, heard, err := m.states(s.ctx, s.op)
 	if err != nil {
 		if s.ctx.Err() == nil {
 			m.Log.Error("look after a multicast session", "session", s.id, "error", err)

@@ -130,8 +130,8 @@ func (m *Manager) view(ctx context.Context, s *session) (Session, error) {
 		receivers[r.Receiver] = r
 	}
 	for _, run := range t.Runs {
-		if s.index >= len(run.Operations) {
-			continue
+		if s.index >= len(run.Operations) || run.Operations[s.index].Kind != s.op.Kind {
+			continue // it is captured, and others follow
 		}
 		one := MachineState{ID: run.MachineID, Name: run.Machine}
 		receiver, joined := receivers[s.places[run.MachineID]]
