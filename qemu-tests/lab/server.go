@@ -33,10 +33,10 @@ type Server struct {
 	client  *http.Client
 }
 
-// NewServer prepares a server with empty data.
-func (n *Network) NewServer(dhcp string) *Server {
+// NewServer prepares a server with empty data and further arguments.
+func (n *Network) NewServer(dhcp string, args ...string) *Server {
 	n.t.Helper()
-	return n.NewServerAt(filepath.Join(n.t.TempDir(), "data"), dhcp)
+	return n.NewServerAt(filepath.Join(n.t.TempDir(), "data"), dhcp, args...)
 }
 
 // NewServerAt prepares a server with a data directory and further arguments.

@@ -54,8 +54,9 @@ type Deployed struct {
 // Say is told of each step as it begins.
 type Say func(format string, args ...any)
 
-// Open makes the room: PCs for a dual-boot disk, which have UEFI firmware if that has a GPT; a network, the server in the DHCP mode.
-func Open(t vm.T, original, dhcp string, say Say) *Room {
+// Open makes the room: PCs for a dual-boot disk, which have UEFI firmware if that has a GPT; a network, the server in the DHCP mode
+// and with further arguments.
+func Open(t vm.T, original, dhcp string, say Say, args ...string) *Room {
 	t.Helper()
 	r := &Room{Original: original, Net: lab.NewNetwork(t)}
 	partitions, uefi := len(testdisk.Partitions(t, original)), testdisk.IsGPT(t, original)
@@ -71,7 +72,7 @@ func Open(t vm.T, original, dhcp string, say Say) *Room {
 		r.Net.SiteDHCP()
 	}
 	say("start the server (DHCP mode %s): it makes its keys and builds the appliance", dhcp)
-	r.Server = r.Net.NewServer(dhcp)
+	r.Server = r.Net.NewServer(dhcp, args...)
 	r.Server.Watch = tellProgress(say)
 	r.Server.Start()
 	return r
