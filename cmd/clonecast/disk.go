@@ -297,11 +297,15 @@ func printable(s string) string {
 
 type diskCaptureOptions struct {
 	store, comment      string
+	compression         string
 	also, policies      []string
 	force, verify, json bool
 	fillBadSectors      bool
 	replay              bool
 }
+
+// compressions are the values of --compression.
+var compressions = map[string]zstd.EncoderLevel{"fast": zstd.SpeedFastest, "normal": zstd.SpeedDefault, "small": zstd.SpeedBetterCompression}
 
 func newDiskCaptureCmd() *cobra.Command {
 	var opts diskCaptureOptions
@@ -320,6 +324,9 @@ A file system that was not unmounted, after a power cut for example, is copied b
 XFS, btrfs), which replays its journal and changes the disk that is captured; what is not clean then is copied block by block all
 the same. It takes root, and a disk that nobody else uses. Do not mount file systems that somebody may have made to attack this computer.
 
+The compressor is what a capture waits for. --compression fast takes a fifth less time and stores a twentieth more; small takes
+about twice as long and stores a little less.
+
 Sectors that cannot be read are read again in smaller steps. If some stay unreadable the capture lists them and makes no version;
 with --fill-bad-sectors it stores zeroes in their place. Unreadable sectors that no file uses do not matter.`,
 		Args: args(cobra.ExactArgs(2)),
@@ -332,6 +339,7 @@ with --fill-bad-sectors it stores zeroes in their place. Unreadable sectors that
 	f.StringVar(&opts.comment, "comment", "", "why this version is made")
 	f.StringArrayVar(&opts.also, "also", nil, "`PATH` of a further disk of the same version, in the order in which they will be deployed")
 	f.StringArrayVar(&opts.policies, "policy", nil, policyUsage)
+	f.StringVar(&opts.compression, "compression", "normal", "fast, normal or small")
 	f.BoolVar(&opts.force, "force", false, "capture a hibernated system, or a disk that is in use, all the same")
 	f.BoolVar(&opts.replay, "replay", false, "let the kernel replay the journals of file systems that were not unmounted: changes the disk that is captured")
 	f.BoolVar(&opts.fillBadSectors, "fill-bad-sectors", false, "store zeroes in the place of sectors that cannot be read")
@@ -344,6 +352,10 @@ with --fill-bad-sectors it stores zeroes in their place. Unreadable sectors that
 func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOptions, rep *reporter) error {
 	if err := image.CheckName(name); err != nil {
 		return withCode(exitUsage, err, "")
+	}
+	level, known := compressions[opts.compression]
+	if !known {
+		return withCode(exitUsage, fmt.Errorf("--compression %q is neither fast, normal nor small", opts.compression), "")
 	}
 	started := time.Now()
 	paths := append([]string{path}, opts.also...)
@@ -373,7 +385,7 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 	defer session.Close()
 	result, err := clone.CaptureDisks(ctx, disks, session, clone.CaptureOptions{
 		Image: name, Comment: opts.comment, Origin: strings.Join(paths, ", "), Creator: "clonecast disk capture", Engine: engine(),
-		Force: opts.force, FillBadSectors: opts.fillBadSectors, Verify: opts.verify, Level: zstd.SpeedDefault, Progress: bytesProgress(rep),
+		Force: opts.force, FillBadSectors: opts.fillBadSectors, Verify: opts.verify, Level: level, Progress: bytesProgress(rep),
 	})
 	var unreadable *clone.UnreadableError
 	if errors.As(err, &unreadable) {

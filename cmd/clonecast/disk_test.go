@@ -143,6 +143,32 @@ func TestSeveralDisks(t *testing.T) {
 }
 
 // TestDiskGrow deploys a disk with XFS and NTFS to a larger one.
+// What is compressed harder takes less room and deploys to the same disk.
+func TestDiskCompression(t *testing.T) {
+	d := newDisks(t)
+	source := d.make("source", "find /usr/share/doc /usr/share/perl -type f | sort | xargs cat | head -c 8M >$D; truncate -s 8M $D")
+	d.run(exitUsage, "disk capture @source lab --store @store --compression best", "neither fast, normal nor small")
+	var sizes []int64
+	for _, level := range []string{"fast", "normal", "small"} {
+		var summary struct {
+			Stored int64 `json:"bytes_stored"`
+		}
+		out := d.run(exitOK, "disk capture @source lab --store @"+level+" --json --compression "+level)
+		if err := json.Unmarshal([]byte(lastLine(out)), &summary); err != nil {
+			t.Fatal(err)
+		}
+		sizes = append(sizes, summary.Stored)
+		d.make("target", "truncate -s 8M $D")
+		d.run(exitOK, "disk deploy lab @target --yes --store @"+level)
+		if !bytes.Equal(source, d.read("target")) {
+			t.Errorf("--compression %s: the target is not the source", level)
+		}
+	}
+	if !(sizes[0] > sizes[1] && sizes[1] > sizes[2]) {
+		t.Errorf("fast, normal and small store %d bytes, want less each", sizes)
+	}
+}
+
 func TestDiskGrow(t *testing.T) {
 	const mib = quantity.MiB
 	d := newDisks(t)
