@@ -33,6 +33,7 @@ on() { local ns=$1; shift; ip netns exec "ccmb-$ns" "$@"; }
 
 # watch FILE: writes time and bytes sent every 10 ms until it is killed.
 watch() {
+  mkfifo "$1.fifo" # nothing ever comes: reading from it is waiting
   exec ip netns exec ccmb-s bash -c 'exec 9<>"$1.fifo"
     while read -r b </sys/class/net/s0/statistics/tx_bytes; do echo "$EPOCHREALTIME $b"; read -rt 0.01 -u 9 || :; done >"$1"' - "$1"
 }
