@@ -21,7 +21,7 @@ const (
 	longMemory   = 4000                  // packets after which older ones count half
 	randomLoss   = 0.10                  // at first, loss up to here is not blamed on the rate
 	keepShare    = 0.5                   // of the median's speed; who is slower leaves
-	patience     = 2                     // ticks for which somebody must be slow
+	patience     = 5                     // ticks for which somebody must be slow: a short stall is none
 	backlogLimit = 80                    // percent of a receiver's memory
 	minInterval  = 48                    // packets in an interval worth measuring
 	longInterval = time.Second           // after so long without one it may be that of several reports
