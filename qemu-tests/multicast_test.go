@@ -50,16 +50,31 @@ func TestMulticast(t *testing.T) {
 		t.Errorf("%+v; want three machines in the session", ended)
 	}
 	attempts := map[*lab.PC]int{a: 1, b: 2, c: 1}
+	var multicast, unicast int64
 	for _, pc := range []*lab.PC{a, b, c} {
 		machines[pc].Wait(slow)
-		judgeReceived(t, server.Task(task), pc, attempts[pc])
+		m := judgeReceived(t, server.Task(task), pc, attempts[pc])
+		multicast, unicast = multicast+m.Multicast, unicast+m.Unicast
 		testdisk.Equal(t, original, pc.Disk)
 		story.BootBoth(t, pc, say)
 	}
+	// An emulated PC that stands still for long may have to leave the group, but not all of them.
+	if multicast <= unicast {
+		t.Errorf("%d bytes came by multicast and %d by unicast, want most by multicast", multicast, unicast)
+	}
+}
+
+// received is what a PC says of the session that it was deployed in.
+type received struct {
+	Multicast int64 `json:"bytes_multicast"`
+	Unicast   int64 `json:"fetched_unicast"`
+	Loss      float64
+	State     string
+	Reason    string
 }
 
 // judgeReceived checks what a PC says of how it was deployed, and how often that was begun.
-func judgeReceived(t *testing.T, task lab.Task, pc *lab.PC, attempts int) {
+func judgeReceived(t *testing.T, task lab.Task, pc *lab.PC, attempts int) received {
 	t.Helper()
 	for _, run := range task.Runs {
 		if run.Machine == pc.Name && run.Operations[0].Attempts != attempts {
@@ -70,17 +85,12 @@ func judgeReceived(t *testing.T, task lab.Task, pc *lab.PC, attempts int) {
 		Written   int64 `json:"bytes_written"`
 		Kept      int64 `json:"bytes_kept"`
 		Seconds   float64
-		Multicast struct {
-			Multicast int64 `json:"bytes_multicast"`
-			Unicast   int64 `json:"fetched_unicast"`
-			Loss      float64
-			State     string
-			Reason    string
-		}
+		Multicast received
 	}
 	task.Result(t, pc, &result)
 	t.Logf("%s: %+v", pc.Name, result)
-	if m := result.Multicast; m.Multicast <= m.Unicast || m.Loss == 0 || m.State != "done" {
-		t.Errorf("%s: %+v; want most of it by multicast, in spite of losses", pc.Name, m)
+	if m := result.Multicast; m.Multicast == 0 || m.Loss == 0 || m.State != "done" {
+		t.Errorf("%s: %+v; want it done in the session, by multicast as well, in spite of losses", pc.Name, m)
 	}
+	return result.Multicast
 }

@@ -22,6 +22,7 @@ const (
 	randomLoss   = 0.10                  // at first, loss up to here is not blamed on the rate
 	keepShare    = 0.5                   // of the median's speed; who is slower leaves
 	patience     = 5                     // ticks for which somebody must be slow: a short stall is none
+	evidence     = 1500                  // packets for which too: at a low rate few go by in these ticks
 	backlogLimit = 80                    // percent of a receiver's memory
 	minInterval  = 48                    // packets in an interval worth measuring
 	longInterval = time.Second           // after so long without one it may be that of several reports
@@ -95,6 +96,7 @@ type link struct {
 	capacity float64 // bytes per second on the wire; infinite when nothing limits it
 	disk     bool    // it is its disk that limits it
 	slow     int     // ticks for which it was slow
+	slowFrom uint64  // the highest counter that it had seen when that began
 	since    uint64  // the slowing down that sent and got began with
 
 	mark   packet.Report // the last one that ended an interval: Highest and Received
@@ -240,7 +242,10 @@ func (s *Sender) dropSlow(now time.Duration, part []*receiver) []*receiver {
 		return part
 	}
 	for _, r := range slow {
-		if r.link.slow++; r.link.slow < patience {
+		if r.link.slow == 0 {
+			r.link.slowFrom = r.link.highest
+		}
+		if r.link.slow++; r.link.slow < patience || r.link.highest-r.link.slowFrom < evidence {
 			continue
 		}
 		if r.link.disk {
