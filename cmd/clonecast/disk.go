@@ -324,8 +324,8 @@ A file system that was not unmounted, after a power cut for example, is copied b
 XFS, btrfs), which replays its journal and changes the disk that is captured; what is not clean then is copied block by block all
 the same. It takes root, and a disk that nobody else uses. Do not mount file systems that somebody may have made to attack this computer.
 
-The compressor is what a capture waits for. --compression fast takes a fifth less time and stores a twentieth more; small takes
-about twice as long and stores a little less.
+The compressor is what a capture waits for. --compression fast takes about an eighth less time and stores a twentieth more; small
+takes about half as long again and stores a little less.
 
 Sectors that cannot be read are read again in smaller steps. If some stay unreadable the capture lists them and makes no version;
 with --fill-bad-sectors it stores zeroes in their place. Unreadable sectors that no file uses do not matter.`,
