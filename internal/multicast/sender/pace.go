@@ -18,6 +18,7 @@ const (
 	burst        = 44                    // packets: one batch of the kernel
 	excess       = 0.03                  // more loss than usual that counts, and noise more for few packets
 	noise        = 2.0                   // divided by the root of the packets measured
+	staleAfter   = 2 * tickEvery         // from when on what was measured at a higher rate does not count
 	longMemory   = 4000                  // packets after which older ones count half
 	randomLoss   = 0.10                  // at first, loss up to here is not blamed on the rate
 	keepShare    = 0.5                   // of the median's speed; who is slower leaves
@@ -43,6 +44,7 @@ type pace struct {
 	knee      float64 // the rate that was too much when it last went down
 	growth    float64 // of the rate per tick
 	changedAt uint64  // counter at the last slowing down
+	fellAt    time.Duration
 	spent     float64 // bytes since the last tick
 	actual    float64 // bytes per second that went out
 }
@@ -175,11 +177,12 @@ func (l *link) total() float64 {
 	return 1 - float64(got)/float64(sent)
 }
 
-// speed sets the receiver's capacity, given what goes out.
-func (l *link) speed(actual float64) {
+// speed sets the receiver's capacity, given what goes out. What was measured before the rate last
+// went down says soon nothing of the present one: at a low rate the next measurement takes a while.
+func (l *link) speed(p *pace) {
 	l.capacity = math.Inf(1)
-	if l.congested() {
-		l.capacity = actual * (1 - l.loss + min(l.base[0], l.base[1]))
+	if l.congested() && (l.since == p.changedAt || p.lastTick-p.fellAt < staleAfter) {
+		l.capacity = p.actual * (1 - l.loss + min(l.base[0], l.base[1]))
 	}
 	if l.disk && l.writes > 0 {
 		l.capacity = min(l.capacity, l.writes*frame/packet.SymbolSize)
@@ -198,7 +201,7 @@ func (s *Sender) control(now time.Duration) {
 	var part []*receiver
 	for _, r := range s.order {
 		if r.takesPart() && r.hears() {
-			r.link.speed(p.actual)
+			r.link.speed(p)
 			part = append(part, r)
 		}
 	}
@@ -213,7 +216,7 @@ func (s *Sender) control(now time.Duration) {
 	if slowest < p.rate {
 		p.knee, p.growth = p.actual, slowGrowth
 		if rate := min(max(0.95*slowest, p.floor), p.ceiling); rate < p.rate { // else what is measured goes on
-			p.rate, p.changedAt = rate, s.cfg.Group.Sealed()
+			p.rate, p.changedAt, p.fellAt = rate, s.cfg.Group.Sealed(), now
 		}
 		return
 	}

@@ -178,6 +178,28 @@ func TestRateRecovers(t *testing.T) {
 	}
 }
 
+// TestStall lets one of three receivers stand still for most of a second at a low rate: it stays in the group, and nobody waits
+// for it.
+func TestStall(t *testing.T) {
+	w := newWorld(t, 5, config{payload: 8e6, line: 8 * mbit})
+	for i := range 3 {
+		n := w.join(0, path{delay: ms, loss: 0.03}, nil)
+		if i == 0 {
+			w.at(1000*time.Millisecond, func() { n.path.loss = 1 })
+			w.at(1800*time.Millisecond, func() { n.path.loss = 0.03 })
+		}
+	}
+	w.run(100*ms, 10*time.Minute)
+	for _, n := range w.nodes {
+		if _, reason := n.r.State(); reason != packet.ReasonNone {
+			t.Errorf("receiver %d left: %v", n.id, reason)
+		}
+		if passes := float64(n.done-100*ms) / float64(w.onePass()); passes > 2 {
+			t.Errorf("receiver %d takes %.2f passes", n.id, passes)
+		}
+	}
+}
+
 // TestSharedCard runs two sessions on one network card, each with half of its rate. Neither is slower than its half allows, and
 // when the first one is over the other one has all.
 func TestSharedCard(t *testing.T) {
