@@ -3,7 +3,9 @@ package server
 import (
 	"net"
 	"testing"
+	"time"
 
+	"github.com/mdlayher/packet"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 
@@ -28,21 +30,17 @@ func TestServesAsQuerier(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const ip = unix.ETH_P_IP>>8 | unix.ETH_P_IP&0xff<<8 // in the network's byte order
-	wire, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, ip)
+	wire, err := packet.Listen(ifi, packet.Datagram, unix.ETH_P_IP, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(wire)
-	if err := unix.Bind(wire, &unix.SockaddrLinklayer{Protocol: ip, Ifindex: ifi.Index}); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.SetsockoptTimeval(wire, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 30}); err != nil {
+	defer wire.Close()
+	if err := wire.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	r.querier.Hurry()
 	for buf := make([]byte, 2048); ; {
-		n, _, err := unix.Recvfrom(wire, buf, 0)
+		n, _, err := wire.ReadFrom(buf)
 		if err != nil {
 			t.Fatalf("no query arrives: %v", err)
 		}

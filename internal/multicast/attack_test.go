@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	raw "github.com/mdlayher/packet"
 	"golang.org/x/sys/unix"
 
 	"clonecast/internal/multicast/packet"
@@ -28,14 +29,17 @@ import (
 
 // overhear waits for a packet of a session, as anybody in the network can, and gives its group and number.
 func overhear() (*net.UDPAddr, uint64, error) {
-	const ip = unix.ETH_P_IP>>8 | unix.ETH_P_IP&0xff<<8 // in the network's byte order
-	wire, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, ip)
+	ifi, err := net.InterfaceByName("eth0")
 	if err != nil {
 		return nil, 0, err
 	}
-	defer unix.Close(wire)
+	wire, err := raw.Listen(ifi, raw.Datagram, unix.ETH_P_IP, nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer wire.Close()
 	for buf := make([]byte, 2048); ; {
-		n, _, err := unix.Recvfrom(wire, buf, 0)
+		n, _, err := wire.ReadFrom(buf)
 		if err != nil {
 			return nil, 0, err
 		}
