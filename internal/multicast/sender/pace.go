@@ -18,7 +18,7 @@ const (
 	burst        = 44                    // packets: one batch of the kernel
 	excess       = 0.03                  // more loss than usual that counts, and noise more for few packets
 	noise        = 2.0                   // divided by the root of the packets measured
-	staleAfter   = 2 * tickEvery         // from when on what was measured at a higher rate does not count
+	staleAfter   = 3 * time.Second       // from when on what was measured at a higher rate does not count
 	longMemory   = 4000                  // packets after which older ones count half
 	randomLoss   = 0.10                  // at first, loss up to here is not blamed on the rate
 	keepShare    = 0.5                   // of the median's speed; who is slower leaves
@@ -26,10 +26,12 @@ const (
 	evidence     = 1500                  // packets for which too: at a low rate few go by in these ticks
 	backlogLimit = 80                    // percent of a receiver's memory
 	minInterval  = 48                    // packets in an interval worth measuring
+	shortest     = 10 * time.Millisecond // for which what a path carries is measured
 	longInterval = time.Second           // after so long without one it may be that of several reports
 	baseMemory   = 10 * time.Second
-	slowGrowth   = 0.05 // of the rate per tick, near to where it was too much
+	slowGrowth   = 0.02 // of the rate per tick, near to where it was too much
 	fastGrowth   = 0.4  // far below
+	hope         = 0.05 // of what the receiver in the middle is believed to take, per tick
 )
 
 // pace limits the rate: a bucket of bytes, and what fills it.
@@ -37,12 +39,14 @@ type pace struct {
 	floor, ceiling float64
 	rate           float64 // bytes per second
 	bucket         float64
+	began          time.Duration
 	filledAt       time.Duration
 	tickAt         time.Duration
 	lastTick       time.Duration
 
-	knee      float64 // the rate that was too much when it last went down
+	knee      float64 // the most that the slowest path carried when the rate last went down
 	growth    float64 // of the rate per tick
+	median    float64 // what the receiver in the middle is believed to take
 	changedAt uint64  // counter at the last slowing down
 	fellAt    time.Duration
 	spent     float64 // bytes since the last tick
@@ -52,7 +56,7 @@ type pace struct {
 func (p *pace) init(floor, ceiling float64) {
 	p.ceiling = max(ceiling, 1500)
 	p.floor = min(max(floor, 1500), p.ceiling)
-	p.rate, p.growth = p.ceiling, slowGrowth
+	p.rate, p.knee, p.median, p.growth = p.ceiling, p.ceiling, p.ceiling, slowGrowth
 }
 
 // limit sets other bounds. Where only the ceiling held the rate down it is at the new one at once, as at the start.
@@ -61,12 +65,12 @@ func (p *pace) limit(floor, ceiling float64, sealed uint64) {
 	p.ceiling = max(ceiling, 1500)
 	p.floor = min(max(floor, 1500), p.ceiling)
 	if held || p.rate > p.ceiling {
-		p.rate, p.changedAt = p.ceiling, sealed
+		p.rate, p.median, p.changedAt = p.ceiling, p.ceiling, sealed
 	}
 }
 
 func (p *pace) start(now time.Duration) {
-	p.filledAt, p.lastTick, p.spent = now, now, 0
+	p.began, p.filledAt, p.lastTick, p.spent = now, now, now, 0
 }
 
 const frame = packet.MaxSize + FrameOverhead
@@ -93,9 +97,11 @@ type link struct {
 	measured bool
 	sent     float64 // packets measured at the present rate, older ones halved
 	got      float64
+	took     float64    // seconds
 	base     [2]float64 // least loss lately, and in the time before
 	baseAt   time.Duration
-	capacity float64 // bytes per second on the wire; infinite when nothing limits it
+	path     float64 // bytes per second on the wire that its path carried when last measured; infinite when it carried all
+	capacity float64 // bytes per second on the wire of path and disk; infinite when nothing limits it
 	disk     bool    // it is its disk that limits it
 	slow     int     // ticks for which it was slow
 	slowFrom uint64  // the highest counter that it had seen when that began
@@ -118,7 +124,7 @@ func (l *link) report(now, before time.Duration, last, rep packet.Report, p *pac
 	if l.first == 0 {
 		l.first, l.firstReceived = rep.Highest, rep.Received
 		l.finishedAt, l.finished = now, rep.Finished
-		l.capacity = math.Inf(1)
+		l.path, l.capacity = math.Inf(1), math.Inf(1)
 	}
 	l.highest, l.received = rep.Highest, rep.Received
 	if d := now - l.finishedAt; d >= 2*tickEvery {
@@ -126,11 +132,11 @@ func (l *link) report(now, before time.Duration, last, rep packet.Report, p *pac
 		l.finishedAt, l.finished = now, rep.Finished
 	}
 	l.disk = rep.Backlog >= backlogLimit
-	from := last
+	from, fromAt := last, before
 	if l.mark.Highest < p.changedAt || l.mark.Highest == 0 {
 		l.mark.Highest, l.mark.Received, l.markAt = rep.Highest, rep.Received, now
 	} else if now-l.markAt > longInterval {
-		from = l.mark
+		from, fromAt = l.mark, l.markAt
 	}
 	sent := rep.Highest - min(from.Highest, rep.Highest)
 	if before == 0 || from.Highest == 0 || sent < minInterval || from.Highest < p.changedAt {
@@ -139,13 +145,14 @@ func (l *link) report(now, before time.Duration, last, rep packet.Report, p *pac
 	got := rep.Received - min(from.Received, rep.Received)
 	l.mark.Highest, l.mark.Received, l.markAt = rep.Highest, rep.Received, now
 	if l.since != p.changedAt {
-		l.since, l.sent, l.got = p.changedAt, 0, 0
+		l.since, l.sent, l.got, l.took = p.changedAt, 0, 0, 0
 	}
 	l.sent += float64(sent)
 	l.got += float64(min(got, sent))
+	l.took += (now - max(fromAt, p.began)).Seconds()
 	l.loss = 1 - l.got/l.sent
 	if l.sent > longMemory {
-		l.sent, l.got = l.sent/2, l.got/2
+		l.sent, l.got, l.took = l.sent/2, l.got/2, l.took/2
 	}
 	if !l.measured {
 		l.measured = true
@@ -177,16 +184,28 @@ func (l *link) total() float64 {
 	return 1 - float64(got)/float64(sent)
 }
 
-// speed sets the receiver's capacity, given what goes out. What was measured before the rate last
-// went down says soon nothing of the present one: at a low rate the next measurement takes a while.
+// current tells that the path was measured at the present rate.
+func (l *link) current(p *pace) bool { return l.since == p.changedAt }
+
+// speed sets the receiver's capacity, given what goes out. What was measured before the rate last went down says no more
+// than it did then, and soon nothing at all: the reports of a slow receiver come late, and at a low rate the next
+// measurement takes a while.
 func (l *link) speed(p *pace) {
-	l.capacity = math.Inf(1)
-	if l.congested() && (l.since == p.changedAt || p.lastTick-p.fellAt < staleAfter) {
-		l.capacity = p.actual * (1 - l.loss + min(l.base[0], l.base[1]))
+	switch {
+	case l.current(p) && l.congested():
+		l.path = l.got * frame / max(l.took, shortest.Seconds())
+	case l.current(p) || p.lastTick-p.fellAt > staleAfter:
+		l.path = math.Inf(1)
 	}
+	l.capacity = l.path
 	if l.disk && l.writes > 0 {
 		l.capacity = min(l.capacity, l.writes*frame/packet.SymbolSize)
 	}
+}
+
+// waiting tells that the rate went down for the receiver and it is not known yet whether that was enough.
+func (l *link) waiting(p *pace) bool {
+	return !l.current(p) && !math.IsInf(l.path, 1) && l.capacity == l.path
 }
 
 // control sets the rate by what the receivers can take, and tells the slow ones to leave.
@@ -199,8 +218,13 @@ func (s *Sender) control(now time.Duration) {
 	p.actual = min(p.spent/passed, p.rate)
 	p.spent, p.lastTick = 0, now
 	var part []*receiver
+	all := 0
 	for _, r := range s.order {
-		if r.takesPart() && r.hears() {
+		if !r.takesPart() || !r.hears() {
+			continue
+		}
+		all++
+		if r.link.measured {
 			r.link.speed(p)
 			part = append(part, r)
 		}
@@ -209,36 +233,57 @@ func (s *Sender) control(now time.Duration) {
 		return
 	}
 	bySpeed(part)
-	if s.idleFrom < 0 {
-		part = s.dropSlow(now, part)
+	known := 2*len(part) >= all
+	if known {
+		p.believe(part[len(part)/2].link.capacity)
+		if s.idleFrom < 0 {
+			part = s.dropSlow(now, part)
+		}
 	}
-	slowest := part[0].link.capacity
-	if slowest < p.rate {
-		p.knee, p.growth = p.actual, slowGrowth
-		if rate := min(max(0.95*slowest, p.floor), p.ceiling); rate < p.rate { // else what is measured goes on
+	if part[0].link.waiting(p) {
+		return
+	}
+	if slowest := part[0].link.capacity; slowest < p.rate {
+		p.knee, p.growth = slowest, slowGrowth
+		least := p.floor
+		if !known { // the others may be much faster
+			least = max(least, keepShare*p.rate)
+		}
+		if rate := min(max(0.95*slowest, least), p.ceiling); rate < p.rate { // else what is measured goes on
 			p.rate, p.changedAt, p.fellAt = rate, s.cfg.Group.Sealed(), now
 		}
 		return
 	}
 	p.rate = min((1+p.growth)*p.rate, p.ceiling)
-	if p.growth = min(2*p.growth, fastGrowth); p.rate > 0.9*p.knee {
+	if p.growth = min(2*p.growth, fastGrowth); p.rate > 0.9*p.knee && p.rate < 1.2*p.knee {
 		p.growth = slowGrowth
 	}
 }
 
-// dropSlow tells those to leave whose speed stays far below the others', or below the floor, and
-// returns the others: they do not wait for the verdict. Where everybody is slow nobody leaves.
-// part is sorted by speed.
+// believe takes the capacity of the receiver in the middle. Where it is not known, because nothing limits that receiver
+// at this rate, the belief grows: with the rate kept low by somebody slow it would never be seen what the others can take.
+func (p *pace) believe(median float64) {
+	if math.IsInf(median, 1) {
+		median = max((1+hope)*p.median, p.actual)
+	}
+	p.median = min(median, p.ceiling)
+}
+
+// dropSlow returns those for whom the others wait: not those who are far below what the one in the middle is
+// believed to take, or below the floor. These are told to leave when they stay far below what really goes out.
+// Where everybody is slow nobody leaves. part is sorted by speed.
 func (s *Sender) dropSlow(now time.Duration, part []*receiver) []*receiver {
-	median := min(part[len(part)/2].link.capacity, s.pace.actual)
-	limit := max(keepShare*median, s.pace.floor)
+	p := &s.pace
 	var kept, slow []*receiver
 	for _, r := range part {
-		if r.link.capacity < limit {
-			slow = append(slow, r)
-		} else {
+		switch {
+		case r.link.capacity >= max(keepShare*p.median, p.floor):
 			r.link.slow = 0
 			kept = append(kept, r)
+		case r.link.capacity >= max(keepShare*min(p.median, p.actual), p.floor):
+			r.link.slow = 0
+		default:
+			slow = append(slow, r)
 		}
 	}
 	if len(kept) == 0 {

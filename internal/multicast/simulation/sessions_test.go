@@ -142,6 +142,29 @@ func TestSlowReceiver(t *testing.T) {
 	}
 }
 
+// TestSlowPorts varies when the first reports come: what the slow port carries is seen before its buffer is full or later. The
+// others never wait for it.
+func TestSlowPorts(t *testing.T) {
+	for seed := range uint64(24) {
+		w := newWorld(t, 100+seed, config{payload: 16e6, line: 100 * mbit})
+		for i := range 4 {
+			n := w.join(time.Duration(w.rng.IntN(500))*ms, path{delay: ms}, nil)
+			if i == 0 {
+				n.path.rate = (6 + 16*w.rng.Float64()) * mbit
+			}
+		}
+		w.run(600*ms, 2*time.Minute)
+		for _, n := range w.nodes[1:] {
+			if passes := float64(n.done-600*ms) / float64(w.onePass()); passes > 1.5 {
+				t.Errorf("seed %d, a port of %.1f Mbit/s: receiver %d takes %.2f passes", seed, w.nodes[0].path.rate/mbit, n.id, passes)
+			}
+		}
+		if state, reason := w.nodes[0].r.State(); state != packet.StateDone || reason != packet.ReasonNetwork {
+			t.Errorf("the slow receiver is %v by %q", state, reason)
+		}
+	}
+}
+
 // TestRateFollows gives everybody the same slow path: nobody leaves, the rate goes down to it.
 func TestRateFollows(t *testing.T) {
 	w := newWorld(t, 5, config{payload: 16e6, line: 100 * mbit})
