@@ -41,8 +41,8 @@ func openQuerier(ctx context.Context, ifi *net.Interface, addr netip.Addr, log *
 	return q
 }
 
-// linkProbe sends a probe of link-local multicast if one is due, and asks for a query where that may help a receiver.
-func (s *Session) linkProbe() error {
+// linkProbe fills buf with a probe of link-local multicast if one is due, and asks for a query where that may help a receiver.
+func (s *Session) linkProbe(buf []byte) (batch, error) {
 	s.mu.Lock()
 	probe, err := s.sender.LinkProbe()
 	snooped := s.sender.Snooped()
@@ -51,9 +51,9 @@ func (s *Session) linkProbe() error {
 		s.opts.Querier.Hurry()
 	}
 	if probe == nil || err != nil {
-		return err
+		return batch{}, err
 	}
-	return s.socket.send(net.UDPAddrFromAddrPort(linkGroup), probe, len(probe))
+	return batch{net.UDPAddrFromAddrPort(linkGroup), append(buf[:0], probe...), len(probe)}, nil
 }
 
 // left logs why a receiver left the group. It is called with the lock held.

@@ -25,6 +25,7 @@ import (
 // Sizes and rates of a session.
 const (
 	repairMemory = 350 // blocks: half a second at 1 Gbit/s
+	sealedAhead  = 4   // batches
 	defaultRate  = 1e9 / 8
 	floorShare   = 100   // the floor is this part of the ceiling, and at least
 	minFloor     = 125e3 // 1 Mbit/s
@@ -155,39 +156,76 @@ func (s *Session) Run(ctx context.Context) error {
 	return err
 }
 
-// drive sends until the session is over.
+// batch is packets to send, all of one size, one after the other.
+type batch struct {
+	to      *net.UDPAddr
+	packets []byte
+	size    int
+}
+
+// drive sends until the session is over. While the kernel sends one batch the next ones are sealed.
 func (s *Session) drive(ctx context.Context) error {
-	group := net.UDPAddrFromAddrPort(s.Group())
-	buf := make([]byte, 0, 44*packet.MaxSize)
-	for ctx.Err() == nil {
-		batch, size, wait, done, err := s.next(buf)
-		if err == nil {
-			err = s.linkProbe()
-		}
-		if err != nil || done {
-			return err
-		}
-		if len(batch) > 0 {
-			if err := s.socket.send(group, batch, size); err != nil {
+	free, sealed := make(chan []byte, sealedAhead), make(chan batch, sealedAhead)
+	for range sealedAhead {
+		free <- make([]byte, 0, 44*packet.MaxSize)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(sealed)
+		return s.seal(ctx, free, sealed)
+	})
+	g.Go(func() error {
+		for b := range sealed {
+			if err := s.socket.send(b.to, b.packets, b.size); err != nil {
 				return err
 			}
-			continue
+			free <- b.packets
 		}
-		s.sleep(ctx, wait)
+		return nil
+	})
+	return g.Wait()
+}
+
+// seal fills free buffers with what is to be sent until the session is over.
+func (s *Session) seal(ctx context.Context, free <-chan []byte, sealed chan<- batch) error {
+	group := net.UDPAddrFromAddrPort(s.Group())
+	for {
+		var buf []byte
+		select {
+		case buf = <-free:
+		case <-ctx.Done():
+			return nil
+		}
+		for sent := false; !sent; {
+			b, err := s.linkProbe(buf)
+			wait, done := time.Duration(0), false
+			if err == nil && len(b.packets) == 0 {
+				b.to = group
+				b.packets, b.size, wait, done, err = s.next(buf)
+			}
+			switch {
+			case err != nil || done || ctx.Err() != nil:
+				return err
+			case len(b.packets) > 0:
+				sealed <- b // it has room for all buffers
+				sent = true
+			default:
+				s.sleep(ctx, wait)
+			}
+		}
 	}
-	return nil
 }
 
 // next takes the next batch from the state machine.
-func (s *Session) next(buf []byte) (batch []byte, size int, wait time.Duration, done bool, err error) {
+func (s *Session) next(buf []byte) (packets []byte, size int, wait time.Duration, done bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	batch, size, wait, err = s.sender.Next(s.clock.now(), buf)
+	packets, size, wait, err = s.sender.Next(s.clock.now(), buf)
 	s.done = s.sender.Finished()
-	if s.opts.Progress != nil && len(batch) > 0 {
+	if s.opts.Progress != nil && len(packets) > 0 {
 		s.opts.Progress(s.firstPass(), s.opts.Payload)
 	}
-	return batch, size, wait, s.done, err
+	return packets, size, wait, s.done, err
 }
 
 // firstPass is how many bytes of the payload were sent as a whole.
