@@ -17,7 +17,6 @@ import (
 	"clonecast/internal/multicast/querier"
 
 	"golang.org/x/net/ipv4"
-	"golang.org/x/sys/unix"
 )
 
 // linkGroup is where probes of link-local multicast go: every host hears it, every switch floods it, and IGMP
@@ -71,7 +70,7 @@ func (s *Session) Report(report []byte) []byte {
 
 // listenGroup opens a socket that gets what little goes to a group.
 func listenGroup(ifi *net.Interface, group netip.AddrPort) (net.PacketConn, error) {
-	lc := net.ListenConfig{Control: control(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })}
+	lc := net.ListenConfig{Control: control(shareGroupPort)}
 	c, err := lc.ListenPacket(context.Background(), "udp4", group.String())
 	if err != nil {
 		return nil, err
@@ -132,8 +131,8 @@ func (s *Reception) detour(ctx context.Context) error {
 		}
 		s.mu.Lock()
 		s.receiver.Answer(s.clock.now(), answer)
+		s.stir()
 		s.mu.Unlock()
-		s.changed.Broadcast()
 	}
 	return nil
 }

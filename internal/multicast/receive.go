@@ -33,6 +33,7 @@ const (
 	fetchPatience  = 30 * time.Second // for a sender that does not answer
 	fetchPause     = 300 * time.Millisecond
 	longestWait    = 10 * time.Millisecond // at the socket, so that finished work is noticed
+	gather         = time.Millisecond      // for packets to come, when few were there: to wake up for each costs more than to read it
 )
 
 // Found is a session that was found and may be joined.
@@ -334,11 +335,11 @@ func (s *Reception) drive(ctx context.Context) error {
 		over := s.receiver.Over()
 		state, reason := s.receiver.State()
 		started := s.receiver.Started()
+		s.stir() // the receiver may have left the group
 		s.mu.Unlock()
 		if started || state != packet.StateReceiving {
 			begin()
 		}
-		s.changed.Broadcast() // the receiver may have left the group: there is something to fetch
 		if err != nil {
 			return err
 		}
@@ -365,8 +366,9 @@ func (s *Reception) read(wait time.Duration) error {
 	if err := s.group.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
 		return err
 	}
-	locked := false
+	locked, few := false, readMessages/2
 	err := s.group.read(func(p []byte) {
+		few--
 		if !locked {
 			s.mu.Lock()
 			locked = true
@@ -378,13 +380,23 @@ func (s *Reception) read(wait time.Duration) error {
 		if s.began < 0 && s.receiver.Started() {
 			s.began = s.clock.now()
 		}
+		s.stir()
 		s.mu.Unlock()
-		s.changed.Broadcast()
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil
+	case err == nil && few > 0:
+		time.Sleep(gather)
 	}
 	return err
+}
+
+// stir wakes the workers if there is something to do. It is called with the lock held.
+func (s *Reception) stir() {
+	if s.receiver.Work() {
+		s.changed.Broadcast()
+	}
 }
 
 // finish sends the workers home.
@@ -417,8 +429,8 @@ func (s *Reception) readOrders() error {
 		}
 		s.mu.Lock()
 		s.receiver.Handle(s.clock.now(), buf[:n])
+		s.stir()
 		s.mu.Unlock()
-		s.changed.Broadcast()
 	}
 }
 

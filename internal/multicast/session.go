@@ -25,7 +25,7 @@ import (
 // Sizes and rates of a session.
 const (
 	repairMemory = 350 // blocks: half a second at 1 Gbit/s
-	sealedAhead  = 4   // batches
+	sealedAhead  = 16  // batches: a group of blocks is read and hashed meanwhile
 	defaultRate  = 1e9 / 8
 	floorShare   = 100   // the floor is this part of the ceiling, and at least
 	minFloor     = 125e3 // 1 Mbit/s
@@ -167,7 +167,7 @@ type batch struct {
 func (s *Session) drive(ctx context.Context) error {
 	free, sealed := make(chan []byte, sealedAhead), make(chan batch, sealedAhead)
 	for range sealedAhead {
-		free <- make([]byte, 0, 44*packet.MaxSize)
+		free <- make([]byte, 0, sender.Batch*packet.MaxSize)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {

@@ -41,6 +41,15 @@ func largeBuffer(fd, force, plain, size int) {
 	}
 }
 
+// shareGroupPort lets a socket share its port with others, and not get the packets of the groups that they joined:
+// package net binds it to all addresses, whatever group it is asked for.
+func shareGroupPort(fd int) error {
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, 0); err != nil {
+		return err
+	}
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+}
+
 // groupSender sends packets to multicast groups.
 type groupSender struct {
 	conn    *net.UDPConn
@@ -126,9 +135,8 @@ func joinGroup(ifi *net.Interface, group netip.AddrPort, buffer int) (*batchRead
 	lc := net.ListenConfig{Control: control(func(fd int) error {
 		largeBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, buffer)
 		_ = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1) // without it packets come one by one
-		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		return shareGroupPort(fd)
 	})}
-	// Bound to the group's address, not to all: packets for others are not ours.
 	c, err := lc.ListenPacket(context.Background(), "udp4", group.String())
 	if err != nil {
 		return nil, err

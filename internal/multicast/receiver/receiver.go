@@ -162,6 +162,11 @@ func (r *Receiver) Over() bool {
 	return r.state == packet.StateFailed || r.state == packet.StateDone && (r.dismissed || r.doneCount >= doneReports)
 }
 
+// Work tells that there are blocks to take or to fetch.
+func (r *Receiver) Work() bool {
+	return len(r.ready) > 0 || r.poisoned.Len() > 0 || r.state == packet.StateUnicast && r.missing.Len() > 0
+}
+
 // Handle takes a packet. Whatever is not genuine, fresh and of this session is dropped.
 func (r *Receiver) Handle(now time.Duration, p []byte) {
 	h, err := packet.ParseHeader(p)

@@ -15,7 +15,6 @@ import (
 const (
 	tickEvery    = 100 * time.Millisecond
 	late         = 20 * time.Millisecond // that the driver may be without the rate falling
-	burst        = 44                    // packets: one batch of the kernel
 	excess       = 0.03                  // more loss than usual that counts, and noise more for few packets
 	noise        = 2.0                   // divided by the root of the packets measured
 	staleAfter   = 3 * time.Second       // from when on what was measured at a higher rate does not count
@@ -33,6 +32,10 @@ const (
 	fastGrowth   = 0.4  // far below
 	hope         = 0.05 // of what the receiver in the middle is believed to take, per tick
 )
+
+// Batch is how many packets are best sent at once. The kernel takes 44, but bursts of 64 KiB are more than shapers and small
+// buffers of switches pass on at once.
+const Batch = 32
 
 // pace limits the rate: a bucket of bytes, and what fills it.
 type pace struct {
@@ -77,10 +80,10 @@ const frame = packet.MaxSize + FrameOverhead
 
 // allow says how many full packets may go now, or how long to wait.
 func (p *pace) allow(now time.Duration) (int, time.Duration) {
-	p.bucket = min(p.bucket+(now-p.filledAt).Seconds()*p.rate, max(2*burst*frame, p.rate*late.Seconds()))
+	p.bucket = min(p.bucket+(now-p.filledAt).Seconds()*p.rate, max(2*Batch*frame, p.rate*late.Seconds()))
 	p.filledAt = now
 	// A quarter of a batch is worth a call; below that it is better to wait.
-	if least := float64(burst / 4 * frame); p.bucket < least {
+	if least := float64(Batch / 4 * frame); p.bucket < least {
 		return 0, time.Duration((least-p.bucket)/p.rate*float64(time.Second)) + time.Microsecond
 	}
 	return int(p.bucket / frame), 0

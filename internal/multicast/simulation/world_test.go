@@ -158,7 +158,7 @@ type config struct {
 func newWorld(t testing.TB, seed uint64, c config) *world {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 9))
-	w := &world{t: t, seed: seed, rng: rng, line: c.line, card: &card{}, geo: blocks.Geometry{Payload: int64(c.payload)}, buf: make([]byte, 0, 44*packet.MaxSize), waking: -1}
+	w := &world{t: t, seed: seed, rng: rng, line: c.line, card: &card{}, geo: blocks.Geometry{Payload: int64(c.payload)}, buf: make([]byte, 0, sender.Batch*packet.MaxSize), waking: -1}
 	w.payload = make([]byte, c.payload)
 	for i := 0; i+8 <= len(w.payload); i += 8 {
 		binary.LittleEndian.PutUint64(w.payload[i:], rng.Uint64())
