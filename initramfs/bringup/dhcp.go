@@ -8,13 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // Timing of DHCP: short first tries, because a packet is often lost right after the
@@ -152,17 +150,6 @@ func (l *lease) renew(ctx context.Context) error {
 	}
 	l.dhcp = next
 	return nil
-}
-
-// bindTo makes a socket use one interface only.
-func bindTo(name string) func(network, address string, c syscall.RawConn) error {
-	return func(_, _ string, c syscall.RawConn) error {
-		var failed error
-		err := c.Control(func(fd uintptr) {
-			failed = unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, name)
-		})
-		return errors.Join(err, failed)
-	}
 }
 
 func sleep(ctx context.Context, d time.Duration) {

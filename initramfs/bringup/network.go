@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"clonecast/internal/sockopt"
 )
 
 // Timing of Connect.
@@ -249,7 +251,7 @@ func reachThrough(ctx context.Context, l *lease, server string, say func(string,
 
 // reach dials the server through one interface.
 func reach(ctx context.Context, name, server string) error {
-	d := net.Dialer{Timeout: dialTimeout, Control: bindTo(name)}
+	d := net.Dialer{Timeout: dialTimeout, Control: sockopt.With(sockopt.Interface(name))}
 	conn, err := d.DialContext(ctx, "tcp", server)
 	if err != nil {
 		return err

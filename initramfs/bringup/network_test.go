@@ -15,6 +15,8 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv4/server4"
 	"github.com/vishvananda/netlink"
+
+	"clonecast/internal/sockopt"
 )
 
 // The network tests need root and ip(8): two network namespaces joined by veth pairs, with
@@ -43,7 +45,7 @@ func TestMain(m *testing.M) {
 // room serves until its standard input ends.
 func room() error {
 	// Bound to its interface: else the kernel would answer for it on every network.
-	l, err := (&net.ListenConfig{Control: bindTo("home-r")}).Listen(context.Background(), "tcp", "10.77.1.1:8443")
+	l, err := (&net.ListenConfig{Control: sockopt.With(sockopt.Interface("home-r"))}).Listen(context.Background(), "tcp", "10.77.1.1:8443")
 	if err != nil {
 		return err
 	}

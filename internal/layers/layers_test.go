@@ -38,6 +38,7 @@ var layerOf = map[string]int{
 	"internal/vfs":      2,
 	"internal/faultfs":  2,
 	"internal/kernelfs": 2,
+	"internal/sockopt":  2,
 
 	"configs":             3,
 	"internal/clone":      3,

@@ -36,7 +36,7 @@ var announceGroups = []netip.AddrPort{netip.MustParseAddrPort("239.255.67.67:906
 // dataPort is the UDP port of sessions; each has a group address of its own.
 const dataPort = 9068
 
-// groupOf gives a session its address in 239.255.64.0/18, organisation-local.
+// groupOf gives a session its address in 239.255.128.0/18, organisation-local.
 func groupOf(session uint64) netip.AddrPort {
 	addr := netip.AddrFrom4([4]byte{239, 255, 128 | byte(session>>8)&63, 1 + byte(session%254)})
 	return netip.AddrPortFrom(addr, dataPort)

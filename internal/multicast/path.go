@@ -15,6 +15,7 @@ import (
 	"clonecast/internal/multicast/igmp"
 	"clonecast/internal/multicast/packet"
 	"clonecast/internal/multicast/querier"
+	"clonecast/internal/sockopt"
 
 	"golang.org/x/net/ipv4"
 )
@@ -70,7 +71,7 @@ func (s *Session) Report(report []byte) []byte {
 
 // listenGroup opens a socket that gets what little goes to a group.
 func listenGroup(ifi *net.Interface, group netip.AddrPort) (net.PacketConn, error) {
-	lc := net.ListenConfig{Control: control(shareGroupPort)}
+	lc := net.ListenConfig{Control: sockopt.With(sockopt.SharedGroup)}
 	c, err := lc.ListenPacket(context.Background(), "udp4", group.String())
 	if err != nil {
 		return nil, err

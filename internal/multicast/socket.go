@@ -7,11 +7,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
+
+	"clonecast/internal/sockopt"
 )
 
 // Sizes of batches and buffers.
@@ -22,33 +23,6 @@ const (
 	minSendBuffer = 128 << 10
 	maxSendBuffer = 1 << 20
 )
-
-// control runs a function on a socket that is being opened.
-func control(f func(fd int) error) func(string, string, syscall.RawConn) error {
-	return func(_, _ string, raw syscall.RawConn) error {
-		var err error
-		if e := raw.Control(func(fd uintptr) { err = f(int(fd)) }); e != nil {
-			return e
-		}
-		return err
-	}
-}
-
-// largeBuffer asks for a large buffer, beyond the system's limit where we may.
-func largeBuffer(fd, force, plain, size int) {
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, size) != nil {
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, plain, size) // a smaller buffer works too
-	}
-}
-
-// shareGroupPort lets a socket share its port with others, and not get the packets of the groups that they joined:
-// package net binds it to all addresses, whatever group it is asked for.
-func shareGroupPort(fd int) error {
-	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, 0); err != nil {
-		return err
-	}
-	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
-}
 
 // groupSender sends packets to multicast groups.
 type groupSender struct {
@@ -63,12 +37,8 @@ type groupSender struct {
 // stay in its network; reports come in on it. The send buffer holds 10 ms at the given rate, so that
 // what waits in it is not much older than the reports.
 func newGroupSender(ifi *net.Interface, addr netip.Addr, rate float64) (*groupSender, error) {
-	lc := net.ListenConfig{Control: control(func(fd int) error {
-		size := int(min(max(rate/100, minSendBuffer), maxSendBuffer))
-		largeBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, size)
-		largeBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, reportBuffer)
-		return nil
-	})}
+	size := int(min(max(rate/100, minSendBuffer), maxSendBuffer))
+	lc := net.ListenConfig{Control: sockopt.With(sockopt.WriteBuffer(size), sockopt.ReadBuffer(reportBuffer))}
 	c, err := lc.ListenPacket(context.Background(), "udp4", netip.AddrPortFrom(addr, 0).String())
 	if err != nil {
 		return nil, err
@@ -132,11 +102,7 @@ type batchReader struct {
 
 // joinGroup opens a socket that gets the packets of a group, with a buffer of so many bytes.
 func joinGroup(ifi *net.Interface, group netip.AddrPort, buffer int) (*batchReader, error) {
-	lc := net.ListenConfig{Control: control(func(fd int) error {
-		largeBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, buffer)
-		_ = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1) // without it packets come one by one
-		return shareGroupPort(fd)
-	})}
+	lc := net.ListenConfig{Control: sockopt.With(sockopt.ReadBuffer(buffer), sockopt.JoinPackets, sockopt.SharedGroup)}
 	c, err := lc.ListenPacket(context.Background(), "udp4", group.String())
 	if err != nil {
 		return nil, err

@@ -8,11 +8,11 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
+
+	"clonecast/internal/sockopt"
 )
 
 // Server owns the sockets of one interface and passes packets to a Handler.
@@ -47,7 +47,7 @@ func Open(ctx context.Context, h *Handler, o Options) (*Server, error) {
 	if o.Interface == "" {
 		return nil, errors.New("DHCP needs the name of a network interface")
 	}
-	config := net.ListenConfig{Control: bindTo(o.Interface)}
+	config := net.ListenConfig{Control: sockopt.With(sockopt.Interface(o.Interface), sockopt.Broadcast)}
 	for _, port := range []uint16{ServerPort, PXEPort} {
 		conn, err := config.ListenPacket(ctx, "udp4", fmt.Sprintf("0.0.0.0:%d", port))
 		if err != nil {
@@ -56,20 +56,6 @@ func Open(ctx context.Context, h *Handler, o Options) (*Server, error) {
 		s.sockets = append(s.sockets, socket{conn, port})
 	}
 	return s, nil
-}
-
-// bindTo ties a socket to an interface: requests from other networks never reach
-// it and broadcasts leave there, whatever the routes say.
-func bindTo(name string) func(string, string, syscall.RawConn) error {
-	return func(_, _ string, raw syscall.RawConn) error {
-		var err error
-		control := raw.Control(func(fd uintptr) {
-			if err = unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, name); err == nil {
-				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1)
-			}
-		})
-		return errors.Join(control, err)
-	}
 }
 
 // Serve answers until ctx ends, then closes the sockets.

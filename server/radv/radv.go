@@ -22,11 +22,11 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"syscall"
 	"time"
 
 	"golang.org/x/net/ipv6"
-	"golang.org/x/sys/unix"
+
+	"clonecast/internal/sockopt"
 )
 
 // Types and lengths of RFC 4861 §4.1, §4.2 and §4.6.1.
@@ -50,13 +50,7 @@ func Open(ctx context.Context, name string, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find interface %s: %w", name, err)
 	}
-	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-		var err error
-		control := raw.Control(func(fd uintptr) {
-			err = unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, name)
-		})
-		return errors.Join(control, err)
-	}}
+	config := net.ListenConfig{Control: sockopt.With(sockopt.Interface(name))}
 	packets, err := config.ListenPacket(ctx, "ip6:ipv6-icmp", "::")
 	if err != nil {
 		return nil, fmt.Errorf("listen for router solicitations on %s: %w", name, err)

@@ -9,13 +9,13 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 
 	"clonecast/internal/multicast/igmp"
+	"clonecast/internal/sockopt"
 )
 
 // Server is a querier on one interface.
@@ -37,13 +37,7 @@ func Open(ctx context.Context, name string, address netip.Addr, log *slog.Logger
 	if err != nil {
 		return nil, fmt.Errorf("find interface %s: %w", name, err)
 	}
-	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-		var err error
-		control := raw.Control(func(fd uintptr) {
-			err = unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, name)
-		})
-		return errors.Join(control, err)
-	}}
+	config := net.ListenConfig{Control: sockopt.With(sockopt.Interface(name))}
 	packets, err := config.ListenPacket(ctx, "ip4:igmp", "0.0.0.0")
 	if err != nil {
 		return nil, fmt.Errorf("listen for IGMP queries on %s: %w", name, err)
