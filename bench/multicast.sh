@@ -42,7 +42,8 @@ watch() {
 # the sender in $run/sender.cpu and of the receivers in $run/receiver.I.cpu; the time that receivers end is in $run/receiver.I.end.
 timed() { # FILE COMMAND...
   local out=$1; shift
-  { time timeout -k 1 45 "$@" >"$out.log" 2>&1 || echo failed >"$out.failed"; } 2>"$out.cpu"
+  # In a shell of its own: bash counts for "time" whatever other children of it end meanwhile.
+  (time timeout -k 1 45 "$@" >"$out.log" 2>&1 || echo failed >"$out.failed") 2>"$out.cpu"
   echo "$EPOCHREALTIME" >"$out.end"
 }
 receivers_clonecast() {
