@@ -29,10 +29,11 @@ func TestLogRoundTheEnd(t *testing.T) {
 			path := smallXFS(t, args)
 			verdicts := map[bool]int{}
 			lastCycle := uint32(0)
-			const rounds = 6
-			for round := range rounds {
+			// How much is logged depends on how the kernel is scheduled.
+			rounds := 0
+			for ; rounds < 6 || lastCycle < 3 && rounds < 40; rounds++ {
 				dir := disktest.Mount(t, path, mountCommand)
-				churn(t, dir, round)
+				churn(t, dir, rounds)
 				used := filepath.Join(t.TempDir(), "used.img")
 				disktest.Run(t, "", "cp", "--sparse=always", path, used)
 				verdicts[checkLog(t, used)]++
