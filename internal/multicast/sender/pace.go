@@ -9,9 +9,9 @@ import (
 )
 
 // How the rate is controlled. A receiver is congested when it loses clearly more than it ever
-// did at its best: what it gets is then what its path can carry. Loss that is always there (a bad
+// did at its best: what arrives per second is then what its path can carry. Loss that is always there (a bad
 // cable, a poor switch) is no reason to be slow; parity repairs it. A receiver whose memory
-// is filling up is as fast as its disk.
+// is filling up is as fast as its disk. Nobody waits for one that is far slower than the one in the middle.
 const (
 	tickEvery    = 100 * time.Millisecond
 	late         = 20 * time.Millisecond // that the driver may be without the rate falling
