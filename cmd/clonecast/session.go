@@ -199,6 +199,9 @@ func printSession(w io.Writer, s sessions.Session) error {
 		line := fmt.Sprintf("%s of %s, %s", gigabytes(s.Sent), gigabytes(s.Payload), share(s.Sent, s.Payload))
 		if s.State == "running" {
 			line += fmt.Sprintf(", %s of at most %s", megabits(s.Rate), megabits(s.MaxRate))
+			if left, known := timeLeft(s.Payload-s.Sent, payloadRate(s)); known && s.Sent < s.Payload {
+				line += ", " + roundTime(left) + " left"
+			}
 		} else if s.Seconds > 0 {
 			line += fmt.Sprintf(" in %s, %s", time.Duration(s.Seconds*1e9).Round(time.Second), megabits(int64(float64(s.Payload)/s.Seconds)))
 		}
@@ -226,6 +229,14 @@ func printSession(w io.Writer, s sessions.Session) error {
 	}
 	printHints(w, s.Machines)
 	return nil
+}
+
+// payloadRate is how many bytes of the payload go out per second: the rate counts headers and repairs too.
+func payloadRate(s sessions.Session) float64 {
+	if s.Wire == 0 {
+		return 0
+	}
+	return float64(s.Rate) * float64(s.Sent) / float64(s.Wire)
 }
 
 // printHints says once what can be done for the machines that share a cause.

@@ -171,7 +171,7 @@ func TestPrintSession(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `session 7: deploy win@3, running since 14:30:00
-  sent      12.0 GB of 40.0 GB, 30 %, 880 Mbit/s of at most 1000 Mbit/s
+  sent      12.0 GB of 40.0 GB, 30 %, 880 Mbit/s of at most 1000 Mbit/s, 5 min left
   repair    1234 symbols; 13.0 GB on the wire
   group     239.255.130.5:9068
   machines  1 expected, 1 receiving, 2 unicast
