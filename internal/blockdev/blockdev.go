@@ -167,11 +167,12 @@ func (d *Device) Trim(start, length quantity.Bytes) error {
 	}
 	if !d.Block {
 		const hole = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
-		err := unix.Fallocate(int(d.file.Fd()), hole, int64(start), int64(length))
-		for err == unix.EINTR { // by a signal of the Go runtime
-			err = unix.Fallocate(int(d.file.Fd()), hole, int64(start), int64(length))
+		for {
+			err := unix.Fallocate(int(d.file.Fd()), hole, int64(start), int64(length))
+			if err != unix.EINTR { // by a signal of the Go runtime
+				return os.NewSyscallError("fallocate", err)
+			}
 		}
-		return os.NewSyscallError("fallocate", err)
 	}
 	span := [2]uint64{uint64(start), uint64(length)}
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, d.file.Fd(), unix.BLKDISCARD, uintptr(unsafe.Pointer(&span)))

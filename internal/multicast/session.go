@@ -189,29 +189,29 @@ func (s *Session) drive(ctx context.Context) error {
 // seal fills free buffers with what is to be sent until the session is over.
 func (s *Session) seal(ctx context.Context, free <-chan []byte, sealed chan<- batch) error {
 	group := net.UDPAddrFromAddrPort(s.Group())
+	var buf []byte
 	for {
-		var buf []byte
-		select {
-		case buf = <-free:
-		case <-ctx.Done():
-			return nil
+		if buf == nil {
+			select {
+			case buf = <-free:
+			case <-ctx.Done():
+				return nil
+			}
 		}
-		for sent := false; !sent; {
-			b, err := s.linkProbe(buf)
-			wait, done := time.Duration(0), false
-			if err == nil && len(b.packets) == 0 {
-				b.to = group
-				b.packets, b.size, wait, done, err = s.next(buf)
-			}
-			switch {
-			case err != nil || done || ctx.Err() != nil:
-				return err
-			case len(b.packets) > 0:
-				sealed <- b // it has room for all buffers
-				sent = true
-			default:
-				s.sleep(ctx, wait)
-			}
+		b, err := s.linkProbe(buf)
+		wait, done := time.Duration(0), false
+		if err == nil && len(b.packets) == 0 {
+			b.to = group
+			b.packets, b.size, wait, done, err = s.next(buf)
+		}
+		switch {
+		case err != nil || done || ctx.Err() != nil:
+			return err
+		case len(b.packets) > 0:
+			sealed <- b // it has room for all buffers
+			buf = nil
+		default:
+			s.sleep(ctx, wait)
 		}
 	}
 }

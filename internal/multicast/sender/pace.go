@@ -127,7 +127,7 @@ func (l *link) report(now, before time.Duration, last, rep packet.Report, p *pac
 	if l.first == 0 {
 		l.first, l.firstReceived = rep.Highest, rep.Received
 		l.finishedAt, l.finished = now, rep.Finished
-		l.path, l.capacity = math.Inf(1), math.Inf(1)
+		l.path = math.Inf(1)
 	}
 	l.highest, l.received = rep.Highest, rep.Received
 	if d := now - l.finishedAt; d >= 2*tickEvery {
@@ -277,15 +277,16 @@ func (p *pace) believe(median float64) {
 // Where everybody is slow nobody leaves. part is sorted by speed.
 func (s *Sender) dropSlow(now time.Duration, part []*receiver) []*receiver {
 	p := &s.pace
+	waitFor := max(keepShare*p.median, p.floor)
+	leave := max(keepShare*min(p.median, p.actual), p.floor) // at most waitFor
 	var kept, slow []*receiver
 	for _, r := range part {
-		switch {
-		case r.link.capacity >= max(keepShare*p.median, p.floor):
-			r.link.slow = 0
+		if r.link.capacity >= waitFor {
 			kept = append(kept, r)
-		case r.link.capacity >= max(keepShare*min(p.median, p.actual), p.floor):
+		}
+		if r.link.capacity >= leave {
 			r.link.slow = 0
-		default:
+		} else {
 			slow = append(slow, r)
 		}
 	}
