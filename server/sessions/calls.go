@@ -153,7 +153,7 @@ func (m *Manager) use(machine string, op tasks.Operation) *session {
 	defer m.mu.Unlock()
 	for i := len(m.all) - 1; i >= 0; i-- {
 		s := m.all[i]
-		if _, has := s.places[machine]; has && !s.over && !s.dropped[machine] && s.task == op.TaskID && s.index == op.Index {
+		if _, has := s.places[machine]; has && !s.over && !s.dropped[machine] && s.of(op) {
 			s.users.Add(1)
 			return s
 		}

@@ -84,9 +84,7 @@ type Manager struct {
 // session is one session. What the manager's lock guards is marked.
 type session struct {
 	id      string
-	task    string
-	index   int
-	op      protocol.Operation
+	op      protocol.Operation // as the machine has it that came first
 	rule    protocol.StartRule
 	group   netip.AddrPort
 	table   []byte
@@ -153,11 +151,16 @@ func (m *Manager) open(op tasks.Operation) *session {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, s := range m.all {
-		if s.task == op.TaskID && s.index == op.Index && s.state() != packet.StateEnded {
+		if s.of(op) && s.state() != packet.StateEnded {
 			return s
 		}
 	}
 	return nil
+}
+
+// of tells whether it is a session of an operation, on whatever machine.
+func (s *session) of(op tasks.Operation) bool {
+	return s.op.TaskID == op.TaskID && s.op.Index == op.Index
 }
 
 // state is where a session stands.
@@ -190,7 +193,7 @@ func (m *Manager) get(ctx context.Context, machine string, op tasks.Operation, p
 		m.Log.Error("no multicast session: the machines go by unicast", "task", op.TaskID, "error", err)
 		return nil, none("no multicast session: %v", err)
 	}
-	m.Log.Info("multicast session", "session", s.id, "task", s.task, "image", op.Image, "group", s.group, "bytes", s.sender.Payload(), "first", machine)
+	m.Log.Info("multicast session", "session", s.id, "task", op.TaskID, "image", op.Image, "group", s.group, "bytes", s.sender.Payload(), "first", machine)
 	return s, nil
 }
 
@@ -203,7 +206,7 @@ func (m *Manager) worthwhile(op tasks.Operation, runs map[string]string) error {
 		if !s.over {
 			live++
 		}
-		if s.task != op.TaskID || s.index != op.Index {
+		if !s.of(op) {
 			continue
 		}
 		earlier = true
@@ -290,7 +293,7 @@ func (m *Manager) make(ctx context.Context, op tasks.Operation, p payload, runs 
 		return nil, err
 	}
 	s = &session{
-		task: op.TaskID, index: op.Index, op: op.Operation, group: sender.Group(), table: payload.Table(), parts: p.parts, created: m.Now(),
+		op: op.Operation, group: sender.Group(), table: payload.Table(), parts: p.parts, created: m.Now(),
 		sender: sender, pin: pin, kick: make(chan struct{}, 1), done: make(chan struct{}),
 		runs: runs, places: map[string]uint32{}, joins: map[string]int{}, dropped: map[string]bool{}, deserted: m.Now(),
 	}
@@ -300,9 +303,9 @@ func (m *Manager) make(ctx context.Context, op tasks.Operation, p payload, runs 
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.count[s.task]++
-	if s.id = s.task; m.count[s.task] > 1 {
-		s.id = fmt.Sprintf("%s-%d", s.task, m.count[s.task])
+	m.count[op.TaskID]++
+	if s.id = op.TaskID; m.count[op.TaskID] > 1 {
+		s.id = fmt.Sprintf("%s-%d", op.TaskID, m.count[op.TaskID])
 	}
 	m.all = append(m.all, s)
 	m.forget()

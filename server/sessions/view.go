@@ -104,7 +104,7 @@ func (m *Manager) find(id string) (*session, error) {
 
 // view describes a session with its task's machines.
 func (m *Manager) view(ctx context.Context, s *session) (Session, error) {
-	t, err := m.Orders.Get(ctx, s.task)
+	t, err := m.Orders.Get(ctx, s.op.TaskID)
 	if err != nil {
 		return Session{}, err
 	}
@@ -118,7 +118,7 @@ func (m *Manager) view(ctx context.Context, s *session) (Session, error) {
 		m.noteEnd(s)
 	}
 	out := Session{
-		ID: s.id, Task: s.task, Title: t.Title, State: s.state().String(), Rule: s.rule, Waiting: s.waiting(), Error: s.failure, Group: s.group.String(),
+		ID: s.id, Task: s.op.TaskID, Title: t.Title, State: s.state().String(), Rule: s.rule, Waiting: s.waiting(), Error: s.failure, Group: s.group.String(),
 		Payload: sum.Payload, Sent: sum.FirstPass, Wire: int64(sum.Wire), Rate: int64(sum.Rate), MaxRate: int64(sum.MaxRate), Repair: int64(sum.Repair),
 		Created: s.created, Began: s.began, Ended: s.ended, Machines: []MachineState{},
 	}
@@ -130,7 +130,7 @@ func (m *Manager) view(ctx context.Context, s *session) (Session, error) {
 		receivers[r.Receiver] = r
 	}
 	for _, run := range t.Runs {
-		if s.index >= len(run.Operations) || run.Operations[s.index].Kind != s.op.Kind {
+		if s.op.Index >= len(run.Operations) || run.Operations[s.op.Index].Kind != s.op.Kind {
 			continue // it is captured, and others follow
 		}
 		one := MachineState{ID: run.MachineID, Name: run.Machine}
@@ -141,7 +141,7 @@ func (m *Manager) view(ctx context.Context, s *session) (Session, error) {
 		if joined && receiver.Reason != "" {
 			one.Cause, one.Hint = receiver.Cause, receiver.Hint
 		}
-		one.State, one.Reason = s.machine(run.Operations[s.index], receiver, joined, s.dropped[run.MachineID])
+		one.State, one.Reason = s.machine(run.Operations[s.op.Index], receiver, joined, s.dropped[run.MachineID])
 		if one.State == Receiving {
 			out.Receiving++
 		}
