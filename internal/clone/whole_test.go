@@ -42,6 +42,17 @@ func (s *wholeStore) Frames(ctx context.Context, ids []chunk.ID, yield func([]by
 	return err
 }
 
+// checkPrepared checks that the source had its say once, before anything was written, and that nothing was if it refused.
+func (s *wholeStore) checkPrepared(t *testing.T, err error) {
+	t.Helper()
+	if !errors.Is(err, s.refuse) || len(s.prepared) != 1 || s.writes != 0 {
+		t.Fatalf("%v, want %v; prepared %d times, after %d writes", err, s.refuse, len(s.prepared), s.writes)
+	}
+	if writes := s.disks[0].writes + s.disks[1].writes; s.refuse != nil && (writes > 0 || len(s.asked) > 0) {
+		t.Errorf("the source refused, and there were %d writes", writes)
+	}
+}
+
 // TestWholeSource deploys two disks from a source that is asked once for both, and has a say before anything is written.
 func TestWholeSource(t *testing.T) {
 	store, sources, _ := twoDisks(t)
@@ -49,13 +60,8 @@ func TestWholeSource(t *testing.T) {
 		disks := []*memDisk{{b: randomBytes(8, tableDiskSize)}, {b: randomBytes(9, tableDiskSize)}}
 		source := &wholeStore{memStore: store, disks: disks, refuse: refuse}
 		results, err := DeployDisks(context.Background(), deployments(store.manifest, disks), source, DeployOptions{Verify: true})
-		if !errors.Is(err, refuse) || len(source.prepared) != 1 || source.writes != 0 {
-			t.Fatalf("%v, want %v; prepared %d times, after %d writes", err, refuse, len(source.prepared), source.writes)
-		}
+		source.checkPrepared(t, err)
 		if refuse != nil {
-			if disks[0].writes+disks[1].writes > 0 || len(source.asked) > 0 {
-				t.Errorf("the source refused, and there were %d writes", disks[0].writes+disks[1].writes)
-			}
 			continue
 		}
 		if len(source.asked) != 1 || len(source.asked[0]) == 0 || !slices.Equal(source.asked[0], source.prepared[0]) {
