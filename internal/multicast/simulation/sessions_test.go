@@ -145,23 +145,51 @@ func TestSlowReceiver(t *testing.T) {
 // TestSlowPorts varies when the first reports come: what the slow port carries is seen before its buffer is full or later. The
 // others never wait for it.
 func TestSlowPorts(t *testing.T) {
+	type port struct {
+		seed          uint64
+		least, spread float64 // Mbit/s
+	}
+	ports := []port{{46, 2, 42}, {81, 2, 42}} // the rate goes down for these before it is seen what the others can take
 	for seed := range uint64(24) {
-		w := newWorld(t, 100+seed, config{payload: 16e6, line: 100 * mbit})
+		ports = append(ports, port{seed, 6, 16})
+	}
+	for _, p := range ports {
+		w := newWorld(t, 100+p.seed, config{payload: 16e6, line: 100 * mbit})
 		for i := range 4 {
 			n := w.join(time.Duration(w.rng.IntN(500))*ms, path{delay: ms}, nil)
 			if i == 0 {
-				n.path.rate = (6 + 16*w.rng.Float64()) * mbit
+				n.path.rate = (p.least + p.spread*w.rng.Float64()) * mbit
 			}
 		}
 		w.run(600*ms, 2*time.Minute)
 		for _, n := range w.nodes[1:] {
 			if passes := float64(n.done-600*ms) / float64(w.onePass()); passes > 1.5 {
-				t.Errorf("seed %d, a port of %.1f Mbit/s: receiver %d takes %.2f passes", seed, w.nodes[0].path.rate/mbit, n.id, passes)
+				t.Errorf("seed %d, a port of %.1f Mbit/s: receiver %d takes %.2f passes", p.seed, w.nodes[0].path.rate/mbit, n.id, passes)
 			}
 		}
 		if state, reason := w.nodes[0].r.State(); state != packet.StateDone || reason != packet.ReasonNetwork {
 			t.Errorf("the slow receiver is %v by %q", state, reason)
 		}
+	}
+}
+
+// TestFastLateJoiners lets three fast receivers join one behind a slow port, which has had the rate to itself: they do not
+// stay at its rate.
+func TestFastLateJoiners(t *testing.T) {
+	w := newWorld(t, 13, config{payload: 32e6, line: 100 * mbit})
+	slow := w.join(0, path{delay: ms, rate: 10 * mbit}, nil)
+	const late = 2 * time.Second
+	for range 3 {
+		w.join(late, path{delay: ms}, nil)
+	}
+	w.run(100*ms, 2*time.Minute)
+	for _, n := range w.nodes[1:] {
+		if passes := float64(n.done-late) / float64(w.onePass()); passes > 2 {
+			t.Errorf("receiver %d takes %.2f passes", n.id, passes)
+		}
+	}
+	if state, reason := slow.r.State(); state != packet.StateDone || reason != packet.ReasonNetwork {
+		t.Errorf("the slow receiver is %v by %q", state, reason)
 	}
 }
 
