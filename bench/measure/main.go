@@ -23,6 +23,8 @@ import (
 	"clonecast/internal/chunkstore"
 	"clonecast/internal/chunkstore/local"
 	"clonecast/internal/clone"
+	"clonecast/internal/clone/deploy"
+	"clonecast/internal/clone/layout"
 	"clonecast/internal/image"
 	"clonecast/internal/quantity"
 
@@ -75,12 +77,12 @@ func bound(path string) error {
 		return err
 	}
 	defer dev.Close()
-	layout, err := clone.Inspect(dev, geometry(dev))
+	l, err := layout.Inspect(dev, geometry(dev))
 	if err != nil {
 		return err
 	}
 	var blocks []quantity.Extent
-	for _, p := range layout.Partitions {
+	for _, p := range l.Partitions {
 		for _, e := range p.Extents {
 			for at := e.Start; at < e.End(); at += chunk.Size {
 				blocks = append(blocks, quantity.Extent{Start: p.Start + at, Length: min(chunk.Size, e.End()-at)})
@@ -145,10 +147,12 @@ func delta(directory, ref, target string) error {
 		return err
 	}
 	defer dev.Close()
-	r, err := clone.Deploy(ctx, &m.Disks[0], dev, geometry(dev), source, clone.DeployOptions{Parent: parent})
+	results, err := deploy.Run(ctx, []deploy.Disk{{Image: &m.Disks[0], Target: dev, Geometry: geometry(dev)}}, deploy.Options{},
+		deploy.Means{Source: deploy.Source{Name: "a server", Frames: source.Frames, Deltas: source.Deltas}, Parent: parent})
 	if err != nil {
 		return err
 	}
+	r := results[0]
 	raw, err := m.MarshalBinary()
 	if err != nil {
 		return err

@@ -17,6 +17,9 @@ import (
 	"clonecast/internal/blockdev"
 	"clonecast/internal/chunkstore"
 	"clonecast/internal/clone"
+	"clonecast/internal/clone/capture"
+	"clonecast/internal/clone/deploy"
+	"clonecast/internal/clone/layout"
 	"clonecast/internal/diskrule"
 	"clonecast/internal/image"
 	"clonecast/internal/kernelfs"
@@ -88,12 +91,12 @@ func parsePolicies(list []string, disks int) (image.Policies, error) {
 
 // inspect opens a disk for reading and finds out what is on it and how it would be captured
 // under a policy.
-func inspect(path string, open func(string) (*blockdev.Device, error), policy map[int]image.Mode) (*blockdev.Device, *clone.Layout, error) {
+func inspect(path string, open func(string) (*blockdev.Device, error), policy map[int]image.Mode) (*blockdev.Device, *layout.Layout, error) {
 	dev, err := open(path)
 	if err != nil {
 		return nil, nil, diskError(err)
 	}
-	layout, err := clone.Inspect(dev, geometry(dev))
+	layout, err := layout.Inspect(dev, geometry(dev))
 	if err == nil {
 		err = layout.Apply(dev, policy)
 	}
@@ -158,7 +161,7 @@ type diskSummary struct {
 	Partitions []partitionSummary `json:"partitions"`
 }
 
-func summarize(dev *blockdev.Device, l *clone.Layout) diskSummary {
+func summarize(dev *blockdev.Device, l *layout.Layout) diskSummary {
 	parts := []partitionSummary{}
 	for i := range l.Partitions {
 		p := &l.Partitions[i]
@@ -169,7 +172,7 @@ func summarize(dev *blockdev.Device, l *clone.Layout) diskSummary {
 }
 
 // printLayout shows a disk from its start to its end.
-func printLayout(out io.Writer, dev *blockdev.Device, l *clone.Layout) error {
+func printLayout(out io.Writer, dev *blockdev.Device, l *layout.Layout) error {
 	table := "no partition table"
 	if l.Table.DiskID != "" {
 		table = fmt.Sprintf("%s %s", l.Table.Kind, l.Table.DiskID)
@@ -182,7 +185,7 @@ func printLayout(out io.Writer, dev *blockdev.Device, l *clone.Layout) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NO\tSTART\tSIZE\tTYPE\tFILE SYSTEM\tLABEL\tSTORED\tMODE")
 	partitions := slices.Clone(l.Partitions)
-	slices.SortFunc(partitions, func(a, b clone.PartitionLayout) int { return cmp.Compare(a.Start, b.Start) })
+	slices.SortFunc(partitions, func(a, b layout.Partition) int { return cmp.Compare(a.Start, b.Start) })
 	var end, stored quantity.Bytes
 	active := false
 	for i := range partitions {
@@ -215,14 +218,14 @@ func printLayout(out io.Writer, dev *blockdev.Device, l *clone.Layout) error {
 
 // printFree shows room that no partition takes, unless it is as short as what alignment
 // leaves.
-func printFree(w io.Writer, l *clone.Layout, start, end quantity.Bytes) {
+func printFree(w io.Writer, l *layout.Layout, start, end quantity.Bytes) {
 	if end-start > 2*quantity.MiB {
 		fmt.Fprintf(w, "-\t%d\t%v\tfree\t-\t-\t-\t-\n", l.LogicalSector.Sectors(start), end-start)
 	}
 }
 
 // discardNotes says of each partition what is allocated but not stored.
-func discardNotes(l *clone.Layout) []string {
+func discardNotes(l *layout.Layout) []string {
 	var out []string
 	for i := range l.Partitions {
 		p := &l.Partitions[i]
@@ -238,7 +241,7 @@ func discardNotes(l *clone.Layout) []string {
 }
 
 // notes says of each partition that is not cloned why, and what can be done.
-func notes(l *clone.Layout) []string {
+func notes(l *layout.Layout) []string {
 	var out []string
 	for i := range l.Partitions {
 		p := &l.Partitions[i]
@@ -266,11 +269,11 @@ func notes(l *clone.Layout) []string {
 }
 
 // wholeNotes says which volumes inside of a partition are not cloned, and why.
-func wholeNotes(p *clone.PartitionLayout) []string {
+func wholeNotes(p *layout.Partition) []string {
 	var out []string
 	for _, part := range p.Volume.Whole {
 		note := fmt.Sprintf("partition %d: %s (%s) is copied block by block: %s", p.Number, printable(part.Name), cmp.Or(part.Type, "unknown"), part.Doubt.Reason)
-		if remedy := clone.Remedy(part.Doubt); remedy != "" {
+		if remedy := layout.Remedy(part.Doubt); remedy != "" {
 			note += "\n  to do: " + remedy
 		}
 		out = append(out, note)
@@ -383,11 +386,11 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 		return err
 	}
 	defer session.Close()
-	result, err := clone.CaptureDisks(ctx, disks, session, clone.CaptureOptions{
+	result, err := capture.Run(ctx, disks, session, capture.Options{
 		Image: name, Comment: opts.comment, Origin: strings.Join(paths, ", "), Creator: "clonecast disk capture", Engine: engine(),
 		Force: opts.force, FillBadSectors: opts.fillBadSectors, Verify: opts.verify, Level: level, Progress: bytesProgress(rep),
 	})
-	var unreadable *clone.UnreadableError
+	var unreadable *capture.UnreadableError
 	if errors.As(err, &unreadable) {
 		rep.warnUnreadable(paths, unreadable)
 	}
@@ -405,12 +408,12 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 }
 
 // openSources opens the disks of a capture and finds out what is on them.
-func openSources(paths []string, opts diskCaptureOptions) ([]clone.Captured, []*blockdev.Device, error) {
+func openSources(paths []string, opts diskCaptureOptions) ([]capture.Disk, []*blockdev.Device, error) {
 	open := blockdev.OpenUnused
 	if opts.force && !opts.replay { // what is mounted must not be mounted once more
 		open = blockdev.Open
 	}
-	var disks []clone.Captured
+	var disks []capture.Disk
 	var devices []*blockdev.Device
 	for _, path := range paths {
 		dev, layout, err := inspect(path, open, nil)
@@ -419,14 +422,14 @@ func openSources(paths []string, opts diskCaptureOptions) ([]clone.Captured, []*
 			return nil, nil, err
 		}
 		devices = append(devices, dev)
-		disks = append(disks, clone.Captured{Disk: dev, Layout: layout})
+		disks = append(disks, capture.Disk{Disk: dev, Layout: layout})
 	}
 	return disks, devices, nil
 }
 
 // prepareSources replays journals, if that is wanted, and applies the policies. It warns of what
 // is not cloned.
-func prepareSources(ctx context.Context, paths []string, disks []clone.Captured, policies image.Policies, opts diskCaptureOptions, rep *reporter) ([]replayedSummary, error) {
+func prepareSources(ctx context.Context, paths []string, disks []capture.Disk, policies image.Policies, opts diskCaptureOptions, rep *reporter) ([]replayedSummary, error) {
 	var replayed []replayedSummary
 	if opts.replay {
 		var err error
@@ -446,13 +449,13 @@ func prepareSources(ctx context.Context, paths []string, disks []clone.Captured,
 }
 
 // replayJournals replays the journals on the disks, none if one of them must not be changed.
-func replayJournals(ctx context.Context, paths []string, disks []clone.Captured, policies image.Policies, force bool, rep *reporter) ([]replayedSummary, error) {
+func replayJournals(ctx context.Context, paths []string, disks []capture.Disk, policies image.Policies, force bool, rep *reporter) ([]replayedSummary, error) {
 	if os.Geteuid() != 0 {
 		return nil, withCode(exitFailed, errors.New("--replay mounts file systems, which takes root"), "run the command as root (sudo)")
 	}
-	var options []clone.ReplayOptions
+	var options []layout.ReplayOptions
 	for i, c := range disks {
-		options = append(options, clone.ReplayOptions{Policy: policies[i], Force: force, Before: func(r clone.Replayed) {
+		options = append(options, layout.ReplayOptions{Policy: policies[i], Force: force, Before: func(r layout.Replayed) {
 			rep.warn("%s: %v: replaying its journal, which changes this disk", paths[i], r)
 		}})
 		if err := c.Layout.MayReplay(c.Disk, options[i]); err != nil {
@@ -461,7 +464,7 @@ func replayJournals(ctx context.Context, paths []string, disks []clone.Captured,
 	}
 	var out []replayedSummary
 	for i, c := range disks {
-		layout, replayed, err := clone.Replay(ctx, c.Disk, c.Layout, kernelfs.Disk{Path: paths[i], Sector: c.Layout.LogicalSector}, options[i])
+		layout, replayed, err := layout.Replay(ctx, c.Disk, c.Layout, kernelfs.Disk{Path: paths[i], Sector: c.Layout.LogicalSector}, options[i])
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", paths[i], err)
 		}
@@ -474,7 +477,7 @@ func replayJournals(ctx context.Context, paths []string, disks []clone.Captured,
 	return out, nil
 }
 
-func unreadableBytes(r clone.CaptureResult) int64 {
+func unreadableBytes(r capture.Result) int64 {
 	sum := quantity.Bytes(0)
 	for _, u := range r.Unreadable {
 		sum += quantity.Total(u.Extents)
@@ -483,7 +486,7 @@ func unreadableBytes(r clone.CaptureResult) int64 {
 }
 
 // warnUnreadable lists what of a disk could not be read.
-func (r *reporter) warnUnreadable(paths []string, u *clone.UnreadableError) {
+func (r *reporter) warnUnreadable(paths []string, u *capture.UnreadableError) {
 	const most = 50
 	for _, e := range u.Extents[:min(most, len(u.Extents))] {
 		r.warn("%s: bytes %d to %d cannot be read", paths[u.Disk], int64(e.Start), int64(e.End())-1)
@@ -517,7 +520,7 @@ type captureSummary struct {
 // replayedSummary is a file system whose journal was replayed.
 type replayedSummary struct {
 	Disk int `json:"disk"` // from 1
-	clone.Replayed
+	layout.Replayed
 }
 
 // bytesProgress hands the engine's progress to the reporter.
@@ -629,21 +632,21 @@ func runDiskDeploy(ctx context.Context, ref string, paths []string, opts diskDep
 		}
 	}
 	tables := tableSaver{paths: paths, file: opts.saveTable, rep: rep}
-	options := clone.DeployOptions{DryRun: opts.dryRun, Verify: opts.verify, Trim: opts.trim, SaveTable: tables.save, Progress: bytesProgress(rep)}
-	var disks []clone.Deployment
+	options := deploy.Options{DryRun: opts.dryRun, Verify: opts.verify, Trim: opts.trim, SaveTable: tables.save, Progress: bytesProgress(rep)}
+	var disks []deploy.Disk
 	var growers kernelfs.Disks
 	for i, dev := range devices {
 		growers = append(growers, kernelfs.Disk{Path: dev.Path, Sector: dev.LogicalSector})
-		disks = append(disks, clone.Deployment{Disk: &manifest.Disks[i], Target: dev, Geometry: geometry(dev)})
+		disks = append(disks, deploy.Disk{Disk: &manifest.Disks[i], Target: dev, Geometry: geometry(dev)})
 		options.Verify = options.Verify || dev.Block
 		options.Trim = options.Trim && (dev.Block || opts.trimChosen)
 	}
 	options.Grow, options.Grower = grow, growers
-	results, err := clone.DeployDisks(ctx, disks, store, options)
+	results, err := deploy.Run(ctx, disks, store, options)
 	if err != nil {
 		return diskError(fmt.Errorf("deploy %s to %s: %w", ref, strings.Join(paths, " and "), err))
 	}
-	var sum clone.DeployResult
+	var sum deploy.Result
 	var grown []grownSummary
 	for i, r := range results {
 		if !opts.dryRun && r.Written > 0 {
@@ -684,10 +687,10 @@ type deploySummary struct {
 // grownSummary is a partition that was to grow.
 type grownSummary struct {
 	Disk int `json:"disk"` // from 1
-	clone.Grown
+	deploy.Grown
 }
 
-func deployOutcome(m *image.Manifest, path string, dryRun bool, r clone.DeployResult) string {
+func deployOutcome(m *image.Manifest, path string, dryRun bool, r deploy.Result) string {
 	ref := fmt.Sprintf("%s@%d", m.Image, m.Sequence)
 	switch {
 	case dryRun:
@@ -723,7 +726,7 @@ func confirm(out io.Writer, in io.Reader, devices []*blockdev.Device, m *image.M
 	for i, dev := range devices {
 		d := &m.Disks[i]
 		fmt.Fprintf(out, "%s@%d (%v) will be written to\n  %s\n", m.Image, m.Sequence, d.Size, dev)
-		if layout, err := clone.Inspect(dev, geometry(dev)); err == nil {
+		if layout, err := layout.Inspect(dev, geometry(dev)); err == nil {
 			for i := range layout.Partitions {
 				p := &layout.Partitions[i]
 				fmt.Fprintf(out, "    now: partition %d, %v, %s %s\n", p.Number, p.Length, orDash(p.Volume.Type), printable(p.Volume.Label))

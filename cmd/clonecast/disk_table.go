@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 
 	"clonecast/internal/blockdev"
-	"clonecast/internal/clone"
+	"clonecast/internal/clone/deploy"
 	"clonecast/internal/partition/saved"
 
 	"github.com/spf13/cobra"
@@ -119,7 +119,7 @@ func runDiskRestoreTable(file, path string, yes bool, in io.Reader, stdout, stde
 			return err
 		}
 	}
-	if err := clone.Restore(dev, geometry(dev), c); err != nil {
+	if err := deploy.Restore(dev, geometry(dev), c); err != nil {
 		return diskError(fmt.Errorf("restore the table of %s: %w", path, err))
 	}
 	if err := dev.RereadPartitions(); err != nil {

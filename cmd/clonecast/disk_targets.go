@@ -7,6 +7,7 @@ import (
 
 	"clonecast/internal/blockdev"
 	"clonecast/internal/clone"
+	"clonecast/internal/clone/deploy"
 	"clonecast/internal/diskrule"
 	"clonecast/internal/image"
 )
@@ -18,7 +19,7 @@ func keepPartitions(m *image.Manifest, list []string) error {
 		return err
 	}
 	for i := range m.Disks {
-		if m.Disks[i], err = clone.Keep(m.Disks[i], policies[i]); err != nil {
+		if m.Disks[i], err = deploy.Keep(m.Disks[i], policies[i]); err != nil {
 			return diskError(err)
 		}
 	}
@@ -39,7 +40,7 @@ func pathsByRules(texts []string, m *image.Manifest) ([]string, error) {
 		}
 		rules = append(rules, rule)
 	}
-	chosen, err := diskrule.Assign(rules, blockdev.Rules(facts), clone.Wants(m))
+	chosen, err := diskrule.Assign(rules, blockdev.Rules(facts), deploy.Wants(m))
 	if err != nil {
 		return nil, diskError(err)
 	}

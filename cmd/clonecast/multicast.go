@@ -17,7 +17,7 @@ import (
 
 	"clonecast/internal/blockdev"
 	"clonecast/internal/chunkstore/local"
-	"clonecast/internal/clone"
+	"clonecast/internal/clone/deploy"
 	"clonecast/internal/image"
 	"clonecast/internal/multicast"
 	"clonecast/internal/multicast/blocks"
@@ -290,12 +290,14 @@ func receiveImage(ctx context.Context, found *multicast.Found, details sessionDe
 		}
 	}
 	tables := tableSaver{paths: []string{path}, file: opts.saveTable, rep: rep}
-	result, err := clone.Deploy(ctx, &manifest.Disks[0], dev, geometry(dev), source, clone.DeployOptions{
-		Verify: dev.Block, SaveTable: tables.save, Progress: bytesProgress(rep),
-	})
+	disks := []deploy.Disk{{Image: &manifest.Disks[0], Target: dev, Geometry: geometry(dev)}}
+	session := deploy.Source{Name: "a multicast session", Frames: source.Frames, Prepare: source.Prepare}
+	results, err := deploy.Run(ctx, disks, deploy.Options{Verify: dev.Block},
+		deploy.Means{Source: session, SaveTable: tables.save, Progress: bytesProgress(rep)})
 	if err != nil {
 		return diskError(fmt.Errorf("deploy %s@%d to %s: %w", manifest.Image, manifest.Sequence, path, err))
 	}
+	result := results[0]
 	if result.Written > 0 {
 		if err := dev.RereadPartitions(); err != nil {
 			rep.warn("the kernel still shows the old partitions of %s: %v", path, err)

@@ -10,6 +10,7 @@ import (
 
 	"clonecast/internal/blockdev"
 	"clonecast/internal/clone"
+	"clonecast/internal/clone/deploy"
 	"clonecast/internal/diskrule"
 	"clonecast/internal/image"
 	"clonecast/internal/protocol"
@@ -17,7 +18,7 @@ import (
 
 // Disk is an open disk.
 type Disk interface {
-	clone.Target
+	deploy.Target
 	io.Closer
 	// Reread tells the kernel that the partition table changed.
 	Reread() error
@@ -125,7 +126,7 @@ func (a *Agent) deployDisks(ctx context.Context, op *protocol.Operation, m *imag
 		return nil, err
 	}
 	return chooseDisks(ctx, a.config.Disks, func(disks []diskrule.Disk) ([]int, error) {
-		return diskrule.Assign(rules, disks, clone.Wants(m))
+		return diskrule.Assign(rules, disks, deploy.Wants(m))
 	}, a.patience)
 }
 

@@ -10,9 +10,9 @@ import (
 
 	"clonecast/internal/blockdev"
 	"clonecast/internal/chunk"
-	"clonecast/internal/clone"
+	"clonecast/internal/clone/deploy"
+	"clonecast/internal/clone/follow"
 	"clonecast/internal/image"
-	"clonecast/internal/partition/saved"
 	"clonecast/internal/protocol"
 	"clonecast/internal/quantity"
 )
@@ -29,7 +29,7 @@ type following struct {
 	outline  *image.Outline
 	chain    image.Chain
 	disks    []opened
-	follower *clone.Follower
+	follower *follow.Follower
 	written  quantity.Bytes // of all casts
 
 	multicast multicastResult // of all sessions
@@ -118,18 +118,12 @@ func (f *following) begin(ctx context.Context, cast string) error {
 	if f.disks, err = f.agent.open(facts, true); err != nil {
 		return err
 	}
-	var targets []clone.Deployment
+	var targets []deploy.Disk
 	for i, d := range f.disks {
-		targets = append(targets, clone.Deployment{Disk: &o.Manifest.Disks[i], Target: d, Geometry: d.geometry})
+		targets = append(targets, deploy.Disk{Image: &o.Manifest.Disks[i], Target: d, Geometry: d.geometry})
 	}
-	follower, err := clone.Follow(&o.Manifest, targets, clone.DeployOptions{Grow: grow, Progress: f.track.progress,
-		SaveTable: func(ctx context.Context, disk int, c saved.Copy) error {
-			if err := server.saveTable(ctx, disk, c); err != nil {
-				return err
-			}
-			f.notes = append(f.notes, fmt.Sprintf("the old partition table of %s is saved: clonecast task tables %s", diskText(facts[disk]), f.op.TaskID))
-			return nil
-		}})
+	follower, err := follow.New(&o.Manifest, targets, deploy.Options{Grow: grow},
+		deploy.Means{Progress: f.track.progress, SaveTable: server.tableSaver(f.op, facts, &f.notes)})
 	if err != nil {
 		return fmt.Errorf("follow to %s: %w", diskText(facts...), err)
 	}
@@ -161,7 +155,7 @@ func (f *following) parts(ctx context.Context, count uint64) error {
 		ids = append(ids, more...)
 	}
 	if frames == nil {
-		err = f.follower.Part(ctx, ids, partSource{transfer{f.agent.client}})
+		err = f.follower.Part(ctx, ids, transfer{f.agent.client}.partSource())
 	} else {
 		err = f.receive(ctx, frames, first, ids)
 	}
@@ -213,7 +207,7 @@ func (f *following) receive(ctx context.Context, frames *reception, first uint64
 	if frames.whole, err = f.outline.Slice(first, ids); err != nil {
 		return err
 	}
-	if err = f.follower.Part(ctx, ids, frames); err == nil {
+	if err = f.follower.Part(ctx, ids, frames.source()); err == nil {
 		frames.attend(ctx)
 	}
 	f.multicast.add(frames.done)
@@ -239,10 +233,8 @@ func (r *multicastResult) add(o multicastResult) {
 }
 
 // partSource fetches the chunks of parts. It knows no differences: there is no version before.
-type partSource struct{ server transfer }
-
-func (s partSource) Frames(ctx context.Context, ids []chunk.ID, yield func([]byte) error) error {
-	return s.server.Frames(ctx, ids, yield)
+func (t transfer) partSource() deploy.Source {
+	return deploy.Source{Name: "the server", Frames: t.Frames}
 }
 
 func (f *following) facts() []blockdev.Facts {

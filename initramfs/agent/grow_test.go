@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"clonecast/internal/blockdev"
-	"clonecast/internal/clone"
+	"clonecast/internal/clone/layout"
 	"clonecast/internal/disktest"
 	"clonecast/internal/protocol"
 	"clonecast/internal/quantity"
@@ -66,7 +66,7 @@ func TestDeployGrows(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer disk.Close()
-	l, err := clone.Inspect(disk, geometry)
+	l, err := layout.Inspect(disk, geometry)
 	if err != nil || len(l.Partitions) != 2 || l.Partitions[1].Reason != "" {
 		t.Fatalf("Inspect = %+v, %v", l, err)
 	}

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"clonecast/internal/chunk"
-	"clonecast/internal/clone"
+	"clonecast/internal/clone/deploy"
 	"clonecast/internal/image"
 	"clonecast/internal/multicast"
 	"clonecast/internal/multicast/packet"
@@ -43,7 +43,7 @@ type multicastResult struct {
 }
 
 // reception is how a deploy gets its frames: in the task's multicast sessions, and by unicast what these do not bring. It
-// is a clone.WholeSource. What is wrong with a session is a note, never a failed deploy.
+// is a deploy.Source. What is wrong with a session is a note, never a failed deploy.
 type reception struct {
 	transfer
 	track   *tracker
@@ -94,11 +94,11 @@ func (r *reception) ask(ctx context.Context, known uint64) (protocol.Session, er
 }
 
 // source is where the frames come from. Without a session it is the server, which can also send differences.
-func (r *reception) source() clone.Source {
+func (r *reception) source() deploy.Source {
 	if r.offer == nil {
-		return r.transfer
+		return deploy.Source{Name: "the server", Frames: r.transfer.Frames, Deltas: r.Deltas}
 	}
-	return r
+	return deploy.Source{Name: "a multicast session", Frames: r.Frames, Prepare: r.Prepare}
 }
 
 // note tells the screen and the server what a person should know.
@@ -121,7 +121,7 @@ func ending(ctx context.Context, err error) error {
 	return nil
 }
 
-// Prepare implements clone.WholeSource: it waits in a session for it to begin, while the disk is still as it was.
+// Prepare implements deploy.Source: it waits in a session for it to begin, while the disk is still as it was.
 func (r *reception) Prepare(ctx context.Context, ids []chunk.ID) error { return r.enter(ctx, ids) }
 
 // enter joins a session for chunks and waits until it begins. Without one r.session is nil and the cause is noted.
@@ -238,7 +238,7 @@ func waitingText(w protocol.SessionWaiting) string {
 	return ""
 }
 
-// Frames implements clone.Source.
+// Frames implements deploy.Source.
 func (r *reception) Frames(ctx context.Context, ids []chunk.ID, yield func(frame []byte) error) error {
 	rest := newWanted(ids)
 	for r.session != nil {

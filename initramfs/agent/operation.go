@@ -8,12 +8,12 @@ import (
 	"time"
 
 	"clonecast/internal/clone"
+	"clonecast/internal/clone/capture"
+	"clonecast/internal/clone/deploy"
+	"clonecast/internal/clone/layout"
 	"clonecast/internal/image"
 	"clonecast/internal/kernelfs"
-	"clonecast/internal/partition/saved"
 	"clonecast/internal/protocol"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // errCancelled ends an operation that an operator called off.
@@ -37,7 +37,7 @@ type captureResult struct {
 	Stored    int64   `json:"bytes_stored"`
 	Seconds   float64 `json:"seconds"`
 
-	Replayed []clone.Replayed `json:"replayed,omitempty"`
+	Replayed []layout.Replayed `json:"replayed,omitempty"`
 }
 
 type deployResult struct {
@@ -53,7 +53,7 @@ type deployResult struct {
 	Followed int64   `json:"bytes_followed,omitempty"` // written while the capture went on
 	Seconds  float64 `json:"seconds"`
 
-	Grown     []clone.Grown    `json:"grown,omitempty"`
+	Grown     []deploy.Grown   `json:"grown,omitempty"`
 	Multicast *multicastResult `json:"multicast,omitempty"`
 }
 
@@ -126,7 +126,7 @@ func (a *Agent) capture(ctx context.Context, op *protocol.Operation, track *trac
 	if err != nil {
 		return report{}, err
 	}
-	var replayed []clone.Replayed
+	var replayed []layout.Replayed
 	var notes []string
 	if op.Replay {
 		if replayed, notes, err = a.replay(ctx, disks, captured, policies, op.Force); err != nil {
@@ -141,9 +141,12 @@ func (a *Agent) capture(ctx context.Context, op *protocol.Operation, track *trac
 	for _, n := range notes {
 		a.say("note: %s", n)
 	}
-	result, err := clone.CaptureDisks(ctx, captured, a.sink(op), clone.CaptureOptions{
-		Image: op.Image, Comment: op.Comment, Engine: a.config.Build, Force: op.Force, FillBadSectors: op.Fill, Level: zstd.SpeedDefault, Progress: track.progress,
-	})
+	plan, err := capture.NewPlan(captured, capture.Options{Image: op.Image, Comment: op.Comment,
+		Engine: a.config.Build, Force: op.Force})
+	if err != nil {
+		return report{notes: notes}, err
+	}
+	result, err := capture.Execute(ctx, plan, captured, a.means(op, track))
 	if err != nil {
 		return report{notes: notes}, fmt.Errorf("capture of %s: %w", diskText(facts...), err)
 	}
@@ -157,28 +160,28 @@ func (a *Agent) capture(ctx context.Context, op *protocol.Operation, track *trac
 }
 
 // inspect finds out what is on the disks.
-func inspect(disks []opened, policies image.Policies) ([]clone.Captured, error) {
+func inspect(disks []opened, policies image.Policies) ([]capture.Disk, error) {
 	for i := range policies {
 		if i >= len(disks) {
 			return nil, &clone.RefusedError{Reason: fmt.Sprintf("a policy is for disk %d, and the capture is of %d", i+1, len(disks))}
 		}
 	}
-	var captured []clone.Captured
+	var captured []capture.Disk
 	for _, d := range disks {
-		layout, err := clone.Inspect(d, d.geometry)
+		l, err := layout.Inspect(d, d.geometry)
 		if err != nil {
 			return nil, fmt.Errorf("inspect %s: %w", diskText(d.facts), err)
 		}
-		captured = append(captured, clone.Captured{Disk: d, Layout: layout})
+		captured = append(captured, capture.Disk{Reader: d, Layout: l})
 	}
 	return captured, nil
 }
 
 // replay lets the kernel replay the journals on the disks; none if one of them must not be changed.
-func (a *Agent) replay(ctx context.Context, disks []opened, captured []clone.Captured, policies image.Policies, force bool) (replayed []clone.Replayed, notes []string, err error) {
-	var options []clone.ReplayOptions
+func (a *Agent) replay(ctx context.Context, disks []opened, captured []capture.Disk, policies image.Policies, force bool) (replayed []layout.Replayed, notes []string, err error) {
+	var options []layout.ReplayOptions
 	for i, d := range disks {
-		options = append(options, clone.ReplayOptions{Policy: policies[i], Force: force, Before: func(r clone.Replayed) {
+		options = append(options, layout.ReplayOptions{Policy: policies[i], Force: force, Before: func(r layout.Replayed) {
 			a.say("%s: %v: replaying its journal, which changes this disk", diskText(d.facts), r)
 		}})
 		if err := captured[i].Layout.MayReplay(d, options[i]); err != nil {
@@ -187,11 +190,11 @@ func (a *Agent) replay(ctx context.Context, disks []opened, captured []clone.Cap
 	}
 	for i, d := range disks {
 		kernel := kernelfs.Disk{Path: d.facts.Path, Sector: d.geometry.LogicalSector, Load: a.config.LoadModule}
-		layout, list, err := clone.Replay(ctx, d, captured[i].Layout, kernel, options[i])
+		after, list, err := layout.Replay(ctx, d, captured[i].Layout, kernel, options[i])
 		if err != nil {
 			return replayed, notes, fmt.Errorf("%s: %w", diskText(d.facts), err)
 		}
-		captured[i].Layout = layout
+		captured[i].Layout = after
 		for _, r := range list {
 			notes = append(notes, ofDisk(i, len(disks), r.Outcome()))
 		}
@@ -201,9 +204,9 @@ func (a *Agent) replay(ctx context.Context, disks []opened, captured []clone.Cap
 }
 
 // applyPolicies decides how the disks are captured, and tells what people should know of that.
-func applyPolicies(disks []opened, captured []clone.Captured, policies image.Policies) (notes []string, err error) {
+func applyPolicies(disks []opened, captured []capture.Disk, policies image.Policies) (notes []string, err error) {
 	for i, c := range captured {
-		if err := c.Layout.Apply(c.Disk, policies[i]); err != nil {
+		if err := c.Layout.Apply(c.Reader, policies[i]); err != nil {
 			return notes, fmt.Errorf("%s: %w", diskText(disks[i].facts), err)
 		}
 		for _, n := range notesOf(c.Layout) {
@@ -222,7 +225,7 @@ func ofDisk(i, count int, note string) string {
 }
 
 // notesOf tells what a person should know of how the partitions are captured.
-func notesOf(layout *clone.Layout) []string {
+func notesOf(l *layout.Layout) []string {
 	var notes []string
 	add := func(what, reason, remedy string) {
 		note := fmt.Sprintf("%s is copied whole: %s", what, reason)
@@ -231,13 +234,13 @@ func notesOf(layout *clone.Layout) []string {
 		}
 		notes = append(notes, note)
 	}
-	for _, p := range layout.Partitions {
+	for _, p := range l.Partitions {
 		if p.Mode == image.ModeRaw && p.Reason != "" {
 			add(fmt.Sprintf("partition %d", p.Number), p.Reason, p.Remedy)
 		}
 		if p.Mode == image.ModeClone {
 			for _, part := range p.Volume.Whole {
-				add(fmt.Sprintf("%s in partition %d", part.Name, p.Number), part.Doubt.Reason, clone.Remedy(part.Doubt))
+				add(fmt.Sprintf("%s in partition %d", part.Name, p.Number), part.Doubt.Reason, layout.Remedy(part.Doubt))
 			}
 		}
 	}
@@ -283,22 +286,16 @@ func (a *Agent) deploy(ctx context.Context, op *protocol.Operation, track *track
 	}
 	defer closeDisks(disks)
 	a.say("deploy of %s version %d (%s) to %s", m.Image, m.Sequence, want.Short(), diskText(facts...))
-	var targets []clone.Deployment
+	var targets []deploy.Disk
 	var growers kernelfs.Disks
 	for i, d := range disks {
-		targets = append(targets, clone.Deployment{Disk: &m.Disks[i], Target: d, Geometry: d.geometry})
+		targets = append(targets, deploy.Disk{Image: &m.Disks[i], Target: d, Geometry: d.geometry})
 		growers = append(growers, kernelfs.Disk{Path: d.facts.Path, Sector: d.geometry.LogicalSector, Load: a.config.LoadModule})
 	}
 	var notes []string
-	results, err := clone.DeployDisks(ctx, targets, frames.source(), clone.DeployOptions{
-		Verify: true, Trim: !op.NoTrim, Parent: parent, Progress: track.progress, Grow: grow, Grower: growers,
-		SaveTable: func(ctx context.Context, disk int, c saved.Copy) error {
-			if err := server.saveTable(ctx, disk, c); err != nil {
-				return err
-			}
-			notes = append(notes, fmt.Sprintf("the old partition table of %s is saved: clonecast task tables %s", diskText(facts[disk]), op.TaskID))
-			return nil
-		}})
+	results, err := deploy.Run(ctx, targets, deploy.Options{Verify: true, Trim: !op.NoTrim, Grow: grow},
+		deploy.Means{Source: frames.source(), Parent: parent, Progress: track.progress, Grower: growers,
+			SaveTable: server.tableSaver(op, facts, &notes)})
 	if err == nil {
 		frames.attend(ctx)
 	}
@@ -315,7 +312,7 @@ func (a *Agent) deploy(ctx context.Context, op *protocol.Operation, track *track
 }
 
 // afterwards tells the kernel of the new tables, and adds up what was done to all disks.
-func (a *Agent) afterwards(disks []opened, results []clone.DeployResult) (sum clone.DeployResult, notes []string) {
+func (a *Agent) afterwards(disks []opened, results []deploy.Result) (sum deploy.Result, notes []string) {
 	for i, r := range results {
 		for _, g := range r.Grown {
 			a.say("grow: %v", g)
@@ -343,7 +340,7 @@ func keep(m *image.Manifest, list []string) error {
 		}
 	}
 	for i := range m.Disks {
-		if m.Disks[i], err = clone.Keep(m.Disks[i], policies[i]); err != nil {
+		if m.Disks[i], err = deploy.Keep(m.Disks[i], policies[i]); err != nil {
 			return err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"clonecast/internal/blockdev"
 	"clonecast/internal/chunk"
 	"clonecast/internal/chunkstore"
 	"clonecast/internal/image"
@@ -166,6 +167,18 @@ func (t transfer) saveTable(ctx context.Context, disk int, c saved.Copy) error {
 		return fmt.Errorf("send the old partition table: %w", err)
 	}
 	return nil
+}
+
+// tableSaver gives the server the old tables of an operation's disks, and notes that it has them.
+func (t transfer) tableSaver(op *protocol.Operation, facts []blockdev.Facts, notes *[]string) func(context.Context, int, saved.Copy) error {
+	return func(ctx context.Context, disk int, c saved.Copy) error {
+		if err := t.saveTable(ctx, disk, c); err != nil {
+			return err
+		}
+		*notes = append(*notes, fmt.Sprintf("the old partition table of %s is saved: clonecast task tables %s",
+			diskText(facts[disk]), op.TaskID))
+		return nil
+	}
 }
 
 type manifestError struct{ want, got image.VersionID }

@@ -1,4 +1,4 @@
-package clone
+package clone_test
 
 import (
 	"bytes"
@@ -33,7 +33,7 @@ func (s *deltaStore) Deltas(ctx context.Context, wants []chunk.Want, yield func(
 func TestDeployDifferences(t *testing.T) {
 	disk, l := testDisk(1)
 	store := &memStore{}
-	capture(t, store, disk, l)
+	captureTo(t, store, disk, l)
 	parent := store.manifest
 	old := bytes.Clone(disk.b)
 	var offsets []int
@@ -45,7 +45,7 @@ func TestDeployDifferences(t *testing.T) {
 	// An extent more: the first version's hash has zeroes there, whatever is on the disk.
 	p := &l.Partitions[0]
 	p.Extents = append(p.Extents[:2:2], append([]quantity.Extent{{Start: 700 << 10, Length: 4096}}, p.Extents[2:]...)...)
-	first := capture(t, store, disk, l)
+	first := captureTo(t, store, disk, l)
 	if limit := quantity.Bytes(6 * (int(chunk.Size) + 500)); first.Stored > limit {
 		t.Errorf("the second capture stored %v for 4 changes", first.Stored)
 	}
@@ -66,7 +66,7 @@ func TestDeployDifferences(t *testing.T) {
 			target := &memDisk{b: bytes.Clone(old)}
 			c.change(target.b)
 			s := &deltaStore{memStore: store, differ: differ}
-			r, err := Deploy(context.Background(), &store.manifest.Disks[0], target, l.Geometry, s, DeployOptions{Verify: true, Parent: parent})
+			r, err := deployOne(context.Background(), &store.manifest.Disks[0], target, l.Geometry, s, deployOrder{Verify: true, Parent: parent})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,9 +1,11 @@
-package clone
+package clone_test
 
 import (
 	"context"
 	"testing"
 
+	"clonecast/internal/clone"
+	"clonecast/internal/clone/layout"
 	"clonecast/internal/filesystem"
 	"clonecast/internal/image"
 	"clonecast/internal/partition"
@@ -13,22 +15,22 @@ import (
 )
 
 // benchDisk is a bare file system of 64 MiB, all allocated, half of it random.
-func benchDisk() (*memDisk, *Layout) {
+func benchDisk() (*memDisk, *layout.Layout) {
 	const size = 64 << 20
 	disk := &memDisk{b: randomBytes(1, size)}
 	for at := 0; at < size; at += 8192 {
 		clear(disk.b[at : at+4096])
 	}
-	l := &Layout{Geometry: Geometry{Size: size, LogicalSector: 512, PhysicalSector: 512}, Table: partition.Table{Kind: partition.None}}
-	l.Partitions = []PartitionLayout{newPartitionLayout(partition.Partition{Length: size},
+	l := &layout.Layout{Geometry: clone.Geometry{Size: size, LogicalSector: 512, PhysicalSector: 512}, Table: partition.Table{Kind: partition.None}}
+	l.Partitions = []layout.Partition{layout.NewPartition(partition.Partition{Length: size},
 		filesystem.Volume{Type: "ext4", Allocated: []quantity.Extent{{Length: size}}})}
 	return disk, l
 }
 
-func benchCapture(b *testing.B, disk *memDisk, l *Layout) *memStore {
+func benchCapture(b *testing.B, disk *memDisk, l *layout.Layout) *memStore {
 	b.Helper()
 	store := &memStore{}
-	if _, err := Capture(context.Background(), disk, l, store, CaptureOptions{Image: "bench", Level: zstd.SpeedDefault}); err != nil {
+	if _, err := captureOne(context.Background(), disk, l, store, captureOrder{Image: "bench", Level: zstd.SpeedDefault}); err != nil {
 		b.Fatal(err)
 	}
 	return store
@@ -47,7 +49,7 @@ func BenchmarkDeploy(b *testing.B) {
 	store := benchCapture(b, disk, l)
 	deploy := func(b *testing.B, d *image.Disk, target *memDisk) {
 		b.Helper()
-		if _, err := Deploy(context.Background(), d, target, l.Geometry, store, DeployOptions{}); err != nil {
+		if _, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,4 +1,4 @@
-package clone
+package clone_test
 
 import (
 	"bytes"
@@ -10,6 +10,9 @@ import (
 	"testing"
 
 	"clonecast/internal/chunk"
+	"clonecast/internal/clone"
+	"clonecast/internal/clone/capture"
+	"clonecast/internal/clone/layout"
 	"clonecast/internal/filesystem"
 	"clonecast/internal/image"
 	"clonecast/internal/partition"
@@ -51,6 +54,21 @@ func (d *memDisk) WriteAt(b []byte, off int64) (int, error) {
 func (d *memDisk) Sync() error      { return nil }
 func (d *memDisk) DropCache() error { return nil }
 
+func (d *memDisk) Trim(_, _ quantity.Bytes) error { return errors.ErrUnsupported }
+
+// How a deploy writes: the grain of what it leaves alone, the start of a partition that it withholds, and where
+// a BIOS looks for boot code.
+const (
+	blockSize      = 4096
+	headLength     = 64 << 10
+	bootCodeLength = 440
+	gptMagic       = "EFI PART"
+	recoveryMBR    = "0x27" // type of Windows' recovery partition
+)
+
+// noBoot is boot code that sends the BIOS to the next boot device (INT 18h) and else halts.
+var noBoot = append([]byte{0xcd, 0x18, 0xf4, 0xeb, 0xfd}, make([]byte, bootCodeLength-5)...)
+
 func randomBytes(seed byte, n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.NewChaCha8([32]byte{seed}).Read(b)
@@ -61,19 +79,19 @@ const testDiskSize = 24 << 20
 
 // testDisk makes a disk of random bytes with an MBR-like layout: table, gap, a cloned
 // partition with holes of every kind, a raw one of odd length, and a skipped one.
-func testDisk(seed byte) (*memDisk, *Layout) {
+func testDisk(seed byte) (*memDisk, *layout.Layout) {
 	disk := &memDisk{b: randomBytes(seed, testDiskSize)}
-	g := Geometry{Size: testDiskSize, LogicalSector: 512, PhysicalSector: 512}
+	g := clone.Geometry{Size: testDiskSize, LogicalSector: 512, PhysicalSector: 512}
 	cloned := partition.Partition{Number: 1, Start: 63 * 512, Length: 10 << 20}
 	extents := []quantity.Extent{{Start: 0, Length: 4096}, {Start: 8192, Length: 300 << 10}, {Start: 1 << 20, Length: 512},
 		{Start: 3<<20 + 1024, Length: 2 << 20}, {Start: 10<<20 - 4096, Length: 4096}}
 	raw := partition.Partition{Number: 2, Start: 12 << 20, Length: 3<<20 + 512}
 	skipped := partition.Partition{Number: 3, Start: 17 << 20, Length: 1 << 20}
-	l := &Layout{Geometry: g, Table: partition.Table{Kind: partition.MBR, Areas: []partition.Area{
+	l := &layout.Layout{Geometry: g, Table: partition.Table{Kind: partition.MBR, Areas: []partition.Area{
 		{Kind: partition.AreaTable, Start: 0, Length: 512}, {Kind: partition.AreaBoot, Start: 512, Length: 62 * 512}}}}
-	l.Partitions = []PartitionLayout{
-		newPartitionLayout(cloned, filesystem.Volume{Type: "ext4", Allocated: extents}),
-		newPartitionLayout(raw, filesystem.Volume{Doubt: &filesystem.Doubt{Reason: "no known file system"}}),
+	l.Partitions = []layout.Partition{
+		layout.NewPartition(cloned, filesystem.Volume{Type: "ext4", Allocated: extents}),
+		layout.NewPartition(raw, filesystem.Volume{Doubt: &filesystem.Doubt{Reason: "no known file system"}}),
 		{Partition: skipped, Mode: image.ModeSkip},
 	}
 	return disk, l
@@ -141,9 +159,9 @@ func (s *memStore) Frames(_ context.Context, ids []chunk.ID, yield func([]byte) 
 	return nil
 }
 
-func capture(t *testing.T, store *memStore, disk *memDisk, l *Layout) CaptureResult {
+func captureTo(t *testing.T, store *memStore, disk *memDisk, l *layout.Layout) capture.Result {
 	t.Helper()
-	r, err := Capture(context.Background(), disk, l, store, CaptureOptions{Image: "test", Level: zstd.SpeedFastest})
+	r, err := captureOne(context.Background(), disk, l, store, captureOrder{Image: "test", Level: zstd.SpeedFastest})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +202,7 @@ func checkDeployed(t *testing.T, d *image.Disk, source, before, after []byte) {
 func TestCaptureStoresNoFreeByte(t *testing.T) {
 	disk, l := testDisk(1)
 	store := &memStore{}
-	r := capture(t, store, disk, l)
+	r := captureTo(t, store, disk, l)
 	var want quantity.Bytes = 62 * 512
 	for i := range l.Partitions {
 		want += l.Partitions[i].Allocated()
@@ -214,11 +232,11 @@ func TestCaptureStoresNoFreeByte(t *testing.T) {
 func TestDeployOverRandomDisk(t *testing.T) {
 	disk, l := testDisk(1)
 	store := &memStore{}
-	capture(t, store, disk, l)
+	captureTo(t, store, disk, l)
 	before := randomBytes(9, testDiskSize+1<<20)
 	target := &memDisk{b: bytes.Clone(before)}
-	g := Geometry{Size: quantity.Bytes(len(target.b)), LogicalSector: 512}
-	r, err := Deploy(context.Background(), &store.manifest.Disks[0], target, g, store, DeployOptions{Verify: true})
+	g := clone.Geometry{Size: quantity.Bytes(len(target.b)), LogicalSector: 512}
+	r, err := deployOne(context.Background(), &store.manifest.Disks[0], target, g, store, deployOrder{Verify: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +246,7 @@ func TestDeployOverRandomDisk(t *testing.T) {
 	}
 
 	target.written = 0
-	r, err = Deploy(context.Background(), &store.manifest.Disks[0], target, g, store, DeployOptions{})
+	r, err = deployOne(context.Background(), &store.manifest.Disks[0], target, g, store, deployOrder{})
 	if err != nil || r.Written != 0 || target.written != 0 || r.Fetched != 0 || r.Kept != r.Compared {
 		t.Errorf("second deploy: %+v, %v; %d bytes were written, want 0", r, err, target.written)
 	}
@@ -237,16 +255,16 @@ func TestDeployOverRandomDisk(t *testing.T) {
 func TestDeployWritesOnlyWhatDiffers(t *testing.T) {
 	disk, l := testDisk(1)
 	store := &memStore{}
-	capture(t, store, disk, l)
+	captureTo(t, store, disk, l)
 	target := &memDisk{b: bytes.Clone(disk.b)}
 	g := l.Geometry
 	changed := 63*512 + 4<<20 // inside an extent of partition 1
 	target.b[changed] ^= 0xff
-	r, err := Deploy(context.Background(), &store.manifest.Disks[0], target, g, store, DeployOptions{DryRun: true})
+	r, err := deployOne(context.Background(), &store.manifest.Disks[0], target, g, store, deployOrder{DryRun: true})
 	if err != nil || target.written != 0 || r.Differ == 0 {
 		t.Fatalf("dry run: %+v, %v; %d bytes were written", r, err, target.written)
 	}
-	if _, err := Deploy(context.Background(), &store.manifest.Disks[0], target, g, store, DeployOptions{Verify: true}); err != nil {
+	if _, err := deployOne(context.Background(), &store.manifest.Disks[0], target, g, store, deployOrder{Verify: true}); err != nil {
 		t.Fatal(err)
 	}
 	checkDeployed(t, &store.manifest.Disks[0], disk.b, disk.b, target.b)
@@ -261,24 +279,24 @@ func TestDeployWritesOnlyWhatDiffers(t *testing.T) {
 func TestDeployCutAtEveryWrite(t *testing.T) {
 	disk, l := testDisk(1)
 	store := &memStore{}
-	capture(t, store, disk, l)
+	captureTo(t, store, disk, l)
 	d := &store.manifest.Disks[0]
 	d.Partitions = d.Partitions[:2] // kept_test.go cuts a deploy that keeps the third
 	before := randomBytes(9, testDiskSize)
 	whole := &memDisk{b: bytes.Clone(before)}
-	if _, err := Deploy(context.Background(), d, whole, l.Geometry, store, DeployOptions{}); err != nil {
+	if _, err := deployOne(context.Background(), d, whole, l.Geometry, store, deployOrder{}); err != nil {
 		t.Fatal(err)
 	}
 	for cut := 1; cut < whole.writes; cut++ {
 		target := &memDisk{b: bytes.Clone(before), cutAt: cut}
-		if _, err := Deploy(context.Background(), d, target, l.Geometry, store, DeployOptions{}); !errors.Is(err, errCut) {
+		if _, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{}); !errors.Is(err, errCut) {
 			t.Fatalf("cut after write %d: Deploy = %v, the cut went unreported", cut, err)
 		}
-		if !allZero(target.b[:512]) {
+		if !clone.AllZero(target.b[:512]) {
 			t.Fatalf("cut after write %d: LBA 0 is not zero, the disk could boot", cut)
 		}
 		target.cutAt = 0
-		if _, err := Deploy(context.Background(), d, target, l.Geometry, store, DeployOptions{Verify: true}); err != nil {
+		if _, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{Verify: true}); err != nil {
 			t.Fatalf("rerun after write %d: %v", cut, err)
 		}
 		checkDeployed(t, d, disk.b, before, target.b)
@@ -301,13 +319,13 @@ func (d *lyingDisk) WriteAt(b []byte, off int64) (int, error) {
 func TestVerifyFindsLostWrites(t *testing.T) {
 	disk, l := testDisk(1)
 	store := &memStore{}
-	capture(t, store, disk, l)
+	captureTo(t, store, disk, l)
 	for _, lose := range []int64{12<<20 + 1<<20, 0} {
 		target := &lyingDisk{&memDisk{b: randomBytes(9, testDiskSize)}, lose}
-		_, err := Deploy(context.Background(), &store.manifest.Disks[0], target, l.Geometry, store, DeployOptions{Verify: true})
-		var medium *MediumError
+		_, err := deployOne(context.Background(), &store.manifest.Disks[0], target, l.Geometry, store, deployOrder{Verify: true})
+		var medium *clone.MediumError
 		if !errors.As(err, &medium) {
-			t.Errorf("a lost write at byte %d: Deploy = %v, want a MediumError", lose, err)
+			t.Errorf("a lost write at byte %d: Deploy = %v, want a clone.MediumError", lose, err)
 		}
 	}
 }
@@ -315,14 +333,14 @@ func TestVerifyFindsLostWrites(t *testing.T) {
 func TestDeployRefusesBeforeWriting(t *testing.T) {
 	disk, l := testDisk(1)
 	store := &memStore{}
-	capture(t, store, disk, l)
-	for name, g := range map[string]Geometry{
+	captureTo(t, store, disk, l)
+	for name, g := range map[string]clone.Geometry{
 		"too small":         {Size: 18<<20 - 512, LogicalSector: 512},
 		"other sector size": {Size: testDiskSize, LogicalSector: 4096},
 	} {
 		target := &memDisk{b: make([]byte, g.Size)}
-		_, err := Deploy(context.Background(), &store.manifest.Disks[0], target, g, store, DeployOptions{})
-		var refused *RefusedError
+		_, err := deployOne(context.Background(), &store.manifest.Disks[0], target, g, store, deployOrder{})
+		var refused *clone.RefusedError
 		if !errors.As(err, &refused) || refused.Remedy == "" || target.writes != 0 {
 			t.Errorf("%s: Deploy = %v after %d writes, want a refusal with a remedy", name, err, target.writes)
 		}
@@ -332,11 +350,11 @@ func TestDeployRefusesBeforeWriting(t *testing.T) {
 func TestCaptureRefusesHibernated(t *testing.T) {
 	disk, l := testDisk(1)
 	l.Partitions[1].Refuse = true
-	var refused *RefusedError
-	if _, err := Capture(context.Background(), disk, l, &memStore{}, CaptureOptions{Image: "x", Level: zstd.SpeedFastest}); !errors.As(err, &refused) {
+	var refused *clone.RefusedError
+	if _, err := captureOne(context.Background(), disk, l, &memStore{}, captureOrder{Image: "x", Level: zstd.SpeedFastest}); !errors.As(err, &refused) {
 		t.Errorf("Capture = %v, want a refusal", err)
 	}
-	if _, err := Capture(context.Background(), disk, l, &memStore{}, CaptureOptions{Image: "x", Force: true, Level: zstd.SpeedFastest}); err != nil {
+	if _, err := captureOne(context.Background(), disk, l, &memStore{}, captureOrder{Image: "x", Force: true, Level: zstd.SpeedFastest}); err != nil {
 		t.Errorf("Capture with Force = %v", err)
 	}
 }
@@ -357,13 +375,13 @@ func (d *brokenDisk) ReadAt(b []byte, off int64) (int, error) {
 func TestCaptureReadErrors(t *testing.T) {
 	disk, l := testDisk(1)
 	free, used := int64(63*512+5000), int64(63*512+9000)
-	if _, err := Capture(context.Background(), &brokenDisk{disk, free}, l, &memStore{}, CaptureOptions{Image: "x", Level: zstd.SpeedFastest}); err != nil {
+	if _, err := captureOne(context.Background(), &brokenDisk{disk, free}, l, &memStore{}, captureOrder{Image: "x", Level: zstd.SpeedFastest}); err != nil {
 		t.Errorf("unreadable free block: Capture = %v, want success", err)
 	}
-	_, err := Capture(context.Background(), &brokenDisk{disk, used}, l, &memStore{}, CaptureOptions{Image: "x", Level: zstd.SpeedFastest})
-	var read *ReadError
+	_, err := captureOne(context.Background(), &brokenDisk{disk, used}, l, &memStore{}, captureOrder{Image: "x", Level: zstd.SpeedFastest})
+	var read *clone.ReadError
 	if !errors.As(err, &read) {
-		t.Errorf("unreadable used block: Capture = %v, want a ReadError", err)
+		t.Errorf("unreadable used block: Capture = %v, want a clone.ReadError", err)
 	}
 }
 
@@ -371,7 +389,7 @@ func TestCaptureReadErrors(t *testing.T) {
 func TestDeployWipesStaleSignatures(t *testing.T) {
 	disk, l := testDisk(1)
 	store := &memStore{}
-	capture(t, store, disk, l)
+	captureTo(t, store, disk, l)
 	before := randomBytes(9, testDiskSize)
 	btrfs := 63*512 + 0x10040 // allocated in the version: overwritten
 	mirror := 63*512 + 4096   // a free block: a second LUKS2 header lies at 0x4000, not here
@@ -381,11 +399,11 @@ func TestDeployWipesStaleSignatures(t *testing.T) {
 	copy(before[testDiskSize-512:], gptMagic)
 	target := &memDisk{b: bytes.Clone(before)}
 	d := &store.manifest.Disks[0]
-	if _, err := Deploy(context.Background(), d, target, l.Geometry, store, DeployOptions{Verify: true}); err != nil {
+	if _, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{Verify: true}); err != nil {
 		t.Fatal(err)
 	}
 	for name, at := range map[string]int{"LUKS2": luks, "GPT backup": testDiskSize - 512} {
-		if !allZero(target.b[at : at+6]) {
+		if !clone.AllZero(target.b[at : at+6]) {
 			t.Errorf("the stale %s signature is still there: %q", name, target.b[at:at+8])
 		}
 	}
@@ -393,7 +411,7 @@ func TestDeployWipesStaleSignatures(t *testing.T) {
 		t.Error("free bytes without a signature were changed")
 	}
 	writes := target.writes
-	if r, err := Deploy(context.Background(), d, target, l.Geometry, store, DeployOptions{}); err != nil || target.writes != writes {
+	if r, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{}); err != nil || target.writes != writes {
 		t.Errorf("second deploy: %+v, %v after %d writes, want none", r, err, target.writes-writes)
 	}
 }

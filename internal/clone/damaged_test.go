@@ -1,4 +1,4 @@
-package clone
+package clone_test
 
 import (
 	"cmp"
@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"clonecast/internal/clone"
+	"clonecast/internal/clone/layout"
 	"clonecast/internal/disktest"
 	"clonecast/internal/filesystem"
 	"clonecast/internal/filesystem/ext4"
@@ -75,16 +77,16 @@ func inspectDamaged(t *testing.T, name, path string) string {
 	t.Helper()
 	f := disktest.Open(t, path)
 	defer f.Close()
-	g := Geometry{Size: fileSize(t, f), LogicalSector: 512, PhysicalSector: 512}
+	g := clone.Geometry{Size: fileSize(t, f), LogicalSector: 512, PhysicalSector: 512}
 	type answer struct {
-		layout *Layout
+		layout *layout.Layout
 		err    error
 	}
 	answers := make(chan answer, 1)
 	before := allocatedSoFar()
 	go func() {
 		disk := undumped(f)
-		l, err := Inspect(disk, g)
+		l, err := layout.Inspect(disk, g)
 		if err == nil {
 			listDamaged(t, name, disk, l)
 		}
@@ -135,7 +137,7 @@ func (p *patched) ReadAt(b []byte, off int64) (int, error) {
 
 // listDamaged lists the files of the file systems that are cloned, as the difference of two
 // versions does.
-func listDamaged(t *testing.T, name string, f io.ReaderAt, l *Layout) {
+func listDamaged(t *testing.T, name string, f io.ReaderAt, l *layout.Layout) {
 	for _, p := range l.Partitions {
 		list := map[string]func(io.ReaderAt, quantity.Bytes) ([]filesystem.File, error){
 			"ext2": ext4.Files, "ext3": ext4.Files, "ext4": ext4.Files, "ntfs": ntfs.Files,
@@ -175,7 +177,7 @@ func damagedError(t *testing.T, name string, err error) string {
 }
 
 // damagedLayout checks what every layout promises.
-func damagedLayout(t *testing.T, name string, l *Layout) string {
+func damagedLayout(t *testing.T, name string, l *layout.Layout) string {
 	t.Helper()
 	var kinds []string
 	for _, p := range l.Partitions {

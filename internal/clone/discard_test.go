@@ -1,4 +1,4 @@
-package clone
+package clone_test
 
 import (
 	"bytes"
@@ -31,7 +31,7 @@ func (d *unreadable) ReadAt(b []byte, off int64) (int, error) {
 // held there.
 func TestDiscardedBytes(t *testing.T) {
 	disk, l := testDisk(1)
-	everything := capture(t, &memStore{}, disk, l).Read
+	everything := captureTo(t, &memStore{}, disk, l).Read
 	p := &l.Partitions[0]
 	page := []quantity.Extent{{Start: 8192, Length: 4096}, {Start: 8192 + 200<<10, Length: 512}, {Start: 3<<20 + 1024, Length: 1 << 20}}
 	log := []quantity.Extent{{Start: 8192 + 4096, Length: 4096}, {Start: 10<<20 - 4096, Length: 4096}}
@@ -52,7 +52,7 @@ func TestDiscardedBytes(t *testing.T) {
 		}
 	}
 	store := &memStore{}
-	r, err := Capture(context.Background(), broken, l, store, CaptureOptions{Image: "test", Level: zstd.SpeedFastest})
+	r, err := captureOne(context.Background(), broken, l, store, captureOrder{Image: "test", Level: zstd.SpeedFastest})
 	if err != nil {
 		t.Fatalf("Capture read what it discards: %v", err)
 	}
@@ -63,11 +63,11 @@ func TestDiscardedBytes(t *testing.T) {
 	before := randomBytes(9, testDiskSize)
 	target := &memDisk{b: bytes.Clone(before)}
 	d := &store.manifest.Disks[0]
-	if _, err := Deploy(context.Background(), d, target, l.Geometry, store, DeployOptions{Verify: true}); err != nil {
+	if _, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{Verify: true}); err != nil {
 		t.Fatal(err)
 	}
 	checkDeployed(t, d, want, before, target.b)
-	if r, err := Deploy(context.Background(), d, target, l.Geometry, store, DeployOptions{}); err != nil || r.Written != 0 {
+	if r, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{}); err != nil || r.Written != 0 {
 		t.Errorf("second deploy wrote %d bytes, %v", r.Written, err)
 	}
 }

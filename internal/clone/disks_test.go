@@ -1,4 +1,4 @@
-package clone
+package clone_test
 
 import (
 	"bytes"
@@ -6,6 +6,9 @@ import (
 	"errors"
 	"testing"
 
+	"clonecast/internal/clone"
+	"clonecast/internal/clone/capture"
+	"clonecast/internal/clone/deploy"
 	"clonecast/internal/image"
 	"clonecast/internal/quantity"
 
@@ -13,19 +16,19 @@ import (
 )
 
 // twoDisks captures two disks as one version.
-func twoDisks(t *testing.T) (*memStore, []*memDisk, CaptureResult) {
+func twoDisks(t *testing.T) (*memStore, []*memDisk, capture.Result) {
 	t.Helper()
 	disks := []*memDisk{
 		tableDisk(t, 1, "label: dos\nstart=63,size=2000\nstart=4096,size=8192,type=5\nstart=4159,size=1000\n"),
 		tableDisk(t, 2, "label: gpt\nstart=2048,size=3000\n"),
 	}
-	var captured []Captured
+	var captured []capture.Disk
 	for _, d := range disks {
-		captured = append(captured, Captured{d, inspected(t, d, nil)})
+		captured = append(captured, capture.Disk{Reader: d, Layout: inspected(t, d, nil)})
 	}
 	store := &memStore{}
 	var total, last quantity.Bytes
-	r, err := CaptureDisks(context.Background(), captured, store, CaptureOptions{Image: "two", Level: zstd.SpeedFastest,
+	r, err := captureDisks(context.Background(), captured, store, captureOrder{Image: "two", Level: zstd.SpeedFastest,
 		Progress: func(_ string, done, all quantity.Bytes) {
 			if done < last {
 				t.Errorf("progress goes back from %d to %d", last, done)
@@ -41,12 +44,12 @@ func twoDisks(t *testing.T) (*memStore, []*memDisk, CaptureResult) {
 	return store, disks, r
 }
 
-func deployments(m *image.Manifest, disks []*memDisk) []Deployment {
-	var out []Deployment
+func deployments(m *image.Manifest, disks []*memDisk) []deploy.Disk {
+	var out []deploy.Disk
 	for i, d := range disks {
 		g := tableGeometry
 		g.Size = quantity.Bytes(len(d.b))
-		out = append(out, Deployment{&m.Disks[i], d, g})
+		out = append(out, deploy.Disk{Image: &m.Disks[i], Target: d, Geometry: g})
 	}
 	return out
 }
@@ -59,7 +62,7 @@ func TestDeployDisksCutAtEveryWrite(t *testing.T) {
 		return []*memDisk{{b: bytes.Clone(sources[0].b)}, {b: randomBytes(9, tableDiskSize)}}
 	}
 	whole := blank()
-	results, err := DeployDisks(context.Background(), deployments(store.manifest, whole), store, DeployOptions{Verify: true})
+	results, err := deployDisks(context.Background(), deployments(store.manifest, whole), store, deployOrder{Verify: true})
 	if err != nil || len(results) != 2 || results[0].Differ != 0 || results[1].Differ == 0 {
 		t.Fatalf("%+v, %v", results, err)
 	}
@@ -70,14 +73,14 @@ func TestDeployDisksCutAtEveryWrite(t *testing.T) {
 		for cut := 1; cut < whole[i].writes; cut++ {
 			disks := blank()
 			disks[i].cutAt = cut
-			if _, err := DeployDisks(context.Background(), deployments(store.manifest, disks), store, DeployOptions{}); !errors.Is(err, errCut) {
+			if _, err := deployDisks(context.Background(), deployments(store.manifest, disks), store, deployOrder{}); !errors.Is(err, errCut) {
 				t.Fatalf("disk %d cut after write %d: %v", i, cut, err)
 			}
-			if !allZero(disks[0].b[:512]) {
+			if !clone.AllZero(disks[0].b[:512]) {
 				t.Fatalf("disk %d cut after write %d: the first disk could boot", i, cut)
 			}
 			disks[i].cutAt = 0
-			if _, err := DeployDisks(context.Background(), deployments(store.manifest, disks), store, DeployOptions{}); err != nil {
+			if _, err := deployDisks(context.Background(), deployments(store.manifest, disks), store, deployOrder{}); err != nil {
 				t.Fatal(err)
 			}
 			for k := range disks {
@@ -90,13 +93,13 @@ func TestDeployDisksCutAtEveryWrite(t *testing.T) {
 func TestDeployDisksChecksAllFirst(t *testing.T) {
 	store, sources, _ := twoDisks(t)
 	disks := []*memDisk{{b: randomBytes(9, tableDiskSize)}, {b: make([]byte, 1<<20)}}
-	_, err := DeployDisks(context.Background(), deployments(store.manifest, disks), store, DeployOptions{})
-	var refused *RefusedError
+	_, err := deployDisks(context.Background(), deployments(store.manifest, disks), store, deployOrder{})
+	var refused *clone.RefusedError
 	if !errors.As(err, &refused) || disks[0].writes+disks[1].writes != 0 {
 		t.Errorf("the second target is too small: %v after %d writes", err, disks[0].writes)
 	}
 	same := []*memDisk{{b: sources[0].b}, {b: sources[1].b}}
-	if r, err := DeployDisks(context.Background(), deployments(store.manifest, same), store, DeployOptions{}); err != nil || same[0].writes+same[1].writes != 0 {
+	if r, err := deployDisks(context.Background(), deployments(store.manifest, same), store, deployOrder{}); err != nil || same[0].writes+same[1].writes != 0 {
 		t.Errorf("both are up to date: %+v, %v", r, err)
 	}
 }

@@ -1,4 +1,4 @@
-package clone
+package clone_test
 
 import (
 	"bytes"
@@ -11,6 +11,9 @@ import (
 	"testing"
 
 	"clonecast/internal/chunk"
+	"clonecast/internal/clone"
+	"clonecast/internal/clone/deploy"
+	"clonecast/internal/clone/layout"
 	"clonecast/internal/filesystem"
 	"clonecast/internal/image"
 	"clonecast/internal/partition"
@@ -97,6 +100,8 @@ func (d *faultyDisk) Sync() error {
 
 func (d *faultyDisk) DropCache() error { return d.fail("drop") }
 
+func (d *faultyDisk) Trim(_, _ quantity.Bytes) error { return errors.ErrUnsupported }
+
 // crash gives what is on the medium when the power fails: each sector written since the last
 // sync is there with the given probability.
 func (d *faultyDisk) crash(kept float64, random *rand.Rand) []byte {
@@ -154,28 +159,28 @@ const smallDiskSize = 2 << 20
 
 // smallDisk is testDisk on so small a scale that every operation can fail in turn. It has swap
 // in place of a skipped partition.
-func smallDisk(seed byte) (*memDisk, *Layout) {
+func smallDisk(seed byte) (*memDisk, *layout.Layout) {
 	disk := &memDisk{b: randomBytes(seed, smallDiskSize)}
-	l := &Layout{Geometry: Geometry{Size: smallDiskSize, LogicalSector: 512, PhysicalSector: 512}, Table: partition.Table{Kind: partition.MBR, Areas: []partition.Area{
+	l := &layout.Layout{Geometry: clone.Geometry{Size: smallDiskSize, LogicalSector: 512, PhysicalSector: 512}, Table: partition.Table{Kind: partition.MBR, Areas: []partition.Area{
 		{Kind: partition.AreaTable, Start: 0, Length: 512}, {Kind: partition.AreaBoot, Start: 512, Length: 62 * 512}}}}
 	// Most places where stale signatures are looked for are allocated: each look is a read.
 	extents := []quantity.Extent{{Start: 0, Length: 280 << 10}, {Start: 300 << 10, Length: 512}, {Start: 500 << 10, Length: 200 << 10}}
-	l.Partitions = []PartitionLayout{
-		newPartitionLayout(partition.Partition{Number: 1, Start: 63 * 512, Length: 700 << 10}, filesystem.Volume{Type: "ext4", Allocated: extents}),
-		newPartitionLayout(partition.Partition{Number: 2, Start: 1 << 20, Length: 300<<10 + 512}, filesystem.Volume{Doubt: &filesystem.Doubt{Reason: "no known file system"}}),
-		newPartitionLayout(partition.Partition{Number: 3, Start: 3 << 19, Length: 40 << 10}, filesystem.Volume{Type: "swap", UUID: "0b5e0005-1111-4a4a-8888-c10eca570005", BlockSize: 4096}),
+	l.Partitions = []layout.Partition{
+		layout.NewPartition(partition.Partition{Number: 1, Start: 63 * 512, Length: 700 << 10}, filesystem.Volume{Type: "ext4", Allocated: extents}),
+		layout.NewPartition(partition.Partition{Number: 2, Start: 1 << 20, Length: 300<<10 + 512}, filesystem.Volume{Doubt: &filesystem.Doubt{Reason: "no known file system"}}),
+		layout.NewPartition(partition.Partition{Number: 3, Start: 3 << 19, Length: 40 << 10}, filesystem.Volume{Type: "swap", UUID: "0b5e0005-1111-4a4a-8888-c10eca570005", BlockSize: 4096}),
 	}
 	return disk, l
 }
 
 // deployOver deploys to a disk with the given content.
-func deployOver(d *image.Disk, l *Layout, target Target, source Source) (DeployResult, error) {
-	return Deploy(context.Background(), d, target, l.Geometry, source, DeployOptions{Verify: true})
+func deployOver(d *image.Disk, l *layout.Layout, target deploy.Target, source framer) (deploy.Result, error) {
+	return deployOne(context.Background(), d, target, l.Geometry, source, deployOrder{Verify: true})
 }
 
 // wholeAgain runs a deploy once more, without faults, and checks that the disk is what it is
 // after a deploy that nothing disturbed.
-func wholeAgain(t *testing.T, what string, d *image.Disk, l *Layout, source, before, sound, now []byte, store *memStore) {
+func wholeAgain(t *testing.T, what string, d *image.Disk, l *layout.Layout, source, before, sound, now []byte, store *memStore) {
 	t.Helper()
 	target := newFaultyDisk(now, &faults{})
 	if _, err := deployOver(d, l, target, store); err != nil {
@@ -185,7 +190,7 @@ func wholeAgain(t *testing.T, what string, d *image.Disk, l *Layout, source, bef
 	if swap := d.Partitions[2].Content.Start; !bytes.Equal(target.durable[swap:swap+4096], sound[swap:swap+4096]) {
 		t.Fatalf("%s: rerun: another swap header", what)
 	}
-	if r, err := Deploy(context.Background(), d, target, l.Geometry, store, DeployOptions{DryRun: true}); err != nil || r.Differ != 0 {
+	if r, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{DryRun: true}); err != nil || r.Differ != 0 {
 		t.Fatalf("%s: after the rerun %v differ, %v", what, r.Differ, err)
 	}
 }
@@ -197,7 +202,7 @@ func wholeAgain(t *testing.T, what string, d *image.Disk, l *Layout, source, bef
 func TestDeployFaults(t *testing.T) {
 	disk, l := smallDisk(1)
 	store := &memStore{}
-	capture(t, store, disk, l)
+	captureTo(t, store, disk, l)
 	d := &store.manifest.Disks[0]
 	before := randomBytes(9, smallDiskSize)
 	clean := &faults{}
@@ -222,7 +227,7 @@ func TestDeployFaults(t *testing.T) {
 				t.Fatalf("%s: went unreported: %v", what, f.hits)
 			case err != nil && !errors.Is(err, errFault):
 				t.Fatalf("%s: Deploy = %v", what, err)
-			case err != nil && !bytes.Equal(target.durable[:512], before[:512]) && !allZero(target.durable[:512]) && !bytes.Equal(target.durable, target.b):
+			case err != nil && !bytes.Equal(target.durable[:512], before[:512]) && !clone.AllZero(target.durable[:512]) && !bytes.Equal(target.durable, target.b):
 				t.Fatalf("%s: the disk could boot", what)
 			}
 			if bytes.Equal(target.durable, before) {
@@ -245,7 +250,7 @@ func TestDeployFaults(t *testing.T) {
 func TestDeployCrashes(t *testing.T) {
 	disk, l := smallDisk(1)
 	store := &memStore{}
-	capture(t, store, disk, l)
+	captureTo(t, store, disk, l)
 	d := &store.manifest.Disks[0]
 	before := randomBytes(9, smallDiskSize)
 	clean := &faults{changes: true}
@@ -271,7 +276,7 @@ func TestDeployCrashes(t *testing.T) {
 				if !bytes.Equal(now, before) {
 					t.Fatalf("%s: the old system boots, and not all of it is there", what)
 				}
-			case allZero(now[:512]):
+			case clone.AllZero(now[:512]):
 				boots["nothing"]++
 			default:
 				boots["new"]++
@@ -289,9 +294,9 @@ func TestDeployCrashes(t *testing.T) {
 // TestCaptureFaults lets every operation of a capture fail, once and for good.
 func TestCaptureFaults(t *testing.T) {
 	disk, l := smallDisk(1)
-	opts := CaptureOptions{Image: "test", Level: zstd.SpeedFastest}
+	opts := captureOrder{Image: "test", Level: zstd.SpeedFastest}
 	clean, whole := &faults{}, &memStore{}
-	want, err := Capture(context.Background(), newFaultyDisk(disk.b, clean), l, faultySource{whole, clean}, opts)
+	want, err := captureOne(context.Background(), newFaultyDisk(disk.b, clean), l, faultySource{whole, clean}, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +306,7 @@ func TestCaptureFaults(t *testing.T) {
 			what := fmt.Sprintf("operation %d fails, lasting %t", at, lasts)
 			f, store := &faults{at: at, lasts: lasts}, &memStore{}
 			source := newFaultyDisk(disk.b, f)
-			got, err := Capture(context.Background(), source, l, faultySource{store, f}, opts)
+			got, err := captureOne(context.Background(), source, l, faultySource{store, f}, opts)
 			for kind := range f.hits {
 				kinds[kind]++
 			}
@@ -316,7 +321,7 @@ func TestCaptureFaults(t *testing.T) {
 				t.Fatalf("%s: a version was made", what)
 			}
 			source.at = 0
-			if got, err := Capture(context.Background(), source, l, store, opts); err != nil || got.Version.ID != want.Version.ID {
+			if got, err := captureOne(context.Background(), source, l, store, opts); err != nil || got.Version.ID != want.Version.ID {
 				t.Fatalf("%s: rerun: %+v, %v", what, got, err)
 			}
 		}

@@ -1,8 +1,9 @@
-package clone
+package clone_test
 
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -10,6 +11,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"clonecast/internal/clone"
+	"clonecast/internal/clone/layout"
 	"clonecast/internal/disktest"
 	"clonecast/internal/image"
 	"clonecast/internal/quantity"
@@ -254,8 +257,8 @@ func randomDisk(t *testing.T, seed byte, size quantity.Bytes) string {
 func reimage(t *testing.T, source, target string) []quantity.Extent {
 	t.Helper()
 	disk := disktest.Open(t, source)
-	g := Geometry{Size: fileSize(t, disk), LogicalSector: 512, PhysicalSector: 512}
-	layout, err := Inspect(disk, g)
+	g := clone.Geometry{Size: fileSize(t, disk), LogicalSector: 512, PhysicalSector: 512}
+	layout, err := layout.Inspect(disk, g)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,11 +266,11 @@ func reimage(t *testing.T, source, target string) []quantity.Extent {
 		t.Fatalf("partition of type %q is captured as %q: %s", p.Volume.Type, p.Mode, p.Reason)
 	}
 	store := &memStore{}
-	if _, err := Capture(context.Background(), disk, layout, store, CaptureOptions{Image: "test", Level: zstd.SpeedFastest}); err != nil {
+	if _, err := captureOne(context.Background(), disk, layout, store, captureOrder{Image: "test", Level: zstd.SpeedFastest}); err != nil {
 		t.Fatal(err)
 	}
 	to := fileTarget{disktest.Open(t, target)}
-	if _, err := Deploy(context.Background(), &store.manifest.Disks[0], to, g, store, DeployOptions{}); err != nil {
+	if _, err := deployOne(context.Background(), &store.manifest.Disks[0], to, g, store, deployOrder{}); err != nil {
 		t.Fatal(err)
 	}
 	return layout.Partitions[0].Extents
@@ -277,6 +280,8 @@ func reimage(t *testing.T, source, target string) []quantity.Extent {
 type fileTarget struct{ *os.File }
 
 func (fileTarget) DropCache() error { return nil }
+
+func (fileTarget) Trim(_, _ quantity.Bytes) error { return errors.ErrUnsupported }
 
 func fileSize(t *testing.T, f *os.File) quantity.Bytes {
 	t.Helper()

@@ -1,4 +1,4 @@
-package clone
+package clone_test
 
 import (
 	"bytes"
@@ -8,6 +8,9 @@ import (
 	"testing"
 
 	"clonecast/internal/chunk"
+	"clonecast/internal/clone"
+	"clonecast/internal/clone/capture"
+	"clonecast/internal/clone/deploy"
 	"clonecast/internal/image"
 	"clonecast/internal/partition/saved"
 	"clonecast/internal/quantity"
@@ -50,10 +53,10 @@ func (s *liveStore) Stored(ctx context.Context, ids []chunk.ID) error {
 	return err
 }
 
-func live(t *testing.T, store *memStore, captured ...Captured) *liveStore {
+func live(t *testing.T, store *memStore, captured ...capture.Disk) *liveStore {
 	t.Helper()
 	s := &liveStore{memStore: store, t: t}
-	if _, err := CaptureDisks(context.Background(), captured, s, CaptureOptions{Image: "test", Level: zstd.SpeedFastest}); err != nil {
+	if _, err := captureDisks(context.Background(), captured, s, captureOrder{Image: "test", Level: zstd.SpeedFastest, Followers: s}); err != nil {
 		t.Fatal(err)
 	}
 	var want []chunk.ID
@@ -67,19 +70,19 @@ func live(t *testing.T, store *memStore, captured ...Captured) *liveStore {
 }
 
 // follow gives the ids to a follower in parts of so many.
-func follow(s *liveStore, disks []Deployment, length int, opts DeployOptions) error {
+func followAll(s *liveStore, disks []deploy.Disk, length int, opts deployOrder) error {
 	_, err := followed(s, disks, length, opts)
 	return err
 }
 
-func followed(s *liveStore, disks []Deployment, length int, opts DeployOptions) (DeployResult, error) {
-	f, err := Follow(s.outline, disks, opts)
+func followed(s *liveStore, disks []deploy.Disk, length int, opts deployOrder) (deploy.Result, error) {
+	f, err := newFollower(s.outline, disks, opts)
 	if err != nil {
-		return DeployResult{}, err
+		return deploy.Result{}, err
 	}
 	defer f.Close()
 	for ids := range slices.Chunk(s.told, length) {
-		if err := f.Part(context.Background(), ids, s); err != nil {
+		if err := f.Part(context.Background(), ids, sourceOf(s)); err != nil {
 			return f.Result(), err
 		}
 	}
@@ -91,7 +94,7 @@ func followed(s *liveStore, disks []Deployment, length int, opts DeployOptions) 
 func TestCaptureTellsFollowers(t *testing.T) {
 	disk, l := testDisk(1)
 	first := &memStore{}
-	capture(t, first, disk, l)
+	captureTo(t, first, disk, l)
 	for name, keep := range map[string]func(n int) bool{
 		"nothing":     func(int) bool { return false },
 		"every third": func(n int) bool { return n%3 == 0 },
@@ -104,56 +107,41 @@ func TestCaptureTellsFollowers(t *testing.T) {
 					store.frames[id] = first.frames[id]
 				}
 			}
-			if s := live(t, store, Captured{disk, l}); s.calls < 2 {
+			if s := live(t, store, capture.Disk{Reader: disk, Layout: l}); s.calls < 2 {
 				t.Errorf("%d chunks were told in %d calls: followers wait for the end", len(s.told), s.calls)
 			}
 		})
 	}
 }
 
-// Few new chunks in a long stretch of known ones do not keep followers waiting.
-func TestUntold(t *testing.T) {
-	var u untold
-	for range untoldLimit / framePieces {
-		u.add(make([]chunk.ID, framePieces))
-	}
-	if u.long() {
-		t.Error("the limit is reached before it is passed")
-	}
-	u.add(make([]chunk.ID, 1))
-	if !u.long() || len(u.through(&batch{entries: make([]chunk.Entry, 1)})) != untoldLimit || len(u.all()) != 1 || u.any() {
-		t.Error("what is left of the last batch is told, or the rest is not")
-	}
-}
-
 func TestFollow(t *testing.T) {
 	disk, l := testDisk(1)
-	s := live(t, &memStore{}, Captured{disk, l})
+	s := live(t, &memStore{}, capture.Disk{Reader: disk, Layout: l})
 	before := randomBytes(9, testDiskSize)
 	target := &memDisk{b: bytes.Clone(before)}
 	var last, total quantity.Bytes
 	saves := 0
-	opts := DeployOptions{
+	opts := deployOrder{
 		Progress: func(phase string, done, all quantity.Bytes) {
-			if phase != PhaseFollow || done < last || done > all {
+			if phase != clone.PhaseFollow || done < last || done > all {
 				t.Errorf("progress %s %d of %d after %d", phase, done, all, last)
 			}
 			last, total = done, all
 		},
 		SaveTable: func(context.Context, int, saved.Copy) error { saves++; return nil },
 	}
-	sum, err := followed(s, []Deployment{{&s.outline.Disks[0], target, l.Geometry}}, 3, opts)
+	sum, err := followed(s, []deploy.Disk{{Image: &s.outline.Disks[0], Target: target, Geometry: l.Geometry}}, 3, opts)
 	if err != nil || sum.Written != quantity.Bytes(target.written) || sum.Fetched == 0 || sum.Kept != 0 {
 		t.Fatalf("%+v, %v; %d bytes were written", sum, err, target.written)
 	}
 	if last != total || total == 0 {
 		t.Errorf("progress ended at %d of %d", last, total)
 	}
-	if !allZero(target.b[:512]) {
+	if !clone.AllZero(target.b[:512]) {
 		t.Error("LBA 0 is there before the manifest: the disk could boot")
 	}
 	d := &s.manifest.Disks[0]
-	r, err := Deploy(context.Background(), d, target, l.Geometry, s, DeployOptions{Verify: true})
+	r, err := deployOne(context.Background(), d, target, l.Geometry, s, deployOrder{Verify: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +152,7 @@ func TestFollow(t *testing.T) {
 	}
 	// Of a disk that is up to date nothing is taken away.
 	target.writes = 0
-	if err := follow(s, []Deployment{{&s.outline.Disks[0], target, l.Geometry}}, 5, DeployOptions{}); err != nil || target.writes != 0 {
+	if err := followAll(s, []deploy.Disk{{Image: &s.outline.Disks[0], Target: target, Geometry: l.Geometry}}, 5, deployOrder{}); err != nil || target.writes != 0 {
 		t.Errorf("a disk that is up to date: %v after %d writes", err, target.writes)
 	}
 }
@@ -174,16 +162,16 @@ func TestFollow(t *testing.T) {
 func TestFollowCutAtEveryWrite(t *testing.T) {
 	disk, l := testDisk(1)
 	l.Partitions = l.Partitions[:2]
-	s := live(t, &memStore{}, Captured{disk, l})
+	s := live(t, &memStore{}, capture.Disk{Reader: disk, Layout: l})
 	d := &s.manifest.Disks[0]
 	before := randomBytes(9, testDiskSize)
 	run := func(target *memDisk, following bool) error {
 		if following {
-			if err := follow(s, []Deployment{{&s.outline.Disks[0], target, l.Geometry}}, 7, DeployOptions{}); err != nil {
+			if err := followAll(s, []deploy.Disk{{Image: &s.outline.Disks[0], Target: target, Geometry: l.Geometry}}, 7, deployOrder{}); err != nil {
 				return err
 			}
 		}
-		_, err := Deploy(context.Background(), d, target, l.Geometry, s, DeployOptions{Verify: true})
+		_, err := deployOne(context.Background(), d, target, l.Geometry, s, deployOrder{Verify: true})
 		return err
 	}
 	whole := &memDisk{b: bytes.Clone(before)}
@@ -196,7 +184,7 @@ func TestFollowCutAtEveryWrite(t *testing.T) {
 		if err := run(target, true); !errors.Is(err, errCut) {
 			t.Fatalf("cut after write %d: %v, the cut went unreported", cut, err)
 		}
-		if !allZero(target.b[:512]) {
+		if !clone.AllZero(target.b[:512]) {
 			t.Fatalf("cut after write %d: LBA 0 is not zero, the disk could boot", cut)
 		}
 		target.cutAt = 0
@@ -213,32 +201,32 @@ func TestFollowDisks(t *testing.T) {
 		tableDisk(t, 1, "label: dos\nstart=63,size=2000\nstart=4096,size=8192\n"),
 		tableDisk(t, 2, "label: gpt\nstart=2048,size=3000\n"),
 	}
-	s := live(t, &memStore{}, Captured{sources[0], inspected(t, sources[0], nil)}, Captured{sources[1], inspected(t, sources[1], nil)})
+	s := live(t, &memStore{}, capture.Disk{Reader: sources[0], Layout: inspected(t, sources[0], nil)}, capture.Disk{Reader: sources[1], Layout: inspected(t, sources[1], nil)})
 	kept := image.Manifest{Disks: slices.Clone(s.outline.Disks)}
 	var err error
-	if kept.Disks[0], err = Keep(s.outline.Disks[0], map[int]image.Mode{2: image.ModeSkip}); err != nil {
+	if kept.Disks[0], err = deploy.Keep(s.outline.Disks[0], map[int]image.Mode{2: image.ModeSkip}); err != nil {
 		t.Fatal(err)
 	}
 	old := tableDisk(t, 3, "label: dos\nstart=63,size=1000\nstart=4096,size=8192\n")
 	for name, outline := range map[string]*image.Manifest{"all": s.outline, "keep": &kept} {
 		targets := []*memDisk{{b: bytes.Clone(old.b)}, {b: randomBytes(9, tableDiskSize)}}
-		if err := follow(s, deployments(outline, targets), 100, DeployOptions{}); err != nil {
+		if err := followAll(s, deployments(outline, targets), 100, deployOrder{}); err != nil {
 			t.Fatal(err)
 		}
 		from, to := 4096*512, (4096+8192)*512
 		if same := bytes.Equal(targets[0].b[from:to], old.b[from:to]); same != (name == "keep") {
 			t.Errorf("%s: the second partition is as it was: %v", name, same)
 		}
-		if code := targets[0].b[:bootCodeLength]; !allZero(code) && !bytes.Equal(code, noBoot) {
+		if code := targets[0].b[:bootCodeLength]; !clone.AllZero(code) && !bytes.Equal(code, noBoot) {
 			t.Errorf("%s: the first disk could boot", name)
 		}
 		final := image.Manifest{Disks: slices.Clone(s.manifest.Disks)}
 		if name == "keep" {
-			if final.Disks[0], err = Keep(s.manifest.Disks[0], map[int]image.Mode{2: image.ModeSkip}); err != nil {
+			if final.Disks[0], err = deploy.Keep(s.manifest.Disks[0], map[int]image.Mode{2: image.ModeSkip}); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if _, err := DeployDisks(context.Background(), deployments(&final, targets), s, DeployOptions{Verify: true}); err != nil {
+		if _, err := deployDisks(context.Background(), deployments(&final, targets), s, deployOrder{Verify: true}); err != nil {
 			t.Fatal(err)
 		}
 		for i := range targets {
@@ -253,16 +241,16 @@ func TestFollowWholeSource(t *testing.T) {
 		tableDisk(t, 1, "label: dos\nstart=63,size=2000\nstart=4096,size=8192\n"),
 		tableDisk(t, 2, "label: gpt\nstart=2048,size=3000\n"),
 	}
-	s := live(t, &memStore{}, Captured{sources[0], inspected(t, sources[0], nil)}, Captured{sources[1], inspected(t, sources[1], nil)})
+	s := live(t, &memStore{}, capture.Disk{Reader: sources[0], Layout: inspected(t, sources[0], nil)}, capture.Disk{Reader: sources[1], Layout: inspected(t, sources[1], nil)})
 	for _, refuse := range []error{nil, errors.New("no session")} {
 		targets := []*memDisk{{b: randomBytes(8, tableDiskSize)}, {b: randomBytes(9, tableDiskSize)}}
 		source := &wholeStore{memStore: s.memStore, disks: targets, refuse: refuse}
 		var last, total quantity.Bytes
-		f, err := Follow(s.outline, deployments(s.outline, targets), DeployOptions{Progress: func(_ string, done, all quantity.Bytes) { last, total = done, all }})
+		f, err := newFollower(s.outline, deployments(s.outline, targets), deployOrder{Progress: func(_ string, done, all quantity.Bytes) { last, total = done, all }})
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = f.Part(context.Background(), s.told, source)
+		err = f.Part(context.Background(), s.told, sourceOf(source))
 		f.Close()
 		source.checkPrepared(t, err)
 		if refuse != nil {
@@ -271,7 +259,7 @@ func TestFollowWholeSource(t *testing.T) {
 		if len(source.asked) != 1 || !slices.Equal(source.asked[0], source.prepared[0]) || last != total {
 			t.Errorf("asked %d times; progress ended at %d of %d", len(source.asked), last, total)
 		}
-		if _, err := DeployDisks(context.Background(), deployments(s.manifest, targets), s, DeployOptions{Verify: true}); err != nil {
+		if _, err := deployDisks(context.Background(), deployments(s.manifest, targets), s, deployOrder{Verify: true}); err != nil {
 			t.Fatal(err)
 		}
 		for i := range targets {
@@ -289,51 +277,51 @@ func (l liar) Frames(_ context.Context, _ []chunk.ID, yield func([]byte) error) 
 
 func TestFollowRefuses(t *testing.T) {
 	disk, l := testDisk(1)
-	s := live(t, &memStore{}, Captured{disk, l})
+	s := live(t, &memStore{}, capture.Disk{Reader: disk, Layout: l})
 	blank := func(size int) *memDisk { return &memDisk{b: make([]byte, size)} }
 
 	small := blank(18<<20 - 512)
-	var refused *RefusedError
-	_, err := Follow(s.outline, []Deployment{{&s.outline.Disks[0], small, Geometry{Size: 18<<20 - 512, LogicalSector: 512}}}, DeployOptions{})
+	var refused *clone.RefusedError
+	_, err := newFollower(s.outline, []deploy.Disk{{Image: &s.outline.Disks[0], Target: small, Geometry: clone.Geometry{Size: 18<<20 - 512, LogicalSector: 512}}}, deployOrder{})
 	if !errors.As(err, &refused) || refused.Remedy == "" || small.writes != 0 {
 		t.Errorf("a small disk: %v after %d writes, want a refusal", err, small.writes)
 	}
-	if _, err := Follow(s.outline, nil, DeployOptions{}); err == nil {
+	if _, err := newFollower(s.outline, nil, deployOrder{}); err == nil {
 		t.Error("Follow without disks succeeds")
 	}
 
 	target := blank(testDiskSize)
-	f, err := Follow(s.outline, []Deployment{{&s.outline.Disks[0], target, l.Geometry}}, DeployOptions{})
+	f, err := newFollower(s.outline, []deploy.Disk{{Image: &s.outline.Disks[0], Target: target, Geometry: l.Geometry}}, deployOrder{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
 	var missing *chunk.MissingError
 	other := s.frames[s.told[len(s.told)-1]]
-	if err := f.Part(context.Background(), s.told[:2], liar{other}); !errors.As(err, &missing) {
+	if err := f.Part(context.Background(), s.told[:2], sourceOf(liar{other})); !errors.As(err, &missing) {
 		t.Errorf("a source that gives other chunks: %v, want a MissingError", err)
 	}
-	if !allZero(target.b) {
+	if !clone.AllZero(target.b) {
 		t.Error("bytes of other chunks were written")
 	}
 	damaged := bytes.Clone(s.frames[s.told[0]])
 	damaged[len(damaged)-1] ^= 1
-	f, err = Follow(s.outline, []Deployment{{&s.outline.Disks[0], target, l.Geometry}}, DeployOptions{})
+	f, err = newFollower(s.outline, []deploy.Disk{{Image: &s.outline.Disks[0], Target: target, Geometry: l.Geometry}}, deployOrder{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := f.Part(context.Background(), s.told[:2], liar{damaged}); err == nil || !allZero(target.b) {
+	if err := f.Part(context.Background(), s.told[:2], sourceOf(liar{damaged})); err == nil || !clone.AllZero(target.b) {
 		t.Errorf("a damaged frame: %v", err)
 	}
-	if err := f.Part(context.Background(), append(slices.Clone(s.told), chunk.ID{}), s); err == nil {
+	if err := f.Part(context.Background(), append(slices.Clone(s.told), chunk.ID{}), sourceOf(s)); err == nil {
 		t.Error("a part with more chunks than the outline has room for is accepted")
 	}
 
 	fails := errors.New("the server does not take it")
 	old := tableDisk(t, 3, "label: dos\nstart=63,size=1000\n")
 	old.b = append(old.b, make([]byte, testDiskSize-len(old.b))...)
-	err = follow(s, []Deployment{{&s.outline.Disks[0], old, l.Geometry}}, 9, DeployOptions{
+	err = followAll(s, []deploy.Disk{{Image: &s.outline.Disks[0], Target: old, Geometry: l.Geometry}}, 9, deployOrder{
 		SaveTable: func(context.Context, int, saved.Copy) error { return fails }})
 	if !errors.Is(err, fails) || old.writes != 0 {
 		t.Errorf("the old table cannot be saved: %v after %d writes", err, old.writes)

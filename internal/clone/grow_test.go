@@ -1,4 +1,4 @@
-package clone
+package clone_test
 
 import (
 	"context"
@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"clonecast/internal/clone"
+	"clonecast/internal/clone/deploy"
+	"clonecast/internal/clone/layout"
 	"clonecast/internal/disktest"
 	"clonecast/internal/filesystem"
 	"clonecast/internal/image"
@@ -70,9 +73,9 @@ func TestGrowFileSystems(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var grown Grown
+			var grown deploy.Grown
 			for _, run := range []string{"first", "second"} {
-				r := deployFile(t, store, target, DeployOptions{Grow: rule, Grower: kernelfs.Disks{{Path: target, Sector: 512}}, Verify: true})
+				r := deployFile(t, store, target, deployOrder{Grow: rule, Grower: kernelfs.Disks{{Path: target, Sector: 512}}, Verify: true})
 				grown = r.Grown[0]
 				if run == "second" && (r.Written > r.Compared/2 || r.Kept < r.Compared/2) {
 					t.Errorf("the second deploy wrote %v and kept %v of %v", r.Written, r.Kept, r.Compared)
@@ -88,9 +91,9 @@ func TestGrowFileSystems(t *testing.T) {
 					t.Errorf("sfdisk --verify: %v\n%s", err, out)
 				}
 			}
-			deployFile(t, store, target, DeployOptions{})
-			g := Geometry{Size: fileSize(t, disktest.Open(t, target)), LogicalSector: 512}
-			l, err := Inspect(disktest.Open(t, target), g)
+			deployFile(t, store, target, deployOrder{})
+			g := clone.Geometry{Size: fileSize(t, disktest.Open(t, target)), LogicalSector: 512}
+			l, err := layout.Inspect(disktest.Open(t, target), g)
 			if p := l.Partitions[len(l.Partitions)-1]; err != nil || p.Length != part.Length && tc.table != "" || p.Mode != image.ModeClone {
 				t.Errorf("deployed without growing: %+v, %v", p, err)
 			}
@@ -99,9 +102,9 @@ func TestGrowFileSystems(t *testing.T) {
 }
 
 // checkGrown looks at the partition and the file system that fills it.
-func checkGrown(t *testing.T, tc growCase, target string, part quantity.Extent, grown Grown, want map[string]string) {
+func checkGrown(t *testing.T, tc growCase, target string, part quantity.Extent, grown deploy.Grown, want map[string]string) {
 	t.Helper()
-	l, err := Inspect(disktest.Open(t, target), Geometry{Size: fileSize(t, disktest.Open(t, target)), LogicalSector: 512})
+	l, err := layout.Inspect(disktest.Open(t, target), clone.Geometry{Size: fileSize(t, disktest.Open(t, target)), LogicalSector: 512})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,21 +142,21 @@ func checkGrown(t *testing.T, tc growCase, target string, part quantity.Extent, 
 func captureFile(t *testing.T, source string) *memStore {
 	t.Helper()
 	disk := disktest.Open(t, source)
-	layout, err := Inspect(disk, Geometry{Size: fileSize(t, disk), LogicalSector: 512, PhysicalSector: 512})
+	layout, err := layout.Inspect(disk, clone.Geometry{Size: fileSize(t, disk), LogicalSector: 512, PhysicalSector: 512})
 	if err != nil {
 		t.Fatal(err)
 	}
 	store := &memStore{}
-	if _, err := Capture(context.Background(), disk, layout, store, CaptureOptions{Image: "test", Level: zstd.SpeedFastest}); err != nil {
+	if _, err := captureOne(context.Background(), disk, layout, store, captureOrder{Image: "test", Level: zstd.SpeedFastest}); err != nil {
 		t.Fatal(err)
 	}
 	return store
 }
 
-func deployFile(t *testing.T, store *memStore, target string, opts DeployOptions) DeployResult {
+func deployFile(t *testing.T, store *memStore, target string, opts deployOrder) deploy.Result {
 	t.Helper()
 	to := fileTarget{disktest.Open(t, target)}
-	r, err := Deploy(context.Background(), &store.manifest.Disks[0], to, Geometry{Size: fileSize(t, to.File), LogicalSector: 512}, store, opts)
+	r, err := deployOne(context.Background(), &store.manifest.Disks[0], to, clone.Geometry{Size: fileSize(t, to.File), LogicalSector: 512}, store, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +198,7 @@ func TestPlanGrowth(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			plan, err := PlanGrowth(&tc.disk, Geometry{Size: tc.target, LogicalSector: 512}, rule[0])
+			plan, err := deploy.PlanGrowth(&tc.disk, clone.Geometry{Size: tc.target, LogicalSector: 512}, rule[0])
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -208,8 +211,8 @@ func TestPlanGrowth(t *testing.T) {
 			}
 		})
 	}
-	var refused *RefusedError
-	if _, err := PlanGrowth(&windows, Geometry{Size: 2000 * mib, LogicalSector: 512}, image.GrowDisk{Numbers: []int{7}}); !errors.As(err, &refused) {
+	var refused *clone.RefusedError
+	if _, err := deploy.PlanGrowth(&windows, clone.Geometry{Size: 2000 * mib, LogicalSector: 512}, image.GrowDisk{Numbers: []int{7}}); !errors.As(err, &refused) {
 		t.Errorf("a partition that the image has not: %v", err)
 	}
 }
@@ -223,10 +226,10 @@ func TestGrowCut(t *testing.T) {
 	dev := disktest.LoopPart(t, source, quantity.Extent{Start: start, Length: size})
 	disktest.Run(t, "", "mkntfs", "-q", "-F", "-Q", "-c", "512", dev)
 	store := captureFile(t, source)
-	d, g := &store.manifest.Disks[0], Geometry{Size: start + size + larger, LogicalSector: 512}
-	opts := DeployOptions{Grow: image.Grow{0: {Last: true}}}
+	d, g := &store.manifest.Disks[0], clone.Geometry{Size: start + size + larger, LogicalSector: 512}
+	opts := deployOrder{Grow: image.Grow{0: {Last: true}}}
 	deploy := func(to *memDisk) error {
-		r, err := Deploy(context.Background(), d, to, g, store, opts)
+		r, err := deployOne(context.Background(), d, to, g, store, opts)
 		if err == nil && r.Grown[0].Volume == 0 {
 			t.Fatalf("nothing grew: %+v", r.Grown)
 		}
@@ -261,7 +264,7 @@ func TestGrowCut(t *testing.T) {
 func readNTFS(t *testing.T, b []byte) filesystem.Volume {
 	t.Helper()
 	disk := &memDisk{b: b}
-	l, err := Inspect(disk, Geometry{Size: quantity.Bytes(len(b)), LogicalSector: 512})
+	l, err := layout.Inspect(disk, clone.Geometry{Size: quantity.Bytes(len(b)), LogicalSector: 512})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package clone
+package clone_test
 
 import (
 	"bytes"
@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"clonecast/internal/clone"
+	"clonecast/internal/clone/deploy"
+	"clonecast/internal/clone/layout"
 	"clonecast/internal/disktest"
 	"clonecast/internal/image"
 	"clonecast/internal/partition/saved"
@@ -36,11 +39,11 @@ func tableDisk(t *testing.T, seed byte, script string) *memDisk {
 	return &memDisk{b: b}
 }
 
-var tableGeometry = Geometry{Size: tableDiskSize, LogicalSector: 512, PhysicalSector: 512, Serial: "S1"}
+var tableGeometry = clone.Geometry{Size: tableDiskSize, LogicalSector: 512, PhysicalSector: 512, Serial: "S1"}
 
-func inspected(t *testing.T, disk *memDisk, policy map[int]image.Mode) *Layout {
+func inspected(t *testing.T, disk *memDisk, policy map[int]image.Mode) *layout.Layout {
 	t.Helper()
-	l, err := Inspect(disk, tableGeometry)
+	l, err := layout.Inspect(disk, tableGeometry)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +91,7 @@ func TestKeptPartitionCutAtEveryWrite(t *testing.T) {
 				copy(target.b[tc.boots*512:], source.b[tc.boots*512:(tc.boots+1000)*512])
 			}
 			store := &memStore{}
-			capture(t, store, source, inspected(t, source, tc.policy))
+			captureTo(t, store, source, inspected(t, source, tc.policy))
 			d := &store.manifest.Disks[0]
 			before := bytes.Clone(target.b)
 			from, to := tc.kept[0]*512, (tc.kept[0]+tc.kept[1])*512
@@ -99,7 +102,7 @@ func TestKeptPartitionCutAtEveryWrite(t *testing.T) {
 
 			deploy := func(b []byte, cutAt int) (*memDisk, error) {
 				disk := &memDisk{b: b, cutAt: cutAt}
-				_, err := Deploy(context.Background(), d, disk, tableGeometry, store, DeployOptions{Verify: true,
+				_, err := deployOne(context.Background(), d, disk, tableGeometry, store, deployOrder{Verify: true,
 					SaveTable: func(_ context.Context, _ int, c saved.Copy) error {
 						if disk.writes > 0 || c.Empty() || c.Serial != "S1" {
 							t.Errorf("table saved after %d writes: %+v", disk.writes, c)
@@ -121,7 +124,7 @@ func TestKeptPartitionCutAtEveryWrite(t *testing.T) {
 				if !bytes.Equal(disk.b[from:to], before[from:to]) {
 					t.Fatalf("cut after write %d: the kept partition was changed", cut)
 				}
-				if code := disk.b[:bootCodeLength]; !allZero(code) && !bytes.Equal(code, noBoot) {
+				if code := disk.b[:bootCodeLength]; !clone.AllZero(code) && !bytes.Equal(code, noBoot) {
 					t.Fatalf("cut after write %d: LBA 0 has boot code", cut)
 				}
 				if now := tableText(t, disk.b); now != "none" && !slices.Contains(tables, now) {
@@ -135,7 +138,7 @@ func TestKeptPartitionCutAtEveryWrite(t *testing.T) {
 			}
 			if tc.boots >= 0 {
 				disk, _ := deploy(bytes.Clone(before), whole.writes/2)
-				if !allZero(disk.b[tc.boots*512 : (tc.boots+1)*512]) {
+				if !clone.AllZero(disk.b[tc.boots*512 : (tc.boots+1)*512]) {
 					t.Error("in the middle of the deploy the firmware finds an EFI system partition")
 				}
 			}
@@ -165,19 +168,19 @@ func TestSavedTableIsPutBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			source, target := tableDisk(t, 1, tc.new), tableDisk(t, 2, tc.old)
 			store := &memStore{}
-			capture(t, store, source, inspected(t, source, nil))
+			captureTo(t, store, source, inspected(t, source, nil))
 			before := tableText(t, target.b)
 			code := bytes.Clone(target.b[:bootCodeLength])
 			var old saved.Copy
 			save := func(_ context.Context, _ int, c saved.Copy) error { old = c; return nil }
-			opts := DeployOptions{SaveTable: save}
-			if _, err := Deploy(context.Background(), &store.manifest.Disks[0], target, tableGeometry, store, opts); err != nil {
+			opts := deployOrder{SaveTable: save}
+			if _, err := deployOne(context.Background(), &store.manifest.Disks[0], target, tableGeometry, store, opts); err != nil {
 				t.Fatal(err)
 			}
 			if old.Empty() {
 				t.Fatal("the table changed and was not saved")
 			}
-			if err := Restore(target, tableGeometry, old); err != nil {
+			if err := deploy.Restore(target, tableGeometry, old); err != nil {
 				t.Fatal(err)
 			}
 			if now := tableText(t, target.b); now != before || !bytes.Equal(target.b[:bootCodeLength], code) {
@@ -185,8 +188,8 @@ func TestSavedTableIsPutBack(t *testing.T) {
 			}
 			other := tableGeometry
 			other.Serial = "S2"
-			var refused *RefusedError
-			if err := Restore(target, other, old); !errors.As(err, &refused) {
+			var refused *clone.RefusedError
+			if err := deploy.Restore(target, other, old); !errors.As(err, &refused) {
 				t.Errorf("Restore to another disk = %v, want a refusal", err)
 			}
 		})
@@ -199,16 +202,16 @@ func TestSaveTableFails(t *testing.T) {
 	tc := keptCases["other MBR"]
 	source, target := tableDisk(t, 1, tc.new), tableDisk(t, 2, tc.old)
 	store := &memStore{}
-	capture(t, store, source, inspected(t, source, nil))
+	captureTo(t, store, source, inspected(t, source, nil))
 	d := &store.manifest.Disks[0]
 	full := errors.New("disk full")
-	fail := DeployOptions{SaveTable: func(context.Context, int, saved.Copy) error { return full }}
-	if _, err := Deploy(context.Background(), d, target, tableGeometry, store, fail); !errors.Is(err, full) || target.writes != 0 {
+	fail := deployOrder{SaveTable: func(context.Context, int, saved.Copy) error { return full }}
+	if _, err := deployOne(context.Background(), d, target, tableGeometry, store, fail); !errors.Is(err, full) || target.writes != 0 {
 		t.Errorf("Deploy = %v after %d writes", err, target.writes)
 	}
 	same := &memDisk{b: bytes.Clone(source.b)}
 	same.b[200*512] ^= 1
-	if _, err := Deploy(context.Background(), d, same, tableGeometry, store, fail); err != nil {
+	if _, err := deployOne(context.Background(), d, same, tableGeometry, store, fail); err != nil {
 		t.Errorf("the table does not change: Deploy = %v", err)
 	}
 }
@@ -217,9 +220,9 @@ func TestKeepRefuses(t *testing.T) {
 	new := "label: dos\nstart=63,size=2000\nstart=4096,size=2048\n"
 	source := tableDisk(t, 1, new)
 	store := &memStore{}
-	capture(t, store, source, inspected(t, source, nil))
+	captureTo(t, store, source, inspected(t, source, nil))
 	keep := map[int]image.Mode{2: image.ModeSkip}
-	d, err := Keep(store.manifest.Disks[0], keep)
+	d, err := deploy.Keep(store.manifest.Disks[0], keep)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,8 +236,8 @@ func TestKeepRefuses(t *testing.T) {
 		"label: gpt\nstart=2048,size=100\nstart=4096,size=2048\n": "",
 	} {
 		target := tableDisk(t, 2, old)
-		_, err := Deploy(context.Background(), &d, target, tableGeometry, store, DeployOptions{})
-		var refused *RefusedError
+		_, err := deployOne(context.Background(), &d, target, tableGeometry, store, deployOrder{})
+		var refused *clone.RefusedError
 		switch {
 		case want == "" && err != nil:
 			t.Errorf("over %q: Deploy = %v", old, err)
@@ -244,12 +247,12 @@ func TestKeepRefuses(t *testing.T) {
 	}
 	loop := tableDisk(t, 2, "label: dos\nstart=2048,size=8192,type=5\nstart=2248,size=100\n")
 	copy(loop.b[2048*512+510:], []byte{0, 0})
-	var refused *RefusedError
-	if _, err := Deploy(context.Background(), &d, loop, tableGeometry, store, DeployOptions{}); !errors.As(err, &refused) || loop.writes != 0 {
+	var refused *clone.RefusedError
+	if _, err := deployOne(context.Background(), &d, loop, tableGeometry, store, deployOrder{}); !errors.As(err, &refused) || loop.writes != 0 {
 		t.Errorf("over a corrupt table: Deploy = %v, want a refusal", err)
 	}
 	for _, bad := range []map[int]image.Mode{{3: image.ModeSkip}, {2: image.ModeRaw}} {
-		if _, err := Keep(store.manifest.Disks[0], bad); !errors.As(err, &refused) {
+		if _, err := deploy.Keep(store.manifest.Disks[0], bad); !errors.As(err, &refused) {
 			t.Errorf("Keep(%v) = %v, want a refusal", bad, err)
 		}
 	}

@@ -1,4 +1,4 @@
-package clone
+package clone_test
 
 import (
 	"fmt"

@@ -1,4 +1,4 @@
-package clone
+package clone_test
 
 import (
 	"bytes"
@@ -14,6 +14,7 @@ import (
 
 	"clonecast/internal/chunkstore"
 	"clonecast/internal/chunkstore/local"
+	"clonecast/internal/clone/layout"
 	"clonecast/internal/faultfs"
 	"clonecast/internal/image"
 	"clonecast/internal/quantity"
@@ -57,7 +58,7 @@ type world struct {
 	cut    *memfs.FS // the medium as a power cut in the present step left it
 	cutAt  int       // changes of the medium until then; 0: never
 
-	layout   *Layout
+	layout   *layout.Layout
 	sources  []*memDisk
 	targets  [][]byte
 	versions map[uint64][]byte // what the disk was
@@ -178,7 +179,7 @@ func (w *world) capture() {
 	disk := w.sources[w.random.IntN(len(w.sources))]
 	session, err := w.store.Begin(w.t.Context())
 	w.must("begin", err)
-	r, err := Capture(context.Background(), disk, w.layout, session, CaptureOptions{Image: "lab", Level: zstd.SpeedFastest})
+	r, err := captureOne(context.Background(), disk, w.layout, session, captureOrder{Image: "lab", Level: zstd.SpeedFastest})
 	w.must("capture", errors.Join(err, session.Close()))
 	w.versions[r.Version.Sequence] = bytes.Clone(disk.b)
 	w.counts["capture"]++
@@ -208,7 +209,7 @@ func (w *world) deploy() {
 	w.must("get the manifest", err)
 	m, _, err := image.Open(envelope, w.store.TrustedKeys())
 	w.must("open the manifest", err)
-	r, err := Deploy(context.Background(), &m.Disks[0], target, w.layout.Geometry, w.store, DeployOptions{Verify: w.random.IntN(2) == 0})
+	r, err := deployOne(context.Background(), &m.Disks[0], target, w.layout.Geometry, w.store, deployOrder{Verify: w.random.IntN(2) == 0})
 	if len(f.hits) > 0 {
 		if !errors.Is(err, errFault) {
 			w.t.Fatalf("%s: a deploy that was cut: %v", w.name, err)

@@ -1,4 +1,4 @@
-package clone
+package clone_test
 
 import (
 	"bytes"
@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"clonecast/internal/clone"
+	"clonecast/internal/clone/layout"
 	"clonecast/internal/disktest"
 	"clonecast/internal/image"
 	"clonecast/internal/quantity"
@@ -39,7 +41,7 @@ func TestPolicies(t *testing.T) {
 	source := policyDisk(t)
 	l := inspected(t, source, map[int]image.Mode{1: image.ModeFormat, 2: image.ModeRaw, 3: image.ModeFormat, 4: image.ModeSkip})
 	store := &memStore{}
-	capture(t, store, source, l)
+	captureTo(t, store, source, l)
 	d := &store.manifest.Disks[0]
 	want := []image.Mode{image.ModeFormat, image.ModeRaw, image.ModeSwap, image.ModeSkip}
 	for i, p := range d.Partitions {
@@ -57,7 +59,7 @@ func TestPolicies(t *testing.T) {
 	before := randomBytes(9, tableDiskSize)
 	target := &memDisk{b: bytes.Clone(before)}
 	for range 2 { // the second time onto a FAT that was used meanwhile
-		if _, err := Deploy(context.Background(), d, target, tableGeometry, store, DeployOptions{Verify: true}); err != nil {
+		if _, err := deployOne(context.Background(), d, target, tableGeometry, store, deployOrder{Verify: true}); err != nil {
 			t.Fatal(err)
 		}
 		if kept := target.b[12160*512 : 14160*512]; !bytes.Equal(kept, before[12160*512:14160*512]) {
@@ -95,11 +97,11 @@ func TestPoliciesThatCannotBe(t *testing.T) {
 		"format of ext4":    {map[int]image.Mode{2: image.ModeFormat}, "holds ext4, which clonecast cannot make anew"},
 		"format of unknown": {map[int]image.Mode{4: image.ModeFormat}, "holds no known file system"},
 	} {
-		l, err := Inspect(disk, tableGeometry)
+		l, err := layout.Inspect(disk, tableGeometry)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var refused *RefusedError
+		var refused *clone.RefusedError
 		if err := l.Apply(disk, tc.policy); !errors.As(err, &refused) || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: Apply = %v, want a refusal: %s", name, err, tc.want)
 		}
@@ -111,7 +113,7 @@ func TestPoliciesThatCannotBe(t *testing.T) {
 		if err := l.Apply(disk, map[int]image.Mode{1: mode}); err != nil {
 			t.Fatal(err)
 		}
-		if err := l.refusal(false); (err != nil) != wantRefusal {
+		if err := l.Refusal(false); (err != nil) != wantRefusal {
 			t.Errorf("hibernated with policy %s: %v", mode, err)
 		}
 	}

@@ -1,4 +1,4 @@
-package clone
+package clone_test
 
 import (
 	"bytes"
@@ -8,10 +8,14 @@ import (
 	"sync"
 	"testing"
 
+	"clonecast/internal/clone/capture"
 	"clonecast/internal/quantity"
 
 	"github.com/klauspost/compress/zstd"
 )
+
+// readTries is how often a capture reads before it gives a sector up.
+const readTries = 3
 
 var errMedium = errors.New("input/output error")
 
@@ -44,7 +48,7 @@ func (d *badDisk) ReadAt(b []byte, off int64) (int, error) {
 		if hit(e) && len(b) <= 4096 {
 			d.tries[e.Start]++
 		}
-		if hit(e) && d.tries[e.Start] < rescueTries {
+		if hit(e) && d.tries[e.Start] < readTries {
 			return 0, errMedium
 		}
 	}
@@ -74,11 +78,11 @@ func TestBadSectors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			disk, l := testDisk(1)
-			options := CaptureOptions{Image: "test", Level: zstd.SpeedFastest}
+			options := captureOrder{Image: "test", Level: zstd.SpeedFastest}
 			failing := &badDisk{memDisk: disk, bad: c.bad, shaky: c.shaky}
 			store := &memStore{}
-			_, err := Capture(context.Background(), failing, l, store, options)
-			var bad *UnreadableError
+			_, err := captureOne(context.Background(), failing, l, store, options)
+			var bad *capture.UnreadableError
 			if len(c.want) == 0 {
 				if err != nil {
 					t.Fatal(err)
@@ -89,7 +93,7 @@ func TestBadSectors(t *testing.T) {
 
 			options.FillBadSectors = true
 			failing = &badDisk{memDisk: disk, bad: c.bad, shaky: c.shaky}
-			r, err := Capture(context.Background(), failing, l, store, options)
+			r, err := captureOne(context.Background(), failing, l, store, options)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -102,7 +106,7 @@ func TestBadSectors(t *testing.T) {
 			}
 			target := &memDisk{b: randomBytes(9, testDiskSize)}
 			before := bytes.Clone(target.b)
-			if _, err := Deploy(context.Background(), &store.manifest.Disks[0], target, l.Geometry, store, DeployOptions{Verify: true}); err != nil {
+			if _, err := deployOne(context.Background(), &store.manifest.Disks[0], target, l.Geometry, store, deployOrder{Verify: true}); err != nil {
 				t.Fatal(err)
 			}
 			checkDeployed(t, &store.manifest.Disks[0], want, before, target.b)
@@ -111,14 +115,5 @@ func TestBadSectors(t *testing.T) {
 				t.Errorf("%d reads, want at most %d", failing.reads, limit)
 			}
 		})
-	}
-}
-
-// A disk that gives nothing any more ends a capture early, unless it is to be filled.
-func TestRescueGivesUp(t *testing.T) {
-	r := rescue{disk: &badDisk{memDisk: &memDisk{b: make([]byte, 1<<20)}, bad: []quantity.Extent{{Start: 0, Length: 1 << 40}}}, limit: 8 * quantity.MiB}
-	var bad *UnreadableError
-	if err := r.read(make([]byte, 16<<20), 0, rescueSteps); !errors.As(err, &bad) || len(bad.Extents) != 1 {
-		t.Errorf("read = %v, want an UnreadableError", err)
 	}
 }

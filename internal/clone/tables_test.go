@@ -1,4 +1,4 @@
-package clone
+package clone_test
 
 import (
 	"bytes"
@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"clonecast/internal/blockdev"
+	"clonecast/internal/clone"
+	"clonecast/internal/clone/layout"
 	"clonecast/internal/disktest"
 	"clonecast/internal/image"
 	"clonecast/internal/quantity"
@@ -125,12 +127,12 @@ func captureDevice(t *testing.T, store *memStore, path string) *image.Manifest {
 		t.Fatal(err)
 	}
 	defer dev.Close()
-	g := Geometry{Size: dev.Size, LogicalSector: dev.LogicalSector, PhysicalSector: dev.PhysicalSector}
-	l, err := Inspect(dev, g)
+	g := clone.Geometry{Size: dev.Size, LogicalSector: dev.LogicalSector, PhysicalSector: dev.PhysicalSector}
+	l, err := layout.Inspect(dev, g)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Capture(context.Background(), dev, l, store, CaptureOptions{Image: "t", Level: zstd.SpeedFastest}); err != nil {
+	if _, err := captureOne(context.Background(), dev, l, store, captureOrder{Image: "t", Level: zstd.SpeedFastest}); err != nil {
 		t.Fatal(err)
 	}
 	return store.manifest
@@ -143,14 +145,14 @@ func deployDevice(t *testing.T, store *memStore, d *image.Disk, path string) {
 		t.Fatal(err)
 	}
 	defer dev.Close()
-	g := Geometry{Size: dev.Size, LogicalSector: dev.LogicalSector, PhysicalSector: dev.PhysicalSector}
-	if _, err := Deploy(context.Background(), d, dev, g, store, DeployOptions{Verify: true}); err != nil {
+	g := clone.Geometry{Size: dev.Size, LogicalSector: dev.LogicalSector, PhysicalSector: dev.PhysicalSector}
+	if _, err := deployOne(context.Background(), d, dev, g, store, deployOrder{Verify: true}); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := Deploy(context.Background(), d, dev, g, store, DeployOptions{}); err != nil || r.Written != 0 {
+	if r, err := deployOne(context.Background(), d, dev, g, store, deployOrder{}); err != nil || r.Written != 0 {
 		t.Errorf("second deploy: %+v, %v", r, err)
 	}
-	l, err := Inspect(dev, g)
+	l, err := layout.Inspect(dev, g)
 	if err != nil || len(l.Table.Notes) != 0 {
 		t.Errorf("inspected afterwards: notes %q, %v", l.Table.Notes, err)
 	}
@@ -233,13 +235,13 @@ func TestMBROnDisksBeyond2TiB(t *testing.T) {
 func TestGPTOnSmallerDisk(t *testing.T) {
 	disk := tableDisk(t, 1, "label: gpt\nstart=2048,size=4096\n") // ends at 3 MiB
 	store := &memStore{}
-	capture(t, store, disk, inspected(t, disk, nil))
+	captureTo(t, store, disk, inspected(t, disk, nil))
 	for size, fits := range map[quantity.Bytes]bool{4 * quantity.MiB: true, 6177 * 512: true, 6176 * 512: false, 3 * quantity.MiB: false} {
 		target := &memDisk{b: randomBytes(9, int(size))}
 		g := tableGeometry
 		g.Size = size
-		_, err := Deploy(context.Background(), &store.manifest.Disks[0], target, g, store, DeployOptions{})
-		var refused *RefusedError
+		_, err := deployOne(context.Background(), &store.manifest.Disks[0], target, g, store, deployOrder{})
+		var refused *clone.RefusedError
 		if fits != (err == nil) || !fits && (!errors.As(err, &refused) || target.writes != 0) {
 			t.Errorf("disk of %d bytes: Deploy = %v after %d writes", size, err, target.writes)
 		}

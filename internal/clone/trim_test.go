@@ -1,4 +1,4 @@
-package clone
+package clone_test
 
 import (
 	"bytes"
@@ -6,6 +6,7 @@ import (
 	"errors"
 	"testing"
 
+	"clonecast/internal/clone/deploy"
 	"clonecast/internal/image"
 	"clonecast/internal/quantity"
 )
@@ -34,11 +35,11 @@ func (d *trimDisk) Trim(start, length quantity.Bytes) error {
 func TestTrim(t *testing.T) {
 	disk, l := testDisk(1)
 	store := &memStore{}
-	capture(t, store, disk, l)
+	captureTo(t, store, disk, l)
 	d := &store.manifest.Disks[0]
 	before := randomBytes(9, testDiskSize)
 	target := &trimDisk{memDisk: &memDisk{b: bytes.Clone(before)}}
-	r, err := Deploy(context.Background(), d, target, l.Geometry, store, DeployOptions{Verify: true, Trim: true})
+	r, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{Verify: true, Trim: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +55,7 @@ func TestTrim(t *testing.T) {
 	}
 
 	target.trimmed = 0
-	if _, err := Deploy(context.Background(), d, target, l.Geometry, store, DeployOptions{Trim: true}); err != nil || target.trimmed != 0 {
+	if _, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{Trim: true}); err != nil || target.trimmed != 0 {
 		t.Errorf("a deploy with nothing to write trims %v, %v", target.trimmed, err)
 	}
 }
@@ -62,11 +63,11 @@ func TestTrim(t *testing.T) {
 func TestTrimRefused(t *testing.T) {
 	disk, l := testDisk(1)
 	store := &memStore{}
-	capture(t, store, disk, l)
+	captureTo(t, store, disk, l)
 	d := &store.manifest.Disks[0]
 	deploy := func(err error, on bool) error {
 		target := &trimDisk{memDisk: &memDisk{b: randomBytes(9, testDiskSize)}, err: err}
-		_, deployErr := Deploy(context.Background(), d, target, l.Geometry, store, DeployOptions{Trim: on})
+		_, deployErr := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{Trim: on})
 		return deployErr
 	}
 	if err := deploy(errors.ErrUnsupported, true); err != nil {
@@ -84,19 +85,24 @@ func TestTrimRefused(t *testing.T) {
 func TestTrimOverlap(t *testing.T) {
 	disk, l := testDisk(1)
 	store := &memStore{}
-	capture(t, store, disk, l)
+	captureTo(t, store, disk, l)
 	d := store.manifest.Disks[0]
 	d.Partitions[2].Content.Start = d.Partitions[0].Content.Start + 6<<20 // the skipped one, inside the first
-	dep := &deploy{disk: &d, contents: contentsOf(&d), opts: DeployOptions{Trim: true}}
-	for _, c := range dep.contents {
-		dep.differ = append(dep.differ, make([]bool, len(c.Chunks)))
+	free := func() []quantity.Extent {
+		t.Helper()
+		target := &memDisk{b: randomBytes(9, testDiskSize)}
+		plan, err := deploy.NewPlan(context.Background(), []deploy.Disk{{Image: &d, Target: target, Geometry: l.Geometry}},
+			sourceOf(store), deploy.Options{Trim: true}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return plan.Disks[0].Regions[1].Trim
 	}
-	dep.differ[1][0] = true
-	if free := dep.free(1); free != nil {
-		t.Errorf("%v would be trimmed", free)
+	if e := free(); e != nil {
+		t.Errorf("%v would be trimmed", e)
 	}
 	d.Partitions[2].Content.Start = 17 << 20
-	if free := dep.free(1); free == nil {
+	if free() == nil {
 		t.Error("nothing would be trimmed without the other partition")
 	}
 }

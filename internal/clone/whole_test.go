@@ -1,4 +1,4 @@
-package clone
+package clone_test
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"clonecast/internal/chunk"
+	"clonecast/internal/clone"
 )
 
 // wholeStore gives the frames of a store from the last one to the first, and notes when it is asked what.
@@ -59,7 +60,7 @@ func TestWholeSource(t *testing.T) {
 	for _, refuse := range []error{nil, errors.New("no session")} {
 		disks := []*memDisk{{b: randomBytes(8, tableDiskSize)}, {b: randomBytes(9, tableDiskSize)}}
 		source := &wholeStore{memStore: store, disks: disks, refuse: refuse}
-		results, err := DeployDisks(context.Background(), deployments(store.manifest, disks), source, DeployOptions{Verify: true})
+		results, err := deployDisks(context.Background(), deployments(store.manifest, disks), source, deployOrder{Verify: true})
 		source.checkPrepared(t, err)
 		if refuse != nil {
 			continue
@@ -93,9 +94,9 @@ func (s *forgetful) Frames(ctx context.Context, ids []chunk.ID, yield func([]byt
 func TestWholeSourceForgets(t *testing.T) {
 	store, _, _ := twoDisks(t)
 	disks := []*memDisk{{b: randomBytes(8, tableDiskSize)}, {b: randomBytes(9, tableDiskSize)}}
-	_, err := DeployDisks(context.Background(), deployments(store.manifest, disks), &forgetful{wholeStore{memStore: store}}, DeployOptions{})
+	_, err := deployDisks(context.Background(), deployments(store.manifest, disks), &forgetful{wholeStore{memStore: store}}, deployOrder{})
 	var missing *chunk.MissingError
-	if !errors.As(err, &missing) || !allZero(disks[0].b[:512]) {
+	if !errors.As(err, &missing) || !clone.AllZero(disks[0].b[:512]) {
 		t.Errorf("%v, want a missing chunk and a disk that does not boot", err)
 	}
 }

@@ -309,19 +309,6 @@ func (r *reader) content() Content {
 	return c
 }
 
-// ChunkCount is the number of chunks that normalized extents touch.
-func ChunkCount(extents []quantity.Extent) int {
-	n, next := 0, quantity.Bytes(0) // next: the first chunk not counted yet
-	for _, e := range extents {
-		first, last := max(e.Start/chunk.Size, next), (e.End()-1)/chunk.Size
-		if last >= first {
-			n += int(last - first + 1)
-			next = last + 1
-		}
-	}
-	return n
-}
-
 func checkString(what, s string) error {
 	if len(s) > maxString || !utf8.ValidString(s) {
 		return fmt.Errorf("manifest: %s is longer than %d bytes or not UTF-8", what, maxString)

@@ -143,7 +143,8 @@ func (o *Outline) Slice(first uint64, ids []chunk.ID) (*Manifest, error) {
 // slice gives the part of a region whose chunks have these ids, the first of them being one of the
 // region's, and the ids that are left.
 func (c *Content) slice(first int, ids []chunk.ID) (part Content, rest []chunk.ID) {
-	for place := range c.places() {
+	for p := range c.Places() {
+		place := p.Extent
 		if first--; first >= 0 {
 			continue
 		}

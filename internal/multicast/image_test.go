@@ -17,6 +17,9 @@ import (
 	"clonecast/internal/chunk"
 	"clonecast/internal/chunkstore/local"
 	"clonecast/internal/clone"
+	"clonecast/internal/clone/capture"
+	"clonecast/internal/clone/deploy"
+	"clonecast/internal/clone/layout"
 	"clonecast/internal/image"
 	"clonecast/internal/quantity"
 
@@ -94,21 +97,26 @@ func receiveImageRole(dir, disk string) error {
 		return err
 	}
 	defer source.Close()
-	return deployTo(disk, m, source, false)
+	return deployTo(disk, m, deploy.Source{Frames: source.Frames, Prepare: source.Prepare}, false)
 }
 
 // deployTo deploys a version to a disk image file; with same, it is an error if anything differs.
-func deployTo(disk string, m *image.Manifest, source clone.Source, same bool) error {
+func deployTo(disk string, m *image.Manifest, source deploy.Source, same bool) error {
 	dev, err := blockdev.OpenExclusive(disk)
 	if err != nil {
 		return err
 	}
 	defer dev.Close()
 	g := clone.Geometry{Size: dev.Size, LogicalSector: dev.LogicalSector, PhysicalSector: dev.PhysicalSector}
-	result, err := clone.Deploy(context.Background(), &m.Disks[0], dev, g, source, clone.DeployOptions{DryRun: same})
-	if err == nil && same && result.Differ > 0 {
-		err = fmt.Errorf("%v differ", result.Differ)
+	disks := []deploy.Disk{{Image: &m.Disks[0], Target: dev, Geometry: g}}
+	plan, err := deploy.NewPlan(context.Background(), disks, source, deploy.Options{}, nil)
+	if err != nil {
+		return err
 	}
+	if same && plan.Differ() > 0 {
+		return fmt.Errorf("%v differ", plan.Differ())
+	}
+	_, err = deploy.Execute(context.Background(), plan, disks, deploy.Means{Source: source})
 	return err
 }
 
@@ -127,7 +135,7 @@ func captureRandom(t *testing.T, size quantity.Bytes) (dir, disk string) {
 		t.Fatal(err)
 	}
 	defer dev.Close()
-	layout, err := clone.Inspect(dev, clone.Geometry{Size: dev.Size, LogicalSector: dev.LogicalSector, PhysicalSector: dev.PhysicalSector})
+	l, err := layout.Inspect(dev, clone.Geometry{Size: dev.Size, LogicalSector: dev.LogicalSector})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +150,9 @@ func captureRandom(t *testing.T, size quantity.Bytes) (dir, disk string) {
 		t.Fatal(err)
 	}
 	defer session.Close()
-	if _, err := clone.Capture(t.Context(), dev, layout, session, clone.CaptureOptions{Image: "lab", Origin: disk, Creator: "test", Engine: "test", Level: zstd.SpeedFastest}); err != nil {
+	_, err = capture.Run(t.Context(), []capture.Disk{{Reader: dev, Layout: l}}, capture.Options{Image: "lab", Origin: disk},
+		capture.Means{Sink: session, Level: zstd.SpeedFastest})
+	if err != nil {
 		t.Fatal(err)
 	}
 	return dir, disk
@@ -178,7 +188,7 @@ func TestDeployByMulticast(t *testing.T) {
 	}
 	sender.wait()
 	for _, target := range []string{blank, near} {
-		if err := deployTo(target, m, store, true); err != nil {
+		if err := deployTo(target, m, deploy.Source{Frames: store.Frames}, true); err != nil {
 			t.Errorf("%s: %v", target, err)
 		}
 	}

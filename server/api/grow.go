@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"clonecast/internal/clone"
+	"clonecast/internal/clone/deploy"
 	"clonecast/internal/image"
 	"clonecast/internal/protocol"
 	"clonecast/internal/quantity"
@@ -20,7 +21,7 @@ func growable(m *image.Manifest, text string) error {
 			err = &clone.RefusedError{Reason: fmt.Sprintf("a partition of disk %d was to grow, the image has %d", i+1, len(m.Disks))}
 		default:
 			d := &m.Disks[i]
-			_, err = clone.PlanGrowth(d, clone.Geometry{Size: d.Size, LogicalSector: d.LogicalSector}, grow[i])
+			_, err = deploy.PlanGrowth(d, clone.Geometry{Size: d.Size, LogicalSector: d.LogicalSector}, grow[i])
 		}
 	}
 	var refused *clone.RefusedError
@@ -40,7 +41,7 @@ func growth(m *image.Manifest, disks []protocol.Disk, text string) []string {
 	var out []string
 	for i, d := range disks {
 		g := clone.Geometry{Size: quantity.Bytes(d.Bytes), LogicalSector: quantity.SectorSize(d.LogicalSector)}
-		plan, err := clone.PlanGrowth(&m.Disks[i], g, grow[i])
+		plan, err := deploy.PlanGrowth(&m.Disks[i], g, grow[i])
 		if err != nil {
 			return nil
 		}

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"clonecast/internal/chunkstore"
-	"clonecast/internal/clone"
+	"clonecast/internal/clone/deploy"
 	"clonecast/internal/diskrule"
 	"clonecast/internal/image"
 	"clonecast/internal/protocol"
@@ -222,7 +222,7 @@ func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 		if err := growable(m, q.Grow); err != nil {
 			return Ordered{}, err
 		}
-		deployed, wants = m, clone.Wants(m)
+		deployed, wants = m, deploy.Wants(m)
 		op.Image, op.Version = v.Image, v.ID.String()
 		seen := versionOf(v)
 		answer.Version = &seen

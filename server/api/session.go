@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"time"
 
-	"clonecast/internal/clone"
+	"clonecast/internal/clone/deploy"
 	"clonecast/internal/multicast/packet"
 	"clonecast/internal/protocol"
 	"clonecast/server/sessions"
@@ -161,7 +161,7 @@ func (a *API) joining(ctx context.Context, i *addIn, operations []tasks.Operatio
 	if err != nil {
 		return Target{}, Version{}, err
 	}
-	t, err := a.target(ctx, Order{Disks: op.Disks, DryRun: i.Body.DryRun, Unseen: i.Body.Unseen}, i.Machine, clone.Wants(manifest))
+	t, err := a.target(ctx, Order{Disks: op.Disks, DryRun: i.Body.DryRun, Unseen: i.Body.Unseen}, i.Machine, deploy.Wants(manifest))
 	if err != nil {
 		return Target{}, Version{}, err
 	}

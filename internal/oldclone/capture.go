@@ -57,7 +57,7 @@ func Capture(ctx context.Context, disk io.ReaderAt, layout *Layout, sink Sink, o
 }
 
 // CaptureDisks stores several disks as one version, one after the other.
-func CaptureDisks(ctx context.Context, disks []Captured, sink Sink, opts CaptureOptions) (CaptureResult, error) {
+func captureDisksOld(ctx context.Context, disks []Captured, sink Sink, opts CaptureOptions) (CaptureResult, error) {
 	if err := image.CheckName(opts.Image); err != nil {
 		return CaptureResult{}, err
 	}

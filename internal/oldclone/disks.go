@@ -29,7 +29,7 @@ func Deploy(ctx context.Context, d *image.Disk, t Target, g Geometry, source Sou
 // compared before any of them is written. If one of them differs, none boots until all are
 // whole: each step is done for all disks before the next one begins, and the first disk
 // is finished last. The results are by disk; there are none if a target is refused.
-func DeployDisks(ctx context.Context, disks []Deployment, source Source, opts DeployOptions) ([]DeployResult, error) {
+func deployDisksOld(ctx context.Context, disks []Deployment, source Source, opts DeployOptions) ([]DeployResult, error) {
 	for i := range opts.Grow {
 		if i >= len(disks) {
 			return nil, &RefusedError{Reason: fmt.Sprintf("a partition of disk %d was to grow, the image has %d", i+1, len(disks))}

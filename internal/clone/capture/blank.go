@@ -1,0 +1,48 @@
+package capture
+
+import (
+	"io"
+
+	"clonecast/internal/clone/layout"
+	"clonecast/internal/filesystem"
+	"clonecast/internal/image"
+	"clonecast/internal/quantity"
+)
+
+// blankReader reads a disk with those partitions empty that are to be made anew.
+type blankReader struct {
+	disk   io.ReaderAt
+	starts []quantity.Bytes
+	blanks []filesystem.Blank
+}
+
+func newBlankReader(disk io.ReaderAt, l *layout.Layout) io.ReaderAt {
+	b := blankReader{disk: disk}
+	for _, p := range l.Partitions {
+		if p.Mode == image.ModeFormat {
+			b.starts, b.blanks = append(b.starts, p.Start), append(b.blanks, p.Blank)
+		}
+	}
+	if len(b.blanks) == 0 {
+		return disk
+	}
+	return b
+}
+
+func (r blankReader) ReadAt(b []byte, off int64) (int, error) {
+	n, err := r.disk.ReadAt(b, off)
+	for i, start := range r.starts {
+		from := quantity.Bytes(off) - start // in the partition
+		for _, z := range r.blanks[i].Zero {
+			clear(b[clamp(z.Start-from, n):clamp(z.End()-from, n)])
+		}
+		for _, p := range r.blanks[i].Writes {
+			if skip := from - p.Offset; skip < quantity.Bytes(len(p.Data)) {
+				copy(b[clamp(-skip, n):n], p.Data[max(skip, 0):])
+			}
+		}
+	}
+	return n, err
+}
+
+func clamp(at quantity.Bytes, n int) int { return int(min(max(at, 0), quantity.Bytes(n))) }

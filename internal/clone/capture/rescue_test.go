@@ -1,0 +1,22 @@
+package capture
+
+import (
+	"errors"
+	"testing"
+
+	"clonecast/internal/quantity"
+)
+
+// deadDisk gives nothing any more.
+type deadDisk struct{}
+
+func (deadDisk) ReadAt([]byte, int64) (int, error) { return 0, errors.New("medium error") }
+
+// A disk that gives nothing any more ends a capture early, unless it is to be filled.
+func TestRescueGivesUp(t *testing.T) {
+	r := rescue{disk: deadDisk{}, limit: 8 * quantity.MiB}
+	var bad *UnreadableError
+	if err := r.read(make([]byte, 16<<20), 0, rescueSteps); !errors.As(err, &bad) || len(bad.Extents) != 1 {
+		t.Errorf("read = %v, want an UnreadableError", err)
+	}
+}

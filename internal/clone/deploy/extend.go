@@ -1,0 +1,66 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"clonecast/internal/filesystem"
+	"clonecast/internal/filesystem/ntfs"
+	"clonecast/internal/quantity"
+)
+
+// grow makes the file systems of partitions that grew as large as these. It comes last:
+// the disk is whole, and a cut from here on leaves what the next deploy finds and repairs.
+func (w *writing) grow(ctx context.Context) error {
+	for i := range w.result.Grown {
+		g := &w.result.Grown[i]
+		if g.To == g.From {
+			continue
+		}
+		size, err := w.growFilesystem(ctx, g)
+		var cannot *filesystem.UnchangedError
+		if errors.As(err, &cannot) {
+			g.Note = "its file system stays at the old size: " + cannot.Reason
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("the %s of partition %d: %w", g.Filesystem, g.Number, err)
+		}
+		g.Volume = size
+	}
+	return nil
+}
+
+func (w *writing) growFilesystem(ctx context.Context, g *Grown) (quantity.Bytes, error) {
+	where := quantity.Extent{Start: g.start, Length: g.To}
+	switch {
+	case g.Filesystem == "swap":
+		return g.To, nil // its header was made for the new length
+	case g.Filesystem == "ntfs":
+		return w.growNTFS(where)
+	case w.means.Grower == nil:
+		return 0, &filesystem.UnchangedError{Reason: "this program cannot mount it"}
+	}
+	return w.means.Grower.Grow(ctx, w.number, g.Filesystem, where)
+}
+
+// growNTFS does what ntfs.Grow plans.
+func (w *writing) growNTFS(where quantity.Extent) (quantity.Bytes, error) {
+	plan, err := ntfs.Grow(io.NewSectionReader(w.target, int64(where.Start), int64(where.Length)), where.Length)
+	if err != nil {
+		return 0, err
+	}
+	for _, step := range plan.Steps {
+		for _, write := range step {
+			if err := w.writeAt(write.Data, where.Start+write.Offset); err != nil {
+				return 0, err
+			}
+		}
+		if err := w.target.Sync(); err != nil {
+			return 0, err
+		}
+	}
+	return plan.To, nil
+}

@@ -1,0 +1,341 @@
+package clone
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"testing"
+
+	"clonecast/internal/chunk"
+	"clonecast/internal/image"
+	"clonecast/internal/partition/saved"
+	"clonecast/internal/quantity"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// liveStore hands a capture on. It holds the engine to its promise: what it tells is stored.
+type liveStore struct {
+	*memStore
+	t       *testing.T
+	outline *image.Manifest
+	told    []chunk.ID
+	calls   int
+}
+
+func (s *liveStore) Outline(_ context.Context, m *image.Manifest) error {
+	o := image.Outline{Manifest: *m}
+	raw, err := o.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	parsed, err := image.ParseOutline(raw)
+	if err == nil {
+		s.outline = &parsed.Manifest
+	}
+	if s.told != nil {
+		s.t.Error("chunks were told before the outline")
+	}
+	return err
+}
+
+func (s *liveStore) Stored(ctx context.Context, ids []chunk.ID) error {
+	missing, err := s.Missing(ctx, ids)
+	if slices.Contains(missing, true) {
+		s.t.Error("a chunk is told before it is stored")
+	}
+	s.told = append(s.told, ids...)
+	s.calls++
+	return err
+}
+
+func live(t *testing.T, store *memStore, captured ...Captured) *liveStore {
+	t.Helper()
+	s := &liveStore{memStore: store, t: t}
+	if _, err := CaptureDisks(context.Background(), captured, s, CaptureOptions{Image: "test", Level: zstd.SpeedFastest}); err != nil {
+		t.Fatal(err)
+	}
+	var want []chunk.ID
+	for id := range store.manifest.Chunks() {
+		want = append(want, id)
+	}
+	if !slices.Equal(s.told, want) {
+		t.Fatalf("%d chunks were told, which are not the version's %d in their order", len(s.told), len(want))
+	}
+	return s
+}
+
+// follow gives the ids to a follower in parts of so many.
+func follow(s *liveStore, disks []Deployment, length int, opts DeployOptions) error {
+	_, err := followed(s, disks, length, opts)
+	return err
+}
+
+func followed(s *liveStore, disks []Deployment, length int, opts DeployOptions) (DeployResult, error) {
+	f, err := Follow(s.outline, disks, opts)
+	if err != nil {
+		return DeployResult{}, err
+	}
+	defer f.Close()
+	for ids := range slices.Chunk(s.told, length) {
+		if err := f.Part(context.Background(), ids, s); err != nil {
+			return f.Result(), err
+		}
+	}
+	return f.Result(), nil
+}
+
+// A capture tells followers of every chunk, whatever the store has already: nothing, every third
+// chunk, or all.
+func TestCaptureTellsFollowers(t *testing.T) {
+	disk, l := testDisk(1)
+	first := &memStore{}
+	capture(t, first, disk, l)
+	for name, keep := range map[string]func(n int) bool{
+		"nothing":     func(int) bool { return false },
+		"every third": func(n int) bool { return n%3 == 0 },
+		"all":         func(int) bool { return true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			store, n := &memStore{frames: map[chunk.ID][]byte{}}, 0
+			for id := range first.manifest.Chunks() {
+				if n++; keep(n) {
+					store.frames[id] = first.frames[id]
+				}
+			}
+			if s := live(t, store, Captured{disk, l}); s.calls < 2 {
+				t.Errorf("%d chunks were told in %d calls: followers wait for the end", len(s.told), s.calls)
+			}
+		})
+	}
+}
+
+// Few new chunks in a long stretch of known ones do not keep followers waiting.
+func TestUntold(t *testing.T) {
+	var u untold
+	for range untoldLimit / framePieces {
+		u.add(make([]chunk.ID, framePieces))
+	}
+	if u.long() {
+		t.Error("the limit is reached before it is passed")
+	}
+	u.add(make([]chunk.ID, 1))
+	if !u.long() || len(u.through(&batch{entries: make([]chunk.Entry, 1)})) != untoldLimit || len(u.all()) != 1 || u.any() {
+		t.Error("what is left of the last batch is told, or the rest is not")
+	}
+}
+
+func TestFollow(t *testing.T) {
+	disk, l := testDisk(1)
+	s := live(t, &memStore{}, Captured{disk, l})
+	before := randomBytes(9, testDiskSize)
+	target := &memDisk{b: bytes.Clone(before)}
+	var last, total quantity.Bytes
+	saves := 0
+	opts := DeployOptions{
+		Progress: func(phase string, done, all quantity.Bytes) {
+			if phase != PhaseFollow || done < last || done > all {
+				t.Errorf("progress %s %d of %d after %d", phase, done, all, last)
+			}
+			last, total = done, all
+		},
+		SaveTable: func(context.Context, int, saved.Copy) error { saves++; return nil },
+	}
+	sum, err := followed(s, []Deployment{{&s.outline.Disks[0], target, l.Geometry}}, 3, opts)
+	if err != nil || sum.Written != quantity.Bytes(target.written) || sum.Fetched == 0 || sum.Kept != 0 {
+		t.Fatalf("%+v, %v; %d bytes were written", sum, err, target.written)
+	}
+	if last != total || total == 0 {
+		t.Errorf("progress ended at %d of %d", last, total)
+	}
+	if !allZero(target.b[:512]) {
+		t.Error("LBA 0 is there before the manifest: the disk could boot")
+	}
+	d := &s.manifest.Disks[0]
+	r, err := Deploy(context.Background(), d, target, l.Geometry, s, DeployOptions{Verify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkDeployed(t, d, disk.b, before, target.b)
+	// Each of two partitions lacks its first chunk, the disk its table.
+	if limit := 2*chunk.Size + 512; r.Differ > limit {
+		t.Errorf("the deploy found %d bytes to write, want at most %d: %+v", r.Differ, limit, r)
+	}
+	// Of a disk that is up to date nothing is taken away.
+	target.writes = 0
+	if err := follow(s, []Deployment{{&s.outline.Disks[0], target, l.Geometry}}, 5, DeployOptions{}); err != nil || target.writes != 0 {
+		t.Errorf("a disk that is up to date: %v after %d writes", err, target.writes)
+	}
+}
+
+// Power is cut at every write of following and deploying. Before the end the disk does not
+// boot; it becomes whole by following again, and also without.
+func TestFollowCutAtEveryWrite(t *testing.T) {
+	disk, l := testDisk(1)
+	l.Partitions = l.Partitions[:2]
+	s := live(t, &memStore{}, Captured{disk, l})
+	d := &s.manifest.Disks[0]
+	before := randomBytes(9, testDiskSize)
+	run := func(target *memDisk, following bool) error {
+		if following {
+			if err := follow(s, []Deployment{{&s.outline.Disks[0], target, l.Geometry}}, 7, DeployOptions{}); err != nil {
+				return err
+			}
+		}
+		_, err := Deploy(context.Background(), d, target, l.Geometry, s, DeployOptions{Verify: true})
+		return err
+	}
+	whole := &memDisk{b: bytes.Clone(before)}
+	if err := run(whole, true); err != nil {
+		t.Fatal(err)
+	}
+	checkDeployed(t, d, disk.b, before, whole.b)
+	for cut := 1; cut < whole.writes; cut++ {
+		target := &memDisk{b: bytes.Clone(before), cutAt: cut}
+		if err := run(target, true); !errors.Is(err, errCut) {
+			t.Fatalf("cut after write %d: %v, the cut went unreported", cut, err)
+		}
+		if !allZero(target.b[:512]) {
+			t.Fatalf("cut after write %d: LBA 0 is not zero, the disk could boot", cut)
+		}
+		target.cutAt = 0
+		if err := run(target, cut%2 == 0); err != nil {
+			t.Fatalf("rerun after write %d: %v", cut, err)
+		}
+		checkDeployed(t, d, disk.b, before, target.b)
+	}
+}
+
+// Two disks, parts that span both; a partition of the follower's that is kept.
+func TestFollowDisks(t *testing.T) {
+	sources := []*memDisk{
+		tableDisk(t, 1, "label: dos\nstart=63,size=2000\nstart=4096,size=8192\n"),
+		tableDisk(t, 2, "label: gpt\nstart=2048,size=3000\n"),
+	}
+	s := live(t, &memStore{}, Captured{sources[0], inspected(t, sources[0], nil)}, Captured{sources[1], inspected(t, sources[1], nil)})
+	kept := image.Manifest{Disks: slices.Clone(s.outline.Disks)}
+	var err error
+	if kept.Disks[0], err = Keep(s.outline.Disks[0], map[int]image.Mode{2: image.ModeSkip}); err != nil {
+		t.Fatal(err)
+	}
+	old := tableDisk(t, 3, "label: dos\nstart=63,size=1000\nstart=4096,size=8192\n")
+	for name, outline := range map[string]*image.Manifest{"all": s.outline, "keep": &kept} {
+		targets := []*memDisk{{b: bytes.Clone(old.b)}, {b: randomBytes(9, tableDiskSize)}}
+		if err := follow(s, deployments(outline, targets), 100, DeployOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		from, to := 4096*512, (4096+8192)*512
+		if same := bytes.Equal(targets[0].b[from:to], old.b[from:to]); same != (name == "keep") {
+			t.Errorf("%s: the second partition is as it was: %v", name, same)
+		}
+		if code := targets[0].b[:bootCodeLength]; !allZero(code) && !bytes.Equal(code, noBoot) {
+			t.Errorf("%s: the first disk could boot", name)
+		}
+		final := image.Manifest{Disks: slices.Clone(s.manifest.Disks)}
+		if name == "keep" {
+			if final.Disks[0], err = Keep(s.manifest.Disks[0], map[int]image.Mode{2: image.ModeSkip}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := DeployDisks(context.Background(), deployments(&final, targets), s, DeployOptions{Verify: true}); err != nil {
+			t.Fatal(err)
+		}
+		for i := range targets {
+			checkDeployed(t, &final.Disks[i], sources[i].b, targets[i].b, targets[i].b)
+		}
+	}
+}
+
+// A source that is asked once for all disks has its say before anything is changed.
+func TestFollowWholeSource(t *testing.T) {
+	sources := []*memDisk{
+		tableDisk(t, 1, "label: dos\nstart=63,size=2000\nstart=4096,size=8192\n"),
+		tableDisk(t, 2, "label: gpt\nstart=2048,size=3000\n"),
+	}
+	s := live(t, &memStore{}, Captured{sources[0], inspected(t, sources[0], nil)}, Captured{sources[1], inspected(t, sources[1], nil)})
+	for _, refuse := range []error{nil, errors.New("no session")} {
+		targets := []*memDisk{{b: randomBytes(8, tableDiskSize)}, {b: randomBytes(9, tableDiskSize)}}
+		source := &wholeStore{memStore: s.memStore, disks: targets, refuse: refuse}
+		var last, total quantity.Bytes
+		f, err := Follow(s.outline, deployments(s.outline, targets), DeployOptions{Progress: func(_ string, done, all quantity.Bytes) { last, total = done, all }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = f.Part(context.Background(), s.told, source)
+		f.Close()
+		source.checkPrepared(t, err)
+		if refuse != nil {
+			continue
+		}
+		if len(source.asked) != 1 || !slices.Equal(source.asked[0], source.prepared[0]) || last != total {
+			t.Errorf("asked %d times; progress ended at %d of %d", len(source.asked), last, total)
+		}
+		if _, err := DeployDisks(context.Background(), deployments(s.manifest, targets), s, DeployOptions{Verify: true}); err != nil {
+			t.Fatal(err)
+		}
+		for i := range targets {
+			checkDeployed(t, &s.manifest.Disks[i], sources[i].b, targets[i].b, targets[i].b)
+		}
+	}
+}
+
+// liar is a source whose frames hold other chunks than those that were asked for.
+type liar struct{ frame []byte }
+
+func (l liar) Frames(_ context.Context, _ []chunk.ID, yield func([]byte) error) error {
+	return yield(l.frame)
+}
+
+func TestFollowRefuses(t *testing.T) {
+	disk, l := testDisk(1)
+	s := live(t, &memStore{}, Captured{disk, l})
+	blank := func(size int) *memDisk { return &memDisk{b: make([]byte, size)} }
+
+	small := blank(18<<20 - 512)
+	var refused *RefusedError
+	_, err := Follow(s.outline, []Deployment{{&s.outline.Disks[0], small, Geometry{Size: 18<<20 - 512, LogicalSector: 512}}}, DeployOptions{})
+	if !errors.As(err, &refused) || refused.Remedy == "" || small.writes != 0 {
+		t.Errorf("a small disk: %v after %d writes, want a refusal", err, small.writes)
+	}
+	if _, err := Follow(s.outline, nil, DeployOptions{}); err == nil {
+		t.Error("Follow without disks succeeds")
+	}
+
+	target := blank(testDiskSize)
+	f, err := Follow(s.outline, []Deployment{{&s.outline.Disks[0], target, l.Geometry}}, DeployOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var missing *chunk.MissingError
+	other := s.frames[s.told[len(s.told)-1]]
+	if err := f.Part(context.Background(), s.told[:2], liar{other}); !errors.As(err, &missing) {
+		t.Errorf("a source that gives other chunks: %v, want a MissingError", err)
+	}
+	if !allZero(target.b) {
+		t.Error("bytes of other chunks were written")
+	}
+	damaged := bytes.Clone(s.frames[s.told[0]])
+	damaged[len(damaged)-1] ^= 1
+	f, err = Follow(s.outline, []Deployment{{&s.outline.Disks[0], target, l.Geometry}}, DeployOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Part(context.Background(), s.told[:2], liar{damaged}); err == nil || !allZero(target.b) {
+		t.Errorf("a damaged frame: %v", err)
+	}
+	if err := f.Part(context.Background(), append(slices.Clone(s.told), chunk.ID{}), s); err == nil {
+		t.Error("a part with more chunks than the outline has room for is accepted")
+	}
+
+	fails := errors.New("the server does not take it")
+	old := tableDisk(t, 3, "label: dos\nstart=63,size=1000\n")
+	old.b = append(old.b, make([]byte, testDiskSize-len(old.b))...)
+	err = follow(s, []Deployment{{&s.outline.Disks[0], old, l.Geometry}}, 9, DeployOptions{
+		SaveTable: func(context.Context, int, saved.Copy) error { return fails }})
+	if !errors.Is(err, fails) || old.writes != 0 {
+		t.Errorf("the old table cannot be saved: %v after %d writes", err, old.writes)
+	}
+}
