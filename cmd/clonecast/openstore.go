@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 
 	"clonecast/internal/chunkstore"
 	"clonecast/internal/chunkstore/local"
+	"clonecast/internal/image"
 )
 
 // openStore opens a store for reading.
@@ -41,4 +43,21 @@ func storeError(err error) error {
 		return withCode(exitNotFound, err, "a store is a directory that holds a file \"format\"; `clonecast disk capture` makes one in an empty directory")
 	}
 	return err
+}
+
+// findVersion resolves IMAGE[@VERSION] and verifies its manifest.
+func findVersion(ctx context.Context, store chunkstore.Reader, ref string) (*image.Manifest, image.VersionID, error) {
+	name, sequence, err := image.ParseReference(ref)
+	if err != nil {
+		return nil, image.VersionID{}, withCode(exitUsage, err, "")
+	}
+	envelope, err := store.Manifest(ctx, name, sequence)
+	if err != nil {
+		return nil, image.VersionID{}, fmt.Errorf("image %s: %w", ref, err)
+	}
+	m, id, err := image.Open(envelope, store.TrustedKeys())
+	if err != nil {
+		return nil, image.VersionID{}, fmt.Errorf("image %s: %w", ref, err)
+	}
+	return m, id, nil
 }
