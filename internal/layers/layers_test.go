@@ -20,6 +20,7 @@ const module = "clonecast"
 // layerOf gives each package's layer by its longest matching prefix.
 var layerOf = map[string]int{
 	"internal/quantity": 0,
+	"internal/text":     0,
 
 	"internal/diskrule":   1,
 	"internal/partition":  1,
