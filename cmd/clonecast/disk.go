@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strings"
 	"time"
 
 	"clonecast/internal/blockdev"
@@ -90,16 +89,6 @@ func orDash(s string) string {
 		return "-"
 	}
 	return s
-}
-
-// printable replaces what could move the cursor of whoever reads it.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
-			return '?'
-		}
-		return r
-	}, s)
 }
 
 // bytesProgress hands the engine's progress to the reporter.

@@ -52,13 +52,13 @@ takes about half as long again and stores a little less.
 
 Sectors that cannot be read are read again in smaller steps. If some stay unreadable the capture lists them and makes no version;
 with --fill-bad-sectors it stores zeroes in their place. Unreadable sectors that no file uses do not matter.`,
-		Args: args(cobra.ExactArgs(2)),
+		Args: words("PATH", "IMAGE"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return runDiskCapture(cmd.Context(), a[0], a[1], opts, newReporter(cmd, opts.json))
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&opts.store, "store", "", "directory of the store")
+	f.StringVar(&opts.store, "store", "", storeUsage)
 	f.StringVar(&opts.comment, "comment", "", "why this version is made")
 	f.StringArrayVar(&opts.also, "also", nil, "`PATH` of a further disk of the same version, in the order in which they will be deployed")
 	f.StringArrayVar(&opts.policies, "policy", nil, policyUsage)
@@ -67,8 +67,8 @@ with --fill-bad-sectors it stores zeroes in their place. Unreadable sectors that
 	f.BoolVar(&opts.replay, "replay", false, "let the kernel replay the journals of file systems that were not unmounted: changes the disk that is captured")
 	f.BoolVar(&opts.fillBadSectors, "fill-bad-sectors", false, "store zeroes in the place of sectors that cannot be read")
 	f.BoolVar(&opts.verify, "verify", false, "decode all that was compressed again before it is stored")
-	f.BoolVar(&opts.json, "json", false, "print NDJSON; the last line is the summary")
-	cobra.CheckErr(cmd.MarkFlagRequired("store"))
+	f.BoolVar(&opts.json, "json", false, jsonUsage)
+	require(cmd, "store")
 	return cmd
 }
 

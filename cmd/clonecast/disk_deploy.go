@@ -12,6 +12,7 @@ import (
 	"clonecast/internal/clone"
 	"clonecast/internal/image"
 	"clonecast/internal/kernelfs"
+	"clonecast/internal/text"
 
 	"github.com/spf13/cobra"
 )
@@ -48,7 +49,7 @@ is followed by another cannot grow. The kernel grows all but NTFS: that takes ro
 A block device is told which blocks of the written partitions are free (TRIM): solid-state disks stay fast and wear less. What deleted
 files left there is lost then, which the deploy of an image means anyway; --trim=false leaves it. With --trim, disk image files
 get holes there. Partitions that are skipped or stored whole are not touched.`,
-		Args: args(cobra.MinimumNArgs(1)),
+		Args: words("IMAGE", "[PATH…]"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			if (len(a) > 1) == (len(opts.rules) > 0) {
 				return usage(cmd, errors.New("name the target: either by PATH or with --rule"))
@@ -58,7 +59,7 @@ get holes there. Partitions that are skipped or stored whole are not touched.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&opts.store, "store", "", "directory of the store")
+	f.StringVar(&opts.store, "store", "", storeUsage)
 	f.StringArrayVar(&opts.rules, "rule", nil, "`RULE` that names the target among this computer's disks, as serial=…; once for each disk of the image")
 	f.StringArrayVar(&opts.policies, "policy", nil, "leave a partition as it is, `N=skip`; joined by commas; DISK:N=skip from the second disk on")
 	f.StringVar(&opts.grow, "grow", "", "`PARTITIONS` that take the free room behind them: last, or numbers as 2,3")
@@ -67,8 +68,8 @@ get holes there. Partitions that are skipped or stored whole are not touched.`,
 	f.BoolVar(&opts.yes, "yes", false, "do not ask")
 	f.BoolVar(&opts.verify, "verify", false, "read back what was written (always done on block devices)")
 	f.BoolVar(&opts.trim, "trim", true, "tell the disk which blocks are free (files only if the flag is given)")
-	f.BoolVar(&opts.json, "json", false, "print NDJSON; the last line is the summary")
-	cobra.CheckErr(cmd.MarkFlagRequired("store"))
+	f.BoolVar(&opts.json, "json", false, jsonUsage)
+	require(cmd, "store")
 	return cmd
 }
 
@@ -107,7 +108,7 @@ func runDiskDeploy(ctx context.Context, ref string, paths []string, opts diskDep
 	}
 	defer closeAll(devices)
 	if !opts.dryRun && !opts.yes {
-		if err := confirm(rep.stderr, in, devices, manifest); err != nil {
+		if err := confirm(ctx, rep.stderr, in, devices, manifest); err != nil {
 			return err
 		}
 	}
@@ -182,7 +183,7 @@ func deployOutcome(m *image.Manifest, path string, dryRun bool, r clone.DeployRe
 }
 
 // confirm shows what will be lost and asks for the word yes.
-func confirm(out io.Writer, in io.Reader, devices []*blockdev.Device, m *image.Manifest) error {
+func confirm(ctx context.Context, out io.Writer, in io.Reader, devices []*blockdev.Device, m *image.Manifest) error {
 	if err := askable(in, devices[0].Path+" would be overwritten", "add --yes when you are sure, or --dry-run to see what would be written"); err != nil {
 		return err
 	}
@@ -192,7 +193,7 @@ func confirm(out io.Writer, in io.Reader, devices []*blockdev.Device, m *image.M
 		if layout, err := clone.Inspect(dev, geometry(dev)); err == nil {
 			for i := range layout.Partitions {
 				p := &layout.Partitions[i]
-				fmt.Fprintf(out, "    now: partition %d, %v, %s %s\n", p.Number, p.Length, orDash(p.Volume.Type), printable(p.Volume.Label))
+				fmt.Fprintf(out, "    now: partition %d, %v, %s %s\n", p.Number, p.Length, orDash(p.Volume.Type), text.Escape(p.Volume.Label))
 			}
 		}
 		for _, p := range d.Partitions {
@@ -201,5 +202,6 @@ func confirm(out io.Writer, in io.Reader, devices []*blockdev.Device, m *image.M
 			}
 		}
 	}
-	return ask(out, in, "All other data on it will be lost.")
+	fmt.Fprint(out, "All other data on it will be lost. ")
+	return askYes(ctx, out, in, "nothing was written", "")
 }

@@ -12,6 +12,7 @@ import (
 	"clonecast/internal/clone"
 	"clonecast/internal/image"
 	"clonecast/internal/quantity"
+	"clonecast/internal/text"
 
 	"github.com/spf13/cobra"
 )
@@ -22,13 +23,13 @@ func newDiskInspectCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect PATH",
 		Short: "Show partitions, file systems and how each would be captured",
-		Args:  args(cobra.ExactArgs(1)),
+		Args:  words("PATH"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return runDiskInspect(a[0], policies, newReporter(cmd, asJSON))
 		},
 	}
 	cmd.Flags().StringArrayVar(&policies, "policy", nil, policyUsage)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print NDJSON; the last line is the summary")
+	cmd.Flags().BoolVar(&asJSON, "json", false, jsonUsage)
 	return cmd
 }
 
@@ -113,8 +114,8 @@ func printLayout(out io.Writer, dev *blockdev.Device, l *clone.Layout) error {
 		if p.Active {
 			number, active = number+"*", true
 		}
-		fmt.Fprintf(w, "%s\t%d\t%v\t%s\t%s\t%s\t%v\t%s\n", number, l.LogicalSector.Sectors(p.Start), p.Length, orDash(printable(p.TypeName())),
-			orDash(p.Volume.Type), orDash(printable(p.Volume.Label)), p.Allocated()-p.Discarded(), p.Mode)
+		fmt.Fprintf(w, "%s\t%d\t%v\t%s\t%s\t%s\t%v\t%s\n", number, l.LogicalSector.Sectors(p.Start), p.Length, orDash(text.Escape(p.TypeName())),
+			orDash(p.Volume.Type), orDash(text.Escape(p.Volume.Label)), p.Allocated()-p.Discarded(), p.Mode)
 		end, stored = p.Start+p.Length, stored+p.Allocated()-p.Discarded()
 	}
 	printFree(w, l, end, l.Size)
@@ -190,7 +191,7 @@ func notes(l *clone.Layout) []string {
 func wholeNotes(p *clone.PartitionLayout) []string {
 	var out []string
 	for _, part := range p.Volume.Whole {
-		note := fmt.Sprintf("partition %d: %s (%s) is copied block by block: %s", p.Number, printable(part.Name), cmp.Or(part.Type, "unknown"), part.Doubt.Reason)
+		note := fmt.Sprintf("partition %d: %s (%s) is copied block by block: %s", p.Number, text.Escape(part.Name), cmp.Or(part.Type, "unknown"), part.Doubt.Reason)
 		if remedy := clone.Remedy(part.Doubt); remedy != "" {
 			note += "\n  to do: " + remedy
 		}

@@ -52,6 +52,9 @@ func findVersion(ctx context.Context, store chunkstore.Reader, ref string) (*ima
 		return nil, image.VersionID{}, withCode(exitUsage, err, "")
 	}
 	envelope, err := store.Manifest(ctx, name, sequence)
+	if errors.Is(err, chunkstore.ErrNotFound) {
+		return nil, image.VersionID{}, noVersion(versionsIn(ctx, store), ref)
+	}
 	if err != nil {
 		return nil, image.VersionID{}, fmt.Errorf("image %s: %w", ref, err)
 	}
@@ -60,4 +63,16 @@ func findVersion(ctx context.Context, store chunkstore.Reader, ref string) (*ima
 		return nil, image.VersionID{}, fmt.Errorf("image %s: %w", ref, err)
 	}
 	return m, id, nil
+}
+
+// versionsIn lists what a store has as far as it can be read: it is for hints.
+func versionsIn(ctx context.Context, store chunkstore.Reader) (list []shelved) {
+	names, _ := store.Images(ctx)
+	for _, name := range names {
+		versions, _ := store.Versions(ctx, name)
+		for _, v := range versions {
+			list = append(list, shelvedHere(v, nil))
+		}
+	}
+	return list
 }
