@@ -28,6 +28,7 @@ var layerOf = map[string]int{
 	"internal/volumes":    1,
 	"internal/image":      1,
 	"internal/chunk":      1,
+	"internal/container":  1,
 	"internal/protocol":   1,
 	"internal/netboot":    1,
 	"internal/bootparam":  1,
