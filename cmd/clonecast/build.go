@@ -6,7 +6,6 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,10 +14,10 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/spf13/cobra"
-
 	"clonecast/builder"
 	"clonecast/configs"
+
+	"github.com/spf13/cobra"
 )
 
 // buildOptions are the command line of "clonecast build".
@@ -42,14 +41,12 @@ func newBuildCmd() *cobra.Command {
 		Long: "Build the appliance that the machines of a hardware class boot: DIR/vmlinuz, DIR/initramfs,\n" +
 			"the network boot programs, and DIR/build.json, which describes them.\n\n" +
 			"Classes that come with clonecast: " + strings.Join(configs.ClassNames(), ", ") + ".\n\n" + exitHelp,
-		Args: args(cobra.ExactArgs(1)),
+		Args: words("CLASS"),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return configs.ClassNames(), cobra.ShellCompDirectiveDefault
 		},
 		RunE: func(cmd *cobra.Command, a []string) error {
-			if o.class = a[0]; o.output == "" {
-				return usage(cmd, errors.New("--output is missing"))
-			}
+			o.class = a[0]
 			return runBuild(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -61,7 +58,8 @@ func newBuildCmd() *cobra.Command {
 	f.StringArrayVar(&o.manifestKeys, "manifest-key", nil, "`FILE` with Ed25519 public keys, hex or base64, one a line; may be given again")
 	f.StringVar(&o.server, "server", "", "`URL` of the server for appliances that do not boot from the network")
 	f.StringVar(&o.cache, "cache", "", "`DIR` for packages from apt (default: $XDG_CACHE_HOME/clonecast)")
-	f.BoolVar(&o.json, "json", false, "print the result as JSON")
+	f.BoolVar(&o.json, "json", false, jsonUsage)
+	require(cmd, "output")
 	return cmd
 }
 
@@ -76,10 +74,7 @@ func runBuild(ctx context.Context, o buildOptions, stdout, stderr io.Writer) err
 		return err
 	}
 	if o.json {
-		return json.NewEncoder(stdout).Encode(struct {
-			Type string `json:"type"`
-			builder.Result
-		}{"summary", result})
+		return printJSON(stdout, result)
 	}
 	return printBuild(stdout, o.output, result)
 }
@@ -96,7 +91,7 @@ func (o buildOptions) builderOptions() (builder.Options, error) {
 	}
 	options := builder.Options{Class: class, Output: o.output, KernelPackage: o.kernelPackage, Init: o.init, Server: o.server, Cache: o.cache}
 	if o.ca != "" {
-		if options.CA, err = os.ReadFile(o.ca); err != nil {
+		if options.CA, err = readInput(o.ca, 16<<20); err != nil {
 			return builder.Options{}, fmt.Errorf("read CA: %w", err)
 		}
 	}
@@ -119,7 +114,7 @@ func (o buildOptions) builderOptions() (builder.Options, error) {
 
 // readKeys reads public keys, one a line, hex or base64; "#" begins a comment.
 func readKeys(file string) ([]ed25519.PublicKey, error) {
-	f, err := os.Open(file)
+	f, err := openInput(file)
 	if err != nil {
 		return nil, err
 	}

@@ -40,7 +40,7 @@ func (c *connection) flags(cmd *cobra.Command) {
 	f.StringVar(&c.data, "data", server.DefaultDirectory, "data `DIR` of the server on this computer")
 	f.StringVar(&c.server, "server", "", "`URL` of a server elsewhere, https://HOST:8443; the password comes from CLONECAST_PASSWORD or the terminal")
 	f.StringVar(&c.ca, "ca", "", "that server's ca.crt, `FILE`")
-	f.BoolVar(&c.json, "json", false, "print JSON")
+	f.BoolVar(&c.json, "json", false, jsonUsage)
 }
 
 // client calls the server.
@@ -68,7 +68,7 @@ func (c *connection) remote(ctx context.Context) (*client, error) {
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS13}
 	if c.ca != "" {
-		pem, err := os.ReadFile(c.ca)
+		pem, err := readInput(c.ca, 16<<20)
 		if err != nil {
 			return nil, fmt.Errorf("read CA: %w", err)
 		}
@@ -180,8 +180,15 @@ func answerError(response *http.Response) error {
 	return withCode(code, errors.New(title), p.Hint)
 }
 
-func printJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
+// printJSON prints the answer of a command for programs: one line, the summary.
+func printJSON(w io.Writer, v any) error { return writeEvent(w, "summary", v) }
+
+// printList prints a list for programs: a line for each of its members, then the summary with their number.
+func printList[T any](w io.Writer, kind string, list []T) error {
+	for _, v := range list {
+		if err := writeEvent(w, kind, v); err != nil {
+			return err
+		}
+	}
+	return writeEvent(w, "summary", map[string]int{kind + "s": len(list)})
 }

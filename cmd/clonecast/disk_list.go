@@ -31,7 +31,7 @@ func newDiskListCmd() *cobra.Command {
 		Short: "List this computer's disks, and which of them a rule names",
 		Long: "List this computer's disks. With --rule also say of each why it fits or not; the exit code is 3 unless exactly one\n" +
 			"does.\n\n" + ruleHelp,
-		Args: args(cobra.NoArgs),
+		Args: words(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			disks, err := blockdev.List()
 			if err != nil {
@@ -42,7 +42,7 @@ func newDiskListCmd() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&rule, "rule", "", "say which disk the `RULE` names")
-	f.BoolVar(&asJSON, "json", false, "print NDJSON; the last line is the summary")
+	f.BoolVar(&asJSON, "json", false, jsonUsage)
 	return cmd
 }
 

@@ -13,6 +13,7 @@ import (
 	"clonecast/internal/blockdev"
 	"clonecast/internal/clone/deploy"
 	"clonecast/internal/partition/saved"
+	"clonecast/internal/text"
 
 	"github.com/spf13/cobra"
 )
@@ -80,26 +81,37 @@ func syncDirectory(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+type restoreTableOptions struct{ yes, json bool }
+
 func newDiskRestoreTableCmd() *cobra.Command {
-	var yes bool
+	var opts restoreTableOptions
 	cmd := &cobra.Command{
 		Use:   "restore-table FILE PATH",
 		Short: "Put a partition table back that a deploy saved",
 		Long: `Put the partition table and boot areas back that a deploy saved before it overwrote them. The content of the
 partitions is what the deploy left. The disk must be the one that the table was saved from: same size, sectors and serial number.`,
-		Args: args(cobra.ExactArgs(2)),
+		Args: words("FILE", "PATH"),
 		RunE: func(cmd *cobra.Command, a []string) error {
-			return runDiskRestoreTable(a[0], a[1], yes, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return runDiskRestoreTable(cmd.Context(), a[0], a[1], opts, newReporter(cmd, opts.json), cmd.InOrStdin())
 		},
 	}
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&opts.yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&opts.json, "json", false, jsonUsage)
 	return cmd
 }
 
-func runDiskRestoreTable(file, path string, yes bool, in io.Reader, stdout, stderr io.Writer) error {
-	b, err := os.ReadFile(file)
+// maxSavedTable bounds a file of a saved table, which holds boot areas of some MiB as text.
+const maxSavedTable = 256 << 20
+
+type restoreTableSummary struct {
+	Path  string `json:"path"`
+	Table string `json:"table"`
+}
+
+func runDiskRestoreTable(ctx context.Context, file, path string, opts restoreTableOptions, rep *reporter, in io.Reader) error {
+	b, err := readInput(file, maxSavedTable)
 	if err != nil {
-		return diskError(err)
+		return err
 	}
 	c, err := saved.Parse(b)
 	if err != nil {
@@ -110,12 +122,12 @@ func runDiskRestoreTable(file, path string, yes bool, in io.Reader, stdout, stde
 		return diskError(err)
 	}
 	defer dev.Close()
-	if !yes {
+	if !opts.yes {
 		if err := askable(in, "the partition table of "+path+" would be overwritten", "add --yes when you are sure"); err != nil {
 			return err
 		}
-		fmt.Fprintf(stderr, "the %s table in %s will be written to\n  %s\n", c.Table, file, dev)
-		if err := ask(stderr, in, "The table that is there will be lost."); err != nil {
+		fmt.Fprintf(rep.stderr, "the %s table in %s will be written to\n  %s\nThe table that is there will be lost. ", c.Table, text.Escape(file), dev)
+		if err := askYes(ctx, rep.stderr, in, "nothing was written", ""); err != nil {
 			return err
 		}
 	}
@@ -125,6 +137,6 @@ func runDiskRestoreTable(file, path string, yes bool, in io.Reader, stdout, stde
 	if err := dev.RereadPartitions(); err != nil {
 		return fmt.Errorf("the table is restored, but the kernel still shows the old partitions of %s: %w", path, err)
 	}
-	_, err = fmt.Fprintf(stdout, "the partition table of %s is what it was\n", path)
-	return err
+	rep.printf("the partition table of %s is what it was\n", text.Escape(path))
+	return rep.summary(restoreTableSummary{path, fmt.Sprint(c.Table)})
 }

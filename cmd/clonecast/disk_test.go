@@ -74,7 +74,7 @@ func TestDiskPolicies(t *testing.T) {
 	d.run(exitRefused, "disk capture @source lab --store @store --policy 9=skip", "no partition 9")
 	d.run(exitOK, "disk inspect @source --policy 1=format,2=skip", "partition 1 is stored as an empty fat12", "partition 2 is not captured, and a deploy leaves it as it is")
 	d.run(exitOK, "disk capture @source lab --store @store --policy 1=format --policy 2=skip", "captured")
-	d.run(exitRefused, "disk deploy lab @target --store @store", "no terminal to ask")
+	d.run(exitRefused, "disk deploy lab @target --store @store", "declined; nothing was written")
 	out := d.run(exitOK, "disk deploy lab @target --store @store --yes --json")
 	var summary struct {
 		Saved []string `json:"saved_tables"`
@@ -92,7 +92,7 @@ func TestDiskPolicies(t *testing.T) {
 
 	// The same on a target that has the table already writes no second file.
 	d.run(exitOK, "disk deploy lab @target --store @store --yes", "holds lab@1 already")
-	d.run(exitRefused, "disk restore-table @target.old-table.json @target", "no terminal to ask")
+	d.run(exitRefused, "disk restore-table @target.old-table.json @target", "declined; nothing was written")
 	d.run(exitRefused, "disk restore-table @target.old-table.json @store/format --yes", "choose the disk that it was saved from")
 	d.run(exitOK, "disk restore-table @target.old-table.json @target --yes", "is what it was")
 	if now := d.read("target"); !bytes.Equal(now[:64*512], before[:64*512]) {
@@ -237,7 +237,7 @@ a capture stores 1.0 MiB of 8.0 MiB; * marks the active partition
 	if p["type"] != "c12a7328-f81f-11d2-ba4b-00a0c93ec93b" || p["name"] != "EFI system" || p["start"] != 1048576.0 || p["mode"] != "raw" || p["guid"] == "" {
 		t.Errorf("%v", p)
 	}
-	for _, key := range []string{"number", "start", "size", "filesystem", "uuid", "label", "allocated", "mode", "reason"} {
+	for _, key := range []string{"number", "start", "size", "filesystem", "uuid", "label", "allocated", "discarded", "mode", "reason"} {
 		if _, ok := p[key]; !ok {
 			t.Errorf("no %q in %v", key, p)
 		}

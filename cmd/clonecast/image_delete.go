@@ -5,107 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
-	"clonecast/internal/chunkstore"
 	"clonecast/internal/image"
 	"clonecast/internal/quantity"
-	"clonecast/server/api"
+	"clonecast/internal/text"
 
 	"github.com/spf13/cobra"
 )
-
-// shelf is where versions can be listed and deleted: a server, or a store on this computer.
-type shelf interface {
-	versions(ctx context.Context) ([]shelved, error)
-	delete(ctx context.Context, v shelved) error
-	close() error
-}
-
-// shelved is a version on a shelf.
-type shelved struct {
-	Image    string    `json:"image"`
-	Sequence uint64    `json:"sequence"`
-	ID       string    `json:"id"`
-	Created  time.Time `json:"created"`
-	Comment  string    `json:"comment"`
-	Own      *int64    `json:"own_bytes,omitempty"` // in the store, of chunks that no other version has
-}
-
-func (v shelved) String() string { return fmt.Sprintf("%s@%d", v.Image, v.Sequence) }
-
-func openShelf(ctx context.Context, c *connection, dir string) (shelf, error) {
-	if dir == "" {
-		cl, err := c.open(ctx)
-		return serverShelf{cl}, err
-	}
-	store, err := openStoreForWriting(dir)
-	return storeShelf{store}, err
-}
-
-type serverShelf struct{ *client }
-
-func (s serverShelf) versions(ctx context.Context) ([]shelved, error) {
-	var images []api.Image
-	if err := s.call(ctx, "GET", "/api/v1/images", nil, &images); err != nil {
-		return nil, err
-	}
-	var list []shelved
-	for _, i := range images {
-		for _, v := range i.Versions {
-			list = append(list, shelved{v.Image, v.Sequence, v.ID, v.Created, v.Comment, nil})
-		}
-	}
-	return list, nil
-}
-
-func (s serverShelf) delete(ctx context.Context, v shelved) error {
-	return s.call(ctx, "DELETE", "/api/v1/images/"+url.PathEscape(v.Image+"@"+v.ID), nil, &api.Version{})
-}
-
-func (s serverShelf) close() error { return nil }
-
-type storeShelf struct{ chunkstore.Store }
-
-// versions tells what each takes, unless the store has damage that must be deleted first.
-func (s storeShelf) versions(ctx context.Context) ([]shelved, error) {
-	if stats, err := s.Stats(ctx); err == nil {
-		var list []shelved
-		for _, v := range stats.Versions {
-			list = append(list, shelvedOf(v.Version, &v.OwnStored))
-		}
-		return list, nil
-	}
-	names, err := s.Images(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var list []shelved
-	for _, name := range names {
-		versions, err := s.Versions(ctx, name)
-		if err != nil && !errors.Is(err, chunkstore.ErrNotFound) {
-			return nil, err
-		}
-		for _, v := range versions {
-			list = append(list, shelvedOf(v, nil))
-		}
-	}
-	return list, nil
-}
-
-func shelvedOf(v image.Version, own *int64) shelved {
-	return shelved{v.Image, v.Sequence, v.ID.String(), time.Unix(v.Created, 0), v.Comment, own}
-}
-
-func (s storeShelf) delete(ctx context.Context, v shelved) error {
-	return s.Delete(ctx, v.Image, v.Sequence)
-}
-
-func (s storeShelf) close() error { return s.Close() }
 
 // removeOptions are what delete and prune have in common.
 type removeOptions struct {
@@ -115,7 +25,7 @@ type removeOptions struct {
 
 func (o *removeOptions) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&o.store, "store", "", "`directory` of a store on this computer, instead of a server")
+	f.StringVar(&o.store, "store", "", hereUsage)
 	f.BoolVar(&o.yes, "yes", false, "do not ask")
 	f.BoolVar(&o.dryRun, "dry-run", false, "show what would be deleted, delete nothing")
 }
@@ -127,10 +37,8 @@ func newImageDeleteCmd(c *connection) *cobra.Command {
 		Short: "Delete a version, or an image with all its versions",
 		Long: `Delete a version of an image, or without @VERSION the image with all its versions. What will be deleted is shown
 first; --yes answers the question. A version that a waiting or running task deploys is refused. The space is free
-after the next collections, see 'clonecast store gc'.
-
-Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 refused or declined, 6 not found.`,
-		Args: args(cobra.ExactArgs(1)),
+after the next collections, see 'clonecast store gc'.`,
+		Args: words("IMAGE"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return runRemove(cmd, c, o, func(list []shelved) ([]shelved, error) { return selectReference(list, a[0]) })
 		},
@@ -154,7 +62,7 @@ func selectReference(list []shelved, ref string) ([]shelved, error) {
 	}
 	switch {
 	case len(found) == 0:
-		return nil, withCode(exitNotFound, fmt.Errorf("image %s: %w", ref, chunkstore.ErrNotFound), "'clonecast image list' shows what there is")
+		return nil, noVersion(list, ref)
 	case one && len(found) > 1:
 		return nil, withCode(exitRefused, fmt.Errorf("%s means %d versions", ref, len(found)), "give more digits")
 	}
@@ -171,10 +79,8 @@ func newImagePruneCmd(c *connection) *cobra.Command {
 		Short: "Delete old versions",
 		Long: `Delete versions that are neither among the newest N of their image (--keep) nor younger than D days
 (--keep-days). The newest version of an image always stays. Without IMAGE it is done for every image. What will be
-deleted is shown first; --yes answers the question. The age is that of the store's clock when it was captured.
-
-Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 refused or declined, 6 not found.`,
-		Args: args(cobra.ArbitraryArgs),
+deleted is shown first; --yes answers the question. The age is that of the store's clock when it was captured.`,
+		Args: words("[IMAGE…]"),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			if rule.keep < 0 || rule.days < 0 || rule.keep+rule.days == 0 {
 				return usage(cmd, errors.New("say what stays: --keep N or --keep-days D, both from 1 on"))
@@ -205,7 +111,7 @@ func (r pruneRule) choose(list []shelved, names []string, now time.Time) ([]shel
 	for _, name := range names {
 		all := versions[name]
 		if all == nil {
-			return nil, withCode(exitNotFound, fmt.Errorf("image %s: %w", name, chunkstore.ErrNotFound), "'clonecast image list' shows what there is")
+			return nil, noVersion(list, name)
 		}
 		for _, v := range all[:max(0, len(all)-max(r.keep, 1))] {
 			if r.days == 0 || now.Sub(v.Created) >= time.Duration(r.days)*24*time.Hour {
@@ -220,7 +126,7 @@ func (r pruneRule) choose(list []shelved, names []string, now time.Time) ([]shel
 func runRemove(cmd *cobra.Command, c *connection, o removeOptions, choose func([]shelved) ([]shelved, error)) (err error) {
 	ctx, rep := cmd.Context(), newReporter(cmd, c.json)
 	defer rep.close()
-	from, err := openShelf(ctx, c, o.store)
+	from, err := openShelf(ctx, c, o.store, openStoreForWriting)
 	if err != nil {
 		return err
 	}
@@ -234,7 +140,7 @@ func runRemove(cmd *cobra.Command, c *connection, o removeOptions, choose func([
 		return err
 	}
 	if len(chosen) > 0 && !o.yes && !o.dryRun {
-		if err := confirmRemove(rep.stderr, cmd.InOrStdin(), chosen); err != nil {
+		if err := confirmRemove(ctx, rep.stderr, cmd.InOrStdin(), chosen); err != nil {
 			return err
 		}
 	}
@@ -272,15 +178,15 @@ func printRemoval(w io.Writer, list []shelved) error {
 		if v.Own != nil {
 			own = fmt.Sprintf("frees %v", quantity.Bytes(*v.Own))
 		}
-		fmt.Fprintf(t, "  %v\t%s\t%s\t%s\n", v, v.Created.Local().Format("2006-01-02 15:04"), own, printable(v.Comment))
+		fmt.Fprintf(t, "  %v\t%s\t%s\t%s\n", v, v.Created.Local().Format("2006-01-02 15:04"), own, text.Escape(v.Comment))
 	}
 	return t.Flush()
 }
 
-func confirmRemove(w io.Writer, in io.Reader, list []shelved) error {
+func confirmRemove(ctx context.Context, w io.Writer, in io.Reader, list []shelved) error {
 	fmt.Fprintf(w, "%d %s will be deleted:\n", len(list), plural(len(list), "version"))
 	if err := printRemoval(w, list); err != nil {
 		return err
 	}
-	return askYes(w, in, "nothing was deleted", "add --yes when you are sure, or --dry-run to see what would be deleted")
+	return askYes(ctx, w, in, "nothing was deleted", "add --yes when you are sure, or --dry-run to see what would be deleted")
 }

@@ -8,6 +8,7 @@ import (
 	"clonecast/internal/chunk"
 	"clonecast/internal/chunkstore/diff"
 	"clonecast/internal/quantity"
+	"clonecast/internal/text"
 
 	"github.com/spf13/cobra"
 )
@@ -29,17 +30,15 @@ read differently, were added or removed, where the file system is ext2, ext3, ex
 clean; names, times and rights are not compared.
 
 Exit codes: 0 ok, whether they differ or not, 1 failed, 2 wrong usage, 6 not found.`,
-		Args: args(cobra.ExactArgs(2)),
+		Args: words("A", "B"),
 		RunE: func(cmd *cobra.Command, a []string) error {
-			if o.store == "" {
-				return usage(cmd, errors.New("--store is needed"))
-			}
 			rep := newReporter(cmd, c.json)
 			defer rep.close()
 			return runImageDiff(cmd.Context(), a[0], a[1], o, rep)
 		},
 	}
-	cmd.Flags().StringVar(&o.store, "store", "", "`directory` of the store")
+	cmd.Flags().StringVar(&o.store, "store", "", storeUsage)
+	require(cmd, "store")
 	cmd.Flags().BoolVar(&o.ranges, "ranges", false, "list the ranges")
 	cmd.Flags().BoolVar(&o.files, "files", false, "list the files that differ (ext2, ext3, ext4, FAT, NTFS)")
 	return cmd
@@ -47,7 +46,7 @@ Exit codes: 0 ok, whether they differ or not, 1 failed, 2 wrong usage, 6 not fou
 
 type diffRange struct {
 	Start  int64  `json:"start"`
-	Length int64  `json:"length"`
+	Length int64  `json:"size"`
 	Kind   string `json:"kind"`
 }
 
@@ -55,9 +54,9 @@ type diffRegion struct {
 	Disk    int         `json:"disk"`
 	Region  string      `json:"region"`
 	Notes   []string    `json:"notes"`
-	Changed int64       `json:"changed_bytes"`
-	New     int64       `json:"new_bytes"`
-	Freed   int64       `json:"freed_bytes"`
+	Changed int64       `json:"bytes_changed"`
+	New     int64       `json:"bytes_new"`
+	Freed   int64       `json:"bytes_freed"`
 	Ranges  []diffRange `json:"ranges,omitempty"`
 	Files   []diffFile  `json:"files,omitempty"`
 	Unknown string      `json:"files_unknown,omitempty"`
@@ -66,16 +65,16 @@ type diffRegion struct {
 type diffFile struct {
 	Path  string `json:"path"`
 	Kind  string `json:"kind"`
-	Bytes int64  `json:"bytes"`
+	Bytes int64  `json:"size"`
 }
 
 type diffSummary struct {
 	A       string `json:"a"`
 	B       string `json:"b"`
 	Same    bool   `json:"same"`
-	Changed int64  `json:"changed_bytes"`
-	New     int64  `json:"new_bytes"`
-	Freed   int64  `json:"freed_bytes"`
+	Changed int64  `json:"bytes_changed"`
+	New     int64  `json:"bytes_new"`
+	Freed   int64  `json:"bytes_freed"`
 }
 
 func runImageDiff(ctx context.Context, refA, refB string, o imageDiffOptions, rep *reporter) (err error) {
@@ -136,15 +135,15 @@ func printRegion(rep *reporter, r diffRegion, manyDisks bool) {
 	}
 	rep.printf("%s: %v changed, %v new, %v freed\n", where, quantity.Bytes(r.Changed), quantity.Bytes(r.New), quantity.Bytes(r.Freed))
 	for _, n := range r.Notes {
-		rep.printf("    %s\n", printable(n))
+		rep.printf("    %s\n", text.Escape(n))
 	}
 	for _, x := range r.Ranges {
 		rep.printf("    %-7s %d bytes at %d\n", x.Kind, x.Length, x.Start)
 	}
 	for _, f := range r.Files {
-		rep.printf("    %-7s %s (%v)\n", f.Kind, printable(f.Path), quantity.Bytes(f.Bytes))
+		rep.printf("    %-7s %s (%v)\n", f.Kind, text.Escape(f.Path), quantity.Bytes(f.Bytes))
 	}
 	if r.Unknown != "" {
-		rep.printf("    files are not compared: %s\n", r.Unknown)
+		rep.printf("    files are not compared: %s\n", text.Escape(r.Unknown))
 	}
 }

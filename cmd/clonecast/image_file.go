@@ -29,17 +29,15 @@ func newImageExportCmd(c *connection) *cobra.Command {
 no others of the store. FILE must not exist. 'clonecast image import' reads it.
 
 Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 FILE exists, 6 not found.`,
-		Args: args(cobra.ExactArgs(2)),
+		Args: words("IMAGE", "FILE"),
 		RunE: func(cmd *cobra.Command, a []string) error {
-			if store == "" {
-				return usage(cmd, errors.New("--store is needed"))
-			}
 			rep := newReporter(cmd, c.json)
 			defer rep.close()
 			return runImageExport(cmd.Context(), store, a[0], a[1], rep)
 		},
 	}
-	cmd.Flags().StringVar(&store, "store", "", "`directory` of the store")
+	cmd.Flags().StringVar(&store, "store", "", storeUsage)
+	require(cmd, "store")
 	return cmd
 }
 
@@ -47,8 +45,8 @@ type fileSummary struct {
 	Image    string  `json:"image"`
 	Sequence uint64  `json:"sequence"`
 	Version  string  `json:"version"`
-	Bytes    int64   `json:"file_bytes"`
-	Stored   *int64  `json:"stored_bytes,omitempty"`
+	Bytes    int64   `json:"bytes_file"`
+	Stored   *int64  `json:"bytes_stored,omitempty"`
 	Seconds  float64 `json:"seconds"`
 }
 
@@ -119,17 +117,15 @@ another store is refused with its key; when you know that key, from whoever expo
 The store signs the version with its own key, so that its machines accept it. An empty directory becomes a store.
 
 Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 the key is unknown, 6 not found.`,
-		Args: args(cobra.ExactArgs(1)),
+		Args: words("FILE"),
 		RunE: func(cmd *cobra.Command, a []string) error {
-			if o.store == "" {
-				return usage(cmd, errors.New("--store is needed"))
-			}
 			rep := newReporter(cmd, c.json)
 			defer rep.close()
 			return runImageImport(cmd.Context(), a[0], o, rep)
 		},
 	}
-	cmd.Flags().StringVar(&o.store, "store", "", "`directory` of the store")
+	cmd.Flags().StringVar(&o.store, "store", "", storeUsage)
+	require(cmd, "store")
 	cmd.Flags().StringVar(&o.name, "name", "", "call the image `NAME`")
 	cmd.Flags().StringVar(&o.trust, "trust-key", "", "accept this public key for this file, 64 `HEX` digits")
 	return cmd

@@ -31,7 +31,7 @@ MACHINE is a name, an id or its beginning, or a MAC address.`,
 
 func newMachineListCmd(c *connection) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List all machines", Args: args(cobra.NoArgs),
+		Use: "list", Short: "List all machines", Args: words(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runMachineList(cmd.Context(), c, cmd.OutOrStdout()) },
 	}
 }
@@ -46,7 +46,7 @@ func runMachineList(ctx context.Context, c *connection, w io.Writer) error {
 		return err
 	}
 	if c.json {
-		return printJSON(w, list)
+		return printList(w, "machine", list)
 	}
 	if len(list) == 0 {
 		_, err := fmt.Fprintln(w, "no machines yet: boot a PC from the network and it registers")
@@ -79,7 +79,7 @@ func ago(at time.Time) string {
 
 func newMachineShowCmd(c *connection) *cobra.Command {
 	return &cobra.Command{
-		Use: "show MACHINE", Short: "Show a machine, its hardware and what it has to do", Args: args(cobra.ExactArgs(1)),
+		Use: "show MACHINE", Short: "Show a machine, its hardware and what it has to do", Args: words("MACHINE"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return runMachineShow(cmd.Context(), c, a[0], cmd.OutOrStdout())
 		},
@@ -166,7 +166,7 @@ func describeDisks(disks []protocol.Disk) string {
 func newMachineAdoptCmd(c *connection) *cobra.Command {
 	var name, ip string
 	cmd := &cobra.Command{
-		Use: "adopt MACHINE", Short: "Let a machine be given tasks, name it, reserve its address", Args: args(cobra.ExactArgs(1)),
+		Use: "adopt MACHINE", Short: "Let a machine be given tasks, name it, reserve its address", Args: words("MACHINE"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return runMachineAdopt(cmd.Context(), c, a[0], name, ip, cmd.OutOrStdout())
 		},
@@ -195,7 +195,7 @@ func runMachineAdopt(ctx context.Context, c *connection, ref, name, ip string, w
 
 func newMachineRemoveCmd(c *connection) *cobra.Command {
 	return &cobra.Command{
-		Use: "remove MACHINE", Short: "Forget a machine; when it boots again it is unknown", Args: args(cobra.ExactArgs(1)),
+		Use: "remove MACHINE", Short: "Forget a machine; when it boots again it is unknown", Args: words("MACHINE"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			cl, err := c.open(cmd.Context())
 			if err != nil {

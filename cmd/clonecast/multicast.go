@@ -21,6 +21,7 @@ import (
 	"clonecast/internal/image"
 	"clonecast/internal/multicast"
 	"clonecast/internal/multicast/blocks"
+	"clonecast/internal/text"
 
 	"github.com/spf13/cobra"
 )
@@ -51,20 +52,20 @@ func newMulticastSendCmd() *cobra.Command {
 		Long: `Send a version of an image, or any file, to all computers that run ` + "`clonecast multicast receive`" + `. Sending begins when
 as many receivers wait as --receivers says. Others may join until it ends; one that is too slow for the
 rest continues alone. The command ends when every receiver is done or gone.`,
-		Args: args(cobra.MaximumNArgs(1)),
+		Args: words("[IMAGE]"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return runMulticastSend(cmd.Context(), a, opts, newReporter(cmd, opts.json))
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&opts.store, "store", "", "directory of the store that has the image")
-	f.StringVar(&opts.file, "file", "", "file to send instead of an image")
-	f.StringVar(&opts.iface, "interface", "", "network interface to send on")
+	f.StringVar(&opts.store, "store", "", "`DIR` of the store that has the image")
+	f.StringVar(&opts.file, "file", "", "`FILE` to send instead of an image")
+	f.StringVar(&opts.iface, "interface", "", "network interface `IF` to send on")
 	f.IntVar(&opts.receivers, "receivers", 1, "begin when this many receivers wait")
-	f.StringVar(&opts.maxRate, "max-rate", "", "bits per second on the wire at most, as 900M (default: the speed of the interface)")
-	f.StringVar(&opts.keyFile, "key-file", "", "file with a secret that receivers have too, instead of a pairing code")
-	f.BoolVar(&opts.json, "json", false, "print NDJSON; the last line is the summary")
-	cobra.CheckErr(cmd.MarkFlagRequired("interface"))
+	f.StringVar(&opts.maxRate, "max-rate", "", "bits per second on the wire at most, `RATE` as 900M (default: the speed of the interface)")
+	f.StringVar(&opts.keyFile, "key-file", "", "`FILE` with a secret that receivers have too, instead of a pairing code")
+	f.BoolVar(&opts.json, "json", false, jsonUsage)
+	require(cmd, "interface")
 	return cmd
 }
 
@@ -172,9 +173,9 @@ func senderPairing(keyFile string) (multicast.Pairing, ed25519.PrivateKey, error
 }
 
 func readKeyFile(name string) (multicast.Pairing, error) {
-	content, err := os.ReadFile(name)
+	content, err := readInput(name, 1<<20)
 	if err != nil {
-		return multicast.Pairing{}, diskError(err)
+		return multicast.Pairing{}, err
 	}
 	pairing, err := multicast.KeyFile(content)
 	if err != nil {
@@ -212,20 +213,20 @@ func newMulticastReceiveCmd() *cobra.Command {
 An image is deployed to DISK, a block device or a disk image file: only what differs is fetched and written, and the command
 shows what it is about to overwrite and asks, unless --yes is given. A file is written beside its place and takes it when it
 is complete and verified.`,
-		Args: args(cobra.MaximumNArgs(1)),
+		Args: words("[DISK]"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return runMulticastReceive(cmd.Context(), a, opts, newReporter(cmd, opts.json), cmd.InOrStdin())
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&opts.file, "file", "", "where to write the file")
-	f.StringVar(&opts.iface, "interface", "", "network interface to receive on")
-	f.StringVar(&opts.code, "code", "", "the sender's pairing code")
-	f.StringVar(&opts.keyFile, "key-file", "", "file with the secret that the sender uses")
-	f.StringVar(&opts.saveTable, "save-table", "", "file for the disk's old partition table (default: beside a disk image file, or in the current directory)")
+	f.StringVar(&opts.file, "file", "", "`FILE` to write")
+	f.StringVar(&opts.iface, "interface", "", "network interface `IF` to receive on")
+	f.StringVar(&opts.code, "code", "", "the sender's pairing `CODE`")
+	f.StringVar(&opts.keyFile, "key-file", "", "`FILE` with the secret that the sender uses")
+	f.StringVar(&opts.saveTable, "save-table", "", "`FILE` for the disk's old partition table (default: beside a disk image file, or in the current directory)")
 	f.BoolVar(&opts.yes, "yes", false, "overwrite without asking")
-	f.BoolVar(&opts.json, "json", false, "print NDJSON; the last line is the summary")
-	cobra.CheckErr(cmd.MarkFlagRequired("interface"))
+	f.BoolVar(&opts.json, "json", false, jsonUsage)
+	require(cmd, "interface")
 	return cmd
 }
 
@@ -258,7 +259,7 @@ func runMulticastReceive(ctx context.Context, disks []string, opts multicastRece
 	case details.Kind == kindImage:
 		return withCode(exitRefused, errors.New("the sender offers an image, which goes to a disk"), "name the disk instead of --file")
 	}
-	return withCode(exitRefused, fmt.Errorf("the sender offers a %s, which does not go to a disk", printable(details.Kind)), "use --file")
+	return withCode(exitRefused, fmt.Errorf("the sender offers a %s, which does not go to a disk", text.Escape(details.Kind)), "use --file")
 }
 
 // receiveImage deploys an image that comes by multicast.
@@ -285,7 +286,7 @@ func receiveImage(ctx context.Context, found *multicast.Found, details sessionDe
 	}
 	defer dev.Close()
 	if !opts.yes {
-		if err := confirm(rep.stderr, in, []*blockdev.Device{dev}, manifest); err != nil {
+		if err := confirm(ctx, rep.stderr, in, []*blockdev.Device{dev}, manifest); err != nil {
 			return err
 		}
 	}
@@ -509,11 +510,11 @@ func (reportLog) Enabled(_ context.Context, level slog.Level) bool { return leve
 func (l reportLog) WithAttrs([]slog.Attr) slog.Handler             { return l }
 func (l reportLog) WithGroup(string) slog.Handler                  { return l }
 func (l reportLog) Handle(_ context.Context, r slog.Record) error {
-	text := r.Message
+	line := r.Message
 	r.Attrs(func(a slog.Attr) bool {
-		text += fmt.Sprintf("; %s: %v", a.Key, a.Value)
+		line += fmt.Sprintf("; %s: %v", a.Key, a.Value)
 		return true
 	})
-	l.rep.warn("%s", text)
+	l.rep.warn("%s", line)
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 
 	"clonecast/internal/chunkstore"
 	"clonecast/internal/chunkstore/local"
+	"clonecast/internal/image"
 )
 
 // openStore opens a store for reading.
@@ -41,4 +43,36 @@ func storeError(err error) error {
 		return withCode(exitNotFound, err, "a store is a directory that holds a file \"format\"; `clonecast disk capture` makes one in an empty directory")
 	}
 	return err
+}
+
+// findVersion resolves IMAGE[@VERSION] and verifies its manifest.
+func findVersion(ctx context.Context, store chunkstore.Reader, ref string) (*image.Manifest, image.VersionID, error) {
+	name, sequence, err := image.ParseReference(ref)
+	if err != nil {
+		return nil, image.VersionID{}, withCode(exitUsage, err, "")
+	}
+	envelope, err := store.Manifest(ctx, name, sequence)
+	if errors.Is(err, chunkstore.ErrNotFound) {
+		return nil, image.VersionID{}, noVersion(versionsIn(ctx, store), ref)
+	}
+	if err != nil {
+		return nil, image.VersionID{}, fmt.Errorf("image %s: %w", ref, err)
+	}
+	m, id, err := image.Open(envelope, store.TrustedKeys())
+	if err != nil {
+		return nil, image.VersionID{}, fmt.Errorf("image %s: %w", ref, err)
+	}
+	return m, id, nil
+}
+
+// versionsIn lists what a store has as far as it can be read: it is for hints.
+func versionsIn(ctx context.Context, store chunkstore.Reader) (list []shelved) {
+	names, _ := store.Images(ctx)
+	for _, name := range names {
+		versions, _ := store.Versions(ctx, name)
+		for _, v := range versions {
+			list = append(list, shelvedHere(v, nil))
+		}
+	}
+	return list
 }

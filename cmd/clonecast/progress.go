@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"clonecast/internal/quantity"
+	"clonecast/internal/text"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -18,7 +19,8 @@ import (
 
 // The rules of progress on the screen:
 //   - a terminal gets one line on standard error, redrawn at most twice a second;
-//   - anything else (log, pipe) gets a line when a phase begins, then one per 10 s;
+//   - anything else (log, pipe, a terminal that is dumb) gets a line when a phase begins, then one per 10 s;
+//   - there are no colours, so that NO_COLOR finds nothing to do;
 //   - with --json, standard output is NDJSON: every line has a "type", the last one is
 //     the summary; nothing else is printed there;
 //   - a flag --quiet, where a command has one, silences progress in every mode.
@@ -51,7 +53,7 @@ func newReporter(cmd *cobra.Command, jsonMode bool) *reporter {
 	if f := cmd.Flags().Lookup("quiet"); f != nil {
 		r.quiet = f.Value.String() == "true"
 	}
-	if f, ok := r.stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if f := fileOf(r.stderr); isTerminal(f) && os.Getenv("TERM") != "dumb" {
 		r.width = func() int {
 			columns, _, err := term.GetSize(int(f.Fd()))
 			if err != nil || columns < 20 {
@@ -100,36 +102,36 @@ func (r *reporter) show(phase string, done, total int64) {
 			seconds := int64(left / time.Second)
 			e.Left = &seconds
 		}
-		_ = r.write("progress", e)
+		_ = writeEvent(r.stdout, "progress", e) // standard output remembers
 		return
 	}
-	text := phase + "  "
+	line := phase + "  "
 	if total > 0 {
-		text += fmt.Sprintf("%d %%  %v of %v", min(100, int64(100*float64(done)/float64(total))), quantity.Bytes(done), quantity.Bytes(total))
+		line += fmt.Sprintf("%d %%  %v of %v", min(100, int64(100*float64(done)/float64(total))), quantity.Bytes(done), quantity.Bytes(total))
 	} else {
-		text += quantity.Bytes(done).String()
+		line += quantity.Bytes(done).String()
 	}
 	if rate > 0 {
-		text += fmt.Sprintf("  %v/s", quantity.Bytes(rate))
+		line += fmt.Sprintf("  %v/s", quantity.Bytes(rate))
 	}
 	if known && total > done {
-		text += "  " + roundTime(left) + " left"
+		line += "  " + roundTime(left) + " left"
 	}
 	if r.width == nil {
-		fmt.Fprintln(r.stderr, text)
+		fmt.Fprintln(r.stderr, line)
 		return
 	}
-	if runes := []rune(text); len(runes) >= r.width() {
-		text = string(runes[:r.width()-1])
+	if runes := []rune(line); len(runes) >= r.width() {
+		line = string(runes[:r.width()-1])
 	}
-	fmt.Fprintf(r.stderr, "\r\x1b[K%s", text)
+	fmt.Fprintf(r.stderr, "\r\x1b[K%s", line)
 	r.drawn = true
 }
 
 type progressEvent struct {
 	Phase string `json:"phase"`
-	Done  int64  `json:"done"`
-	Total int64  `json:"total,omitempty"`
+	Done  int64  `json:"bytes_done"`
+	Total int64  `json:"bytes_total,omitempty"`
 	Rate  int64  `json:"bytes_per_second"`
 	Left  *int64 `json:"seconds_left,omitempty"`
 }
@@ -141,7 +143,7 @@ func (r *reporter) event(kind string, v any) error {
 	if !r.json {
 		return nil
 	}
-	return r.write(kind, v)
+	return writeEvent(r.stdout, kind, v)
 }
 
 // printf writes text for people to standard output, above the progress line. With
@@ -161,7 +163,7 @@ func (r *reporter) warn(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.clear()
-	fmt.Fprintf(r.stderr, "clonecast: warning: "+format+"\n", args...)
+	fmt.Fprintf(text.Writer{W: r.stderr}, "clonecast: warning: "+format+"\n", args...)
 }
 
 // summary ends the report: with --json the last line, {"type":"summary", the fields of v}.
@@ -184,8 +186,8 @@ func (r *reporter) clear() {
 	}
 }
 
-// write joins the type and the fields of v, which must encode to an object.
-func (r *reporter) write(kind string, v any) error {
+// writeEvent writes one NDJSON line: the type joined with the fields of v, which must encode to an object.
+func writeEvent(w io.Writer, kind string, v any) error {
 	fields, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("encode %s event: %w", kind, err)
@@ -202,7 +204,7 @@ func (r *reporter) write(kind string, v any) error {
 		line = append(line, ',')
 	}
 	line = append(append(line, fields[1:]...), '\n')
-	if _, err := r.stdout.Write(line); err != nil {
+	if _, err := w.Write(line); err != nil {
 		return fmt.Errorf("write %s event: %w", kind, err)
 	}
 	return nil

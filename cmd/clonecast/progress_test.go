@@ -87,7 +87,7 @@ func TestProgressJSON(t *testing.T) {
 	if n < 60 || n > 64 || lines[n-1] != `{"type":"summary"}` || lines[n-2] != `{"type":"problem","object":"a"}` {
 		t.Errorf("%d lines ending in %q", n, lines[max(0, n-2):])
 	}
-	if want := `"done":629145600,"total":629145600`; !strings.Contains(lines[n-3], want) {
+	if want := `"bytes_done":629145600,"bytes_total":629145600`; !strings.Contains(lines[n-3], want) {
 		t.Errorf("the last progress is %s, want %s", lines[n-3], want)
 	}
 	if stderr.Len() != 0 {

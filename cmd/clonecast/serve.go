@@ -48,11 +48,8 @@ DHCP modes: proxy works beside the network's DHCP server and hands out no addres
 that has none; off leaves network boot to the site's DHCP server.
 
 ` + exitHelp,
-		Args: args(cobra.NoArgs),
+		Args: words(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.iface == "" {
-				return usage(cmd, errors.New("--interface is missing"))
-			}
 			if o.mode == string(dhcp.Full) && o.dhcpRange == "" {
 				return usage(cmd, errors.New("--dhcp full needs --dhcp-range"))
 			}
@@ -71,6 +68,7 @@ that has none; off leaves network boot to the site's DHCP server.
 	f.StringVar(&o.kernelPackage, "kernel-package", "", "Debian kernel package `FILE` for the appliance (default: through apt)")
 	f.StringVar(&o.init, "init", "", "clonecast-init program `FILE` for the appliance (default: beside clonecast)")
 	f.StringVar(&o.multicastRate, "multicast-rate", "", "what multicast sessions may send together, in bits per second, `RATE` as 900M (default: the speed of the interface)")
+	require(cmd, "interface")
 	f.BoolVar(&o.verbose, "verbose", false, "log every packet and request")
 	return cmd
 }

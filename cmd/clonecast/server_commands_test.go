@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -111,7 +112,7 @@ func TestServerCommands(t *testing.T) {
 	r.run("", exitOK, "image list", "win@1", "first")
 	r.run("", exitOK, "image show win@1", "mbr", "SWAP")
 	r.run("", exitNotFound, "image show win@2")
-	r.run("", exitUsage, "task run deploy --image win", "--machine is missing")
+	r.run("", exitUsage, "task run deploy --image win", "--machine MACHINE is missing")
 	r.run("", exitUsage, "task run deploy --machine pc1 --image win --then sleep", "neither poweroff nor reboot")
 	r.run("", exitUsage, "task run capture --machine pc1 --image a/b", "not allowed")
 
@@ -168,7 +169,7 @@ func TestTaskCast(t *testing.T) {
 	r.run("", exitOK, "machine adopt "+r.pc.ID+" --name pc1")
 	r.run("", exitOK, "machine adopt "+other.ID+" --name pc2")
 	cast := "task run cast --from pc1 --machine pc2 --image lab"
-	r.run("", exitUsage, "task run cast --machine pc2 --image lab", "--from is missing")
+	r.run("", exitUsage, "task run cast --machine pc2 --image lab", "--from MACHINE is missing")
 	r.run("", exitUsage, cast+" --machine pc1", "cannot be captured and overwritten at once")
 	r.run("", exitUsage, "task run cast --from pc1 --machine pc2 --image lab@1", "not allowed")
 	r.run("", exitNotFound, "task run cast --from pc9 --machine pc2 --image lab", "no machine")
@@ -184,16 +185,32 @@ func TestTaskCast(t *testing.T) {
 
 func (r *room) tasks() []tasks.Task {
 	r.t.Helper()
-	var list []tasks.Task
-	if err := json.Unmarshal([]byte(r.run("", exitOK, "task list --json")), &list); err != nil {
-		r.t.Fatal(err)
+	return listOf[tasks.Task](r.t, r.run("", exitOK, "task list --json"), "task")
+}
+
+// listOf reads the lines of a list in NDJSON, which ends with the summary.
+func listOf[T any](t *testing.T, out, kind string) (list []T) {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	for i, line := range lines {
+		var event struct{ Type string }
+		var v T
+		if err := errors.Join(json.Unmarshal([]byte(line), &event), json.Unmarshal([]byte(line), &v)); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		if want := map[bool]string{true: "summary", false: kind}[i == len(lines)-1]; event.Type != want {
+			t.Errorf("type %q, want %q: %s", event.Type, want, line)
+		}
+		if event.Type == kind {
+			list = append(list, v)
+		}
 	}
 	return list
 }
 
 func TestServeCommandLine(t *testing.T) {
 	r := &room{t: t, data: t.TempDir()}
-	r.run("", exitUsage, "serve", "--interface is missing")
+	r.run("", exitUsage, "serve", "--interface IF is missing")
 	r.run("", exitUsage, "serve --interface lo --dhcp full", "--dhcp-range")
 	r.run("", exitUsage, "serve --interface lo --dhcp maybe", "none of off, proxy, full")
 	r.run("", exitUsage, "serve --interface lo --dhcp full --dhcp-range 1-2", "not of the form")

@@ -34,7 +34,7 @@ came late, are called 7-2, 7-3.
 
 func newSessionListCmd(c *connection) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List the multicast sessions, the newest first", Args: args(cobra.NoArgs),
+		Use: "list", Short: "List the multicast sessions, the newest first", Args: words(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runSessionList(cmd.Context(), c, cmd.OutOrStdout()) },
 	}
 }
@@ -49,7 +49,7 @@ func runSessionList(ctx context.Context, c *connection, w io.Writer) error {
 		return err
 	}
 	if c.json {
-		return printJSON(w, list)
+		return printList(w, "session", list)
 	}
 	if len(list) == 0 {
 		_, err := fmt.Fprintln(w, "no sessions yet: clonecast task run deploy --multicast --machine M --machine N --image NAME")
@@ -93,7 +93,7 @@ func share(part, whole int64) string {
 
 func newSessionShowCmd(c *connection) *cobra.Command {
 	return &cobra.Command{
-		Use: "show SESSION", Short: "Show how a session goes, and each of its machines", Args: args(cobra.ExactArgs(1)),
+		Use: "show SESSION", Short: "Show how a session goes, and each of its machines", Args: words("SESSION"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return runSession(cmd.Context(), c, "GET", a[0], "", cmd.OutOrStdout(), printSession)
 		},
@@ -102,7 +102,7 @@ func newSessionShowCmd(c *connection) *cobra.Command {
 
 func newSessionStartCmd(c *connection) *cobra.Command {
 	return &cobra.Command{
-		Use: "start SESSION", Short: "Start a session now, with the machines that wait in it", Args: args(cobra.ExactArgs(1)),
+		Use: "start SESSION", Short: "Start a session now, with the machines that wait in it", Args: words("SESSION"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return runSession(cmd.Context(), c, "POST", a[0], "/start", cmd.OutOrStdout(), func(w io.Writer, s sessions.Session) error {
 				_, err := fmt.Fprintf(w, "session %s has begun: %s\n", s.ID, countStates(s.Machines))
@@ -131,7 +131,7 @@ func runSession(ctx context.Context, c *connection, method, id, rest string, w i
 // newSessionMachineCmd makes a command that does something with one machine of a session.
 func newSessionMachineCmd(c *connection, verb, short, done string) *cobra.Command {
 	return &cobra.Command{
-		Use: verb + " SESSION MACHINE", Short: short, Args: args(cobra.ExactArgs(2)),
+		Use: verb + " SESSION MACHINE", Short: short, Args: words("SESSION", "MACHINE"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			rest := "/machines/" + url.PathEscape(a[1]) + "/" + verb
 			return runSession(cmd.Context(), c, "POST", a[0], rest, cmd.OutOrStdout(), func(w io.Writer, s sessions.Session) error {
@@ -145,7 +145,7 @@ func newSessionMachineCmd(c *connection, verb, short, done string) *cobra.Comman
 func newSessionAddCmd(c *connection) *cobra.Command {
 	var yes, unseen bool
 	cmd := &cobra.Command{
-		Use: "add SESSION MACHINE", Short: "Deploy to one more machine, which joins late", Args: args(cobra.ExactArgs(2)),
+		Use: "add SESSION MACHINE", Short: "Deploy to one more machine, which joins late", Args: words("SESSION", "MACHINE"),
 		Long: "Order the deploy of a session's task for one more machine, and let it join the session. What will be overwritten is shown first; --yes answers the question.",
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return runSessionAdd(cmd.Context(), c, a[0], a[1], yes, unseen, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -176,7 +176,7 @@ func runSessionAdd(ctx context.Context, c *connection, id, machine string, yes, 
 	}
 	fmt.Fprintf(stderr, "%s@%d will overwrite:\n  %s  %s\n", added.Version.Image, added.Version.Sequence, m.Name, disk)
 	if m.Problem == "" && !yes {
-		if err := askYes(stderr, stdin, "nothing was ordered", "--yes confirms"); err != nil {
+		if err := askYes(ctx, stderr, stdin, "nothing was ordered", "--yes confirms"); err != nil {
 			return err
 		}
 	}

@@ -152,9 +152,8 @@ func TestSessionCommands(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.run("", exitOK, "session show 1 --json")), &one); err != nil || len(one.Machines) != 3 || one.Payload == 0 {
 		t.Errorf("session show --json: %+v, %v", one, err)
 	}
-	var list []sessions.Session
-	if err := json.Unmarshal([]byte(r.run("", exitOK, "session list --json")), &list); err != nil || len(list) != 1 {
-		t.Errorf("session list --json: %+v, %v", list, err)
+	if list := listOf[sessions.Session](t, r.run("", exitOK, "session list --json"), "session"); len(list) != 1 {
+		t.Errorf("session list --json: %+v", list)
 	}
 }
 

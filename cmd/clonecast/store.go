@@ -17,7 +17,7 @@ func newStoreCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "store",
 		Short: "Look after the chunk store",
-		Args:  args(cobra.NoArgs),
+		Args:  words(),
 	}
 	cmd.AddCommand(newStoreCheckCmd(), newStoreStatsCmd(), newStoreGCCmd(), newStoreRepairCmd())
 	return cmd
@@ -40,7 +40,7 @@ up all of its chunks. With --read-data it also reads and verifies every byte.
 The check changes nothing and may run while the server captures and deploys.
 
 Exit codes: 0 the store is sound, 1 damage was found, 2 wrong usage, 6 there is no store.`,
-		Args: args(cobra.NoArgs),
+		Args: words(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opts.store == "" {
 				return usage(cmd, errors.New("--store is needed"))
@@ -70,7 +70,7 @@ type storeSummary struct {
 	Versions  int   `json:"versions"`
 	Packs     int   `json:"packs"`
 	Chunks    int   `json:"chunks"`
-	Bytes     int64 `json:"bytes"`
+	Bytes     int64 `json:"bytes_packs"`
 	BytesRead int64 `json:"bytes_read"`
 	Problems  int   `json:"problems"`
 }

@@ -33,7 +33,7 @@ and may be cut at any point. With --min-age 0 both steps are done at once, if no
 A server does this once a day by itself. Without --store the running server is asked to do it now.
 
 Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 another collection runs, 6 there is no store.`,
-		Args: args(cobra.NoArgs),
+		Args: words(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opts.minAge < 0 {
 				return usage(cmd, fmt.Errorf("--min-age is %v", opts.minAge))

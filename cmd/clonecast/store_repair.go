@@ -30,7 +30,7 @@ proven by its name, a manifest by the signature of a key that this store trusts.
 and what is left of it stays. It may run beside captures and deploys and may be cut at any point.
 
 Exit codes: 0 the store is sound now, 1 something is still lost, 2 wrong usage, 3 a collection runs, 6 there is no store.`,
-		Args: args(cobra.NoArgs),
+		Args: words(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opts.store == "" {
 				return usage(cmd, errors.New("--store is needed"))

@@ -23,7 +23,7 @@ func newStoreStatsCmd() *cobra.Command {
 deletion and a collection would free. "Stored" is the compressed size in the store.
 
 Exit codes: 0 ok, 1 failed, 2 wrong usage, 6 there is no store.`,
-		Args: args(cobra.NoArgs),
+		Args: words(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if dir == "" {
 				return usage(cmd, errors.New("--store is needed"))
@@ -41,25 +41,25 @@ Exit codes: 0 ok, 1 failed, 2 wrong usage, 6 there is no store.`,
 type versionStats struct {
 	Image        string    `json:"image"`
 	Sequence     uint64    `json:"sequence"`
-	ID           string    `json:"id"`
+	ID           string    `json:"version"`
 	Created      time.Time `json:"created"`
-	Allocated    int64     `json:"allocated_bytes"`
+	Allocated    int64     `json:"bytes_allocated"`
 	Chunks       int       `json:"chunks"`
-	Own          int64     `json:"own_bytes"`
-	Shared       int64     `json:"shared_bytes"`
-	OwnStored    int64     `json:"own_stored_bytes"`
-	SharedStored int64     `json:"shared_stored_bytes"`
+	Own          int64     `json:"bytes_own"`
+	Shared       int64     `json:"bytes_shared"`
+	OwnStored    int64     `json:"bytes_own_stored"`
+	SharedStored int64     `json:"bytes_shared_stored"`
 }
 
 type statsSummary struct {
 	Versions int   `json:"versions"`
-	Logical  int64 `json:"logical_bytes"`
-	Unique   int64 `json:"unique_bytes"`
-	Stored   int64 `json:"stored_bytes"`
+	Logical  int64 `json:"bytes_logical"`
+	Unique   int64 `json:"bytes_unique"`
+	Stored   int64 `json:"bytes_stored"`
 	Packs    int   `json:"packs"`
-	Bytes    int64 `json:"pack_bytes"`
-	Waste    int64 `json:"waste_bytes"`
-	Missing  int   `json:"missing_chunks"`
+	Bytes    int64 `json:"bytes_packs"`
+	Waste    int64 `json:"bytes_waste"`
+	Missing  int   `json:"chunks_missing"`
 }
 
 func runStoreStats(ctx context.Context, dir string, rep *reporter) (err error) {

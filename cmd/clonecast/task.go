@@ -1,14 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/url"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -18,7 +15,6 @@ import (
 	"clonecast/server/tasks"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 )
 
 func newTaskCmd() *cobra.Command {
@@ -46,6 +42,7 @@ func (o *orderFlags) add(cmd *cobra.Command) {
 	f.BoolVar(&o.Unseen, "unseen", false, "order although the machine's disks, as they were last seen, do not fit the rule")
 	f.StringVar(&o.Then, "then", "", "what the machine does afterwards: `poweroff|reboot` (default: it starts from its disk)")
 	f.BoolVar(&o.follow, "follow", false, "wait, and show how it goes")
+	require(cmd, "machine", "image")
 }
 
 // addCapture adds the flags of what is captured.
@@ -64,13 +61,9 @@ func (o *orderFlags) addDeploy(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&o.yes, "yes", false, "do not ask")
 }
 
-// check finds what is missing on the command line.
+// check finds what cannot be on the command line.
 func (o *orderFlags) check(cmd *cobra.Command) error {
 	switch {
-	case len(o.Machines) == 0:
-		return usage(cmd, errors.New("--machine is missing"))
-	case o.Image == "":
-		return usage(cmd, errors.New("--image is missing"))
 	case o.Then != "" && o.Then != protocol.OpPoweroff && o.Then != protocol.OpReboot:
 		return usage(cmd, fmt.Errorf("--then %q is neither poweroff nor reboot", o.Then))
 	}
@@ -80,7 +73,7 @@ func (o *orderFlags) check(cmd *cobra.Command) error {
 func newTaskCaptureCmd(c *connection) *cobra.Command {
 	o := orderFlags{Order: api.Order{Kind: protocol.OpCapture}}
 	cmd := &cobra.Command{
-		Use: "capture --machine M --image NAME", Short: "Save a machine's disk as a new version of an image", Args: args(cobra.NoArgs),
+		Use: "capture --machine M --image NAME", Short: "Save a machine's disk as a new version of an image", Args: words(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.check(cmd); err != nil {
 				return err
@@ -97,7 +90,7 @@ func newTaskDeployCmd(c *connection) *cobra.Command {
 	o := orderFlags{Order: api.Order{Kind: protocol.OpDeploy}}
 	var session sessionFlags
 	cmd := &cobra.Command{
-		Use: "deploy --machine M [--machine N …] --image NAME[@VERSION]", Short: "Overwrite the machines' disks with an image", Args: args(cobra.NoArgs),
+		Use: "deploy --machine M [--machine N …] --image NAME[@VERSION]", Short: "Overwrite the machines' disks with an image", Args: words(),
 		Long: `Overwrite the machines' disks with an image. What will be overwritten is shown first; --yes answers the question.
 
 With --multicast the image is sent once for all machines. The transfer begins when all of them are there, or five minutes after the
@@ -188,15 +181,10 @@ func confirmDeploy(ctx context.Context, cl *client, o orderFlags, stdin io.Reade
 		return nil
 	}
 	want := fmt.Sprint(len(plan.Machines))
-	if f, ok := stdin.(*os.File); ok && !term.IsTerminal(int(f.Fd())) {
-		return withCode(exitRefused, errors.New("nobody is here to confirm"), "--yes confirms")
+	if err := askable(stdin, "nothing was ordered", "--yes confirms"); err != nil {
+		return err
 	}
-	fmt.Fprintf(w, "type the number of machines (%s) to overwrite their disks: ", want)
-	answer, err := bufio.NewReader(stdin).ReadString('\n')
-	if strings.TrimSpace(answer) != want {
-		return withCode(exitRefused, errors.Join(errors.New("not confirmed: nothing was ordered"), ignoreEOF(err)), "")
-	}
-	return nil
+	return askFor(ctx, w, stdin, fmt.Sprintf("Type the number of machines (%s) to overwrite their disks: ", want), want, "nothing was ordered")
 }
 
 // showSource says what the machines will hold, and gives the size of its disks as far as that is
@@ -220,16 +208,9 @@ func showSource(w io.Writer, o orderFlags, plan api.Ordered) (size int64) {
 	return size
 }
 
-func ignoreEOF(err error) error {
-	if err == io.EOF {
-		return nil
-	}
-	return err
-}
-
 func newTaskListCmd(c *connection) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List the newest tasks", Args: args(cobra.NoArgs),
+		Use: "list", Short: "List the newest tasks", Args: words(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runTaskList(cmd.Context(), c, cmd.OutOrStdout()) },
 	}
 }
@@ -244,7 +225,7 @@ func runTaskList(ctx context.Context, c *connection, w io.Writer) error {
 		return err
 	}
 	if c.json {
-		return printJSON(w, list)
+		return printList(w, "task", list)
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "TASK\tSTATE\tWHAT\tMACHINES\tORDERED\tBY")
@@ -264,7 +245,7 @@ func runTaskList(ctx context.Context, c *connection, w io.Writer) error {
 func newTaskShowCmd(c *connection) *cobra.Command {
 	var watch bool
 	cmd := &cobra.Command{
-		Use: "show TASK", Short: "Show how a task goes", Args: args(cobra.ExactArgs(1)),
+		Use: "show TASK", Short: "Show how a task goes", Args: words("TASK"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			cl, err := c.open(cmd.Context())
 			if err != nil {
@@ -338,12 +319,16 @@ func follow(ctx context.Context, cl *client, id string, asJSON bool, w io.Writer
 			return fmt.Errorf("follow task %s: the server hung up: %w", id, err)
 		}
 		over := tasks.Over(t.State)
-		if asJSON {
-			if err := json.NewEncoder(w).Encode(t); err != nil {
-				return err
-			}
-		} else {
-			printChanges(w, t, last, over || time.Since(shown) > logEvery, &shown)
+		switch {
+		case asJSON && over:
+			err = printJSON(w, t)
+		case asJSON:
+			err = writeEvent(w, "task", t)
+		default:
+			err = printChanges(w, t, last, over || time.Since(shown) > logEvery, &shown)
+		}
+		if err != nil { // nobody looks any more
+			return err
 		}
 		if over {
 			break
@@ -354,7 +339,7 @@ func follow(ctx context.Context, cl *client, id string, asJSON bool, w io.Writer
 
 // printChanges prints operations whose line is new; lines that differ only in the
 // progress wait until it is their time.
-func printChanges(w io.Writer, t tasks.Task, last map[string]string, progress bool, shown *time.Time) {
+func printChanges(w io.Writer, t tasks.Task, last map[string]string, progress bool, shown *time.Time) error {
 	for _, r := range t.Runs {
 		for _, op := range r.Operations {
 			key := fmt.Sprint(r.MachineID, op.Index)
@@ -367,17 +352,22 @@ func printChanges(w io.Writer, t tasks.Task, last map[string]string, progress bo
 				continue
 			}
 			if _, known := last[key]; known || op.State != tasks.Queued {
-				fmt.Fprintf(w, "%s  %s: %s\n", time.Now().Format(time.TimeOnly), r.Machine, line)
+				if _, err := fmt.Fprintf(w, "%s  %s: %s\n", time.Now().Format(time.TimeOnly), r.Machine, line); err != nil {
+					return err
+				}
 				*shown = time.Now()
 			}
 			last[key], last[key+"state"] = line, state
 			if tasks.Over(op.State) {
 				for _, n := range op.Notes {
-					fmt.Fprintf(w, "          %s\n", n)
+					if _, err := fmt.Fprintf(w, "          %s\n", n); err != nil {
+						return err
+					}
 				}
 			}
 		}
 	}
+	return nil
 }
 
 // outcome turns the end of a task into an exit code.
@@ -402,7 +392,7 @@ func outcome(t tasks.Task) error {
 
 func newTaskCancelCmd(c *connection) *cobra.Command {
 	return &cobra.Command{
-		Use: "cancel TASK", Short: "Stop a task on all its machines", Args: args(cobra.ExactArgs(1)),
+		Use: "cancel TASK", Short: "Stop a task on all its machines", Args: words("TASK"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			cl, err := c.open(cmd.Context())
 			if err != nil {

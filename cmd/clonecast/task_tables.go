@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"clonecast/internal/partition/saved"
+	"clonecast/internal/text"
 	"clonecast/server/tasks"
 
 	"github.com/spf13/cobra"
@@ -17,7 +18,7 @@ import (
 func newTaskTablesCmd(c *connection) *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
-		Use: "tables TASK", Short: "Show or fetch the partition tables that a task overwrote", Args: args(cobra.ExactArgs(1)),
+		Use: "tables TASK", Short: "Show or fetch the partition tables that a task overwrote", Args: words("TASK"),
 		Long: `Show the partition tables that a deploy saved before it overwrote them; with --output write each to a file of that directory.
 'clonecast disk restore-table FILE PATH' puts one back, run on a live system on the machine itself.`,
 		RunE: func(cmd *cobra.Command, a []string) error {
@@ -38,7 +39,7 @@ func runTaskTables(ctx context.Context, c *connection, task, output string, w io
 		return err
 	}
 	if c.json {
-		return printJSON(w, list)
+		return printList(w, "table", list)
 	}
 	if len(list) == 0 {
 		_, err := fmt.Fprintf(w, "task %s overwrote no partition table\n", task)
@@ -49,8 +50,8 @@ func runTaskTables(ctx context.Context, c *connection, task, output string, w io
 		if err != nil {
 			return fmt.Errorf("the server's answer: %w", err)
 		}
-		fmt.Fprintf(w, "%s, disk %d: %s table of %s %s, %v, saved %s\n", t.Machine, t.Disk+1, table.Table, orDash(printable(table.Model)),
-			orDash(printable(table.Serial)), table.Size, t.Saved.Local().Format(time.DateTime))
+		fmt.Fprintf(w, "%s, disk %d: %s table of %s %s, %v, saved %s\n", t.Machine, t.Disk+1, table.Table, orDash(text.Escape(table.Model)),
+			orDash(text.Escape(table.Serial)), table.Size, t.Saved.Local().Format(time.DateTime))
 		if output == "" {
 			continue
 		}

@@ -1,6 +1,8 @@
 package main
 
-import "runtime/debug"
+import (
+	"runtime/debug"
+)
 
 // version is set by the linker (see the Makefile); a plain `go build` knows the commit.
 var version = ""

@@ -37,7 +37,7 @@ type captureResult struct {
 	Stored    int64   `json:"bytes_stored"`
 	Seconds   float64 `json:"seconds"`
 
-	Replayed []layout.Replayed `json:"replayed,omitempty"`
+	Replayed []capture.Replayed `json:"replayed,omitempty"`
 }
 
 type deployResult struct {
@@ -122,19 +122,11 @@ func (a *Agent) capture(ctx context.Context, op *protocol.Operation, track *trac
 		return report{}, err
 	}
 	defer closeDisks(disks)
-	captured, err := inspect(disks, policies)
+	captured, err := inspect(disks)
 	if err != nil {
 		return report{}, err
 	}
-	var replayed []layout.Replayed
-	var notes []string
-	if op.Replay {
-		if replayed, notes, err = a.replay(ctx, disks, captured, policies, op.Force); err != nil {
-			return report{notes: notes}, err
-		}
-	}
-	more, err := applyPolicies(disks, captured, policies)
-	notes = append(notes, more...)
+	replayed, notes, err := a.prepare(ctx, op, disks, captured, policies)
 	if err != nil {
 		return report{notes: notes}, err
 	}
@@ -160,12 +152,7 @@ func (a *Agent) capture(ctx context.Context, op *protocol.Operation, track *trac
 }
 
 // inspect finds out what is on the disks.
-func inspect(disks []opened, policies image.Policies) ([]capture.Disk, error) {
-	for i := range policies {
-		if i >= len(disks) {
-			return nil, &clone.RefusedError{Reason: fmt.Sprintf("a policy is for disk %d, and the capture is of %d", i+1, len(disks))}
-		}
-	}
+func inspect(disks []opened) ([]capture.Disk, error) {
 	var captured []capture.Disk
 	for _, d := range disks {
 		l, err := layout.Inspect(d, d.geometry)
@@ -177,43 +164,32 @@ func inspect(disks []opened, policies image.Policies) ([]capture.Disk, error) {
 	return captured, nil
 }
 
-// replay lets the kernel replay the journals on the disks; none if one of them must not be changed.
-func (a *Agent) replay(ctx context.Context, disks []opened, captured []capture.Disk, policies image.Policies, force bool) (replayed []layout.Replayed, notes []string, err error) {
-	var options []layout.ReplayOptions
-	for i, d := range disks {
-		options = append(options, layout.ReplayOptions{Policy: policies[i], Force: force, Before: func(r layout.Replayed) {
-			a.say("%s: %v: replaying its journal, which changes this disk", diskText(d.facts), r)
-		}})
-		if err := captured[i].Layout.MayReplay(d, options[i]); err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", diskText(d.facts), err)
+// prepare lets the kernel replay journals if the operation wants it, decides how the disks are captured,
+// and tells what people should know of that.
+func (a *Agent) prepare(ctx context.Context, op *protocol.Operation, disks []opened, captured []capture.Disk,
+	policies image.Policies) (replayed []capture.Replayed, notes []string, err error) {
+	p := capture.Preparation{Policies: policies, Force: op.Force}
+	if op.Replay {
+		p.Replayer = func(i int) layout.Replayer {
+			return kernelfs.Disk{Path: disks[i].facts.Path, Sector: disks[i].geometry.LogicalSector, Load: a.config.LoadModule}
+		}
+		p.Before = func(i int, r layout.Replayed) {
+			a.say("%s: %v: replaying its journal, which changes this disk", diskText(disks[i].facts), r)
 		}
 	}
-	for i, d := range disks {
-		kernel := kernelfs.Disk{Path: d.facts.Path, Sector: d.geometry.LogicalSector, Load: a.config.LoadModule}
-		after, list, err := layout.Replay(ctx, d, captured[i].Layout, kernel, options[i])
-		if err != nil {
-			return replayed, notes, fmt.Errorf("%s: %w", diskText(d.facts), err)
+	replayed, err = capture.Prepare(ctx, captured, p)
+	for _, r := range replayed {
+		notes = append(notes, ofDisk(r.Disk-1, len(disks), r.Outcome()))
+	}
+	if err != nil {
+		return replayed, notes, err
+	}
+	for i, c := range captured {
+		for _, n := range c.Layout.Notes() {
+			notes = append(notes, ofDisk(i, len(disks), n.String()))
 		}
-		captured[i].Layout = after
-		for _, r := range list {
-			notes = append(notes, ofDisk(i, len(disks), r.Outcome()))
-		}
-		replayed = append(replayed, list...)
 	}
 	return replayed, notes, nil
-}
-
-// applyPolicies decides how the disks are captured, and tells what people should know of that.
-func applyPolicies(disks []opened, captured []capture.Disk, policies image.Policies) (notes []string, err error) {
-	for i, c := range captured {
-		if err := c.Layout.Apply(c.Reader, policies[i]); err != nil {
-			return notes, fmt.Errorf("%s: %w", diskText(disks[i].facts), err)
-		}
-		for _, n := range notesOf(c.Layout) {
-			notes = append(notes, ofDisk(i, len(disks), n))
-		}
-	}
-	return notes, nil
 }
 
 // ofDisk says of which disk a note is if there are several.
@@ -222,29 +198,6 @@ func ofDisk(i, count int, note string) string {
 		return note
 	}
 	return fmt.Sprintf("disk %d: %s", i+1, note)
-}
-
-// notesOf tells what a person should know of how the partitions are captured.
-func notesOf(l *layout.Layout) []string {
-	var notes []string
-	add := func(what, reason, remedy string) {
-		note := fmt.Sprintf("%s is copied whole: %s", what, reason)
-		if remedy != "" {
-			note += "; " + remedy
-		}
-		notes = append(notes, note)
-	}
-	for _, p := range l.Partitions {
-		if p.Mode == image.ModeRaw && p.Reason != "" {
-			add(fmt.Sprintf("partition %d", p.Number), p.Reason, p.Remedy)
-		}
-		if p.Mode == image.ModeClone {
-			for _, part := range p.Volume.Whole {
-				add(fmt.Sprintf("%s in partition %d", part.Name, p.Number), part.Doubt.Reason, layout.Remedy(part.Doubt))
-			}
-		}
-	}
-	return notes
 }
 
 // deploy makes the disks hold the version. Everything that can refuse comes before the

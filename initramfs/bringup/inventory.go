@@ -11,6 +11,7 @@ import (
 
 	"clonecast/internal/blockdev"
 	"clonecast/internal/protocol"
+	"clonecast/internal/text"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,14 +44,14 @@ func Inventory(bootMAC string) protocol.Facts {
 
 func dmi(name string) string {
 	b, _ := os.ReadFile(filepath.Join("/sys/class/dmi/id", name))
-	return printable(string(b))
+	return text.Clean(string(b), maxText)
 }
 
 func cpuModel() string {
 	b, _ := os.ReadFile("/proc/cpuinfo")
 	for line := range bytes.Lines(b) {
 		if key, value, ok := bytes.Cut(line, []byte(":")); ok && strings.TrimSpace(string(key)) == "model name" {
-			return printable(string(value))
+			return text.Clean(string(value), maxText)
 		}
 	}
 	return ""
@@ -83,18 +84,6 @@ func disks() []protocol.Disk {
 			Removable: d.Removable, ReadOnly: d.ReadOnly})
 	}
 	return list
-}
-
-// printable keeps printable ASCII characters and joins runs of blanks.
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
-			return ' '
-		}
-		return r
-	}, s)
-	s = strings.Join(strings.Fields(s), " ")
-	return s[:min(len(s), maxText)]
 }
 
 // WaitDisks waits until a disk is there: USB takes seconds to find one. A machine without any

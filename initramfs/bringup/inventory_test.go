@@ -1,23 +1,9 @@
 package bringup
 
 import (
-	"strings"
 	"testing"
 	"time"
 )
-
-func TestPrintable(t *testing.T) {
-	tests := map[string]string{
-		" PF3  XYZ\n":             "PF3 XYZ",
-		"a\x00\x1b[2Jb\xff":       "a [2Jb",
-		strings.Repeat("x", 4000): strings.Repeat("x", maxText),
-	}
-	for in, want := range tests {
-		if got := printable(in); got != want {
-			t.Errorf("printable(%.20q) = %q, want %q", in, got, want)
-		}
-	}
-}
 
 // This machine has at least memory and a CPU, whatever it is.
 func TestInventoryOfThisMachine(t *testing.T) {

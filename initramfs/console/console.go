@@ -18,6 +18,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"clonecast/internal/text"
 )
 
 // Intervals between two progress lines.
@@ -89,14 +91,14 @@ func isScreen(name string) bool {
 
 // Say shows a line.
 func (c *Console) Say(format string, args ...any) {
-	text := clean(fmt.Sprintf(format, args...))
+	line := text.EscapeASCII(fmt.Sprintf(format, args...), maxLine)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, t := range c.terminals {
 		if t.screen && c.open {
 			io.WriteString(t, "\r\x1b[K")
 		}
-		io.WriteString(t, text+"\r\n")
+		io.WriteString(t, line+"\r\n")
 	}
 	c.open = false
 }
@@ -136,14 +138,14 @@ func (c *Console) Progress(p Progress) {
 	if serial {
 		c.lastSerial = now
 	}
-	text := clean(p.String())
+	line := text.EscapeASCII(p.String(), maxLine)
 	for _, t := range c.terminals {
 		switch {
 		case t.screen:
-			io.WriteString(t, "\r"+text[:min(len(text), width)]+"\x1b[K")
+			io.WriteString(t, "\r"+line[:min(len(line), width)]+"\x1b[K")
 			c.open = true
 		case serial:
-			io.WriteString(t, text+"\r\n")
+			io.WriteString(t, line+"\r\n")
 		}
 	}
 }
@@ -175,16 +177,3 @@ func eta(seconds int64) string {
 
 // maxLine bounds a line, escaped.
 const maxLine = 1000
-
-// clean escapes everything but printable ASCII.
-func clean(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s) && b.Len() < maxLine; i++ {
-		if c := s[i]; c >= ' ' && c <= '~' {
-			b.WriteByte(c)
-		} else {
-			fmt.Fprintf(&b, `\x%02x`, c)
-		}
-	}
-	return b.String()
-}

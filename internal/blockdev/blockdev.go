@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"unsafe"
 
 	"clonecast/internal/quantity"
@@ -39,49 +38,155 @@ type Device struct {
 	direct *os.File // nil for files and where O_DIRECT is refused
 }
 
-// ErrBusy reports a device that something else uses: mounted, swap, RAID or LVM.
+// ErrBusy is wrapped by a *BusyError.
 var ErrBusy = errors.New("the disk is in use")
 
-// Open opens a disk for reading, whoever else uses it.
-func Open(path string) (*Device, error) { return open(path, os.O_RDONLY, false) }
+// BusyError reports a disk that something else uses.
+type BusyError struct {
+	Path  string
+	Users []string // what uses it, in words; may be empty
+}
 
-// OpenUnused opens a disk for reading. A block device that is mounted or otherwise held
-// may change while it is read, and is refused with ErrBusy.
-func OpenUnused(path string) (*Device, error) { return open(path, os.O_RDONLY, true) }
+func (e *BusyError) Error() string {
+	text := fmt.Sprintf("open %s: %v", e.Path, ErrBusy)
+	if len(e.Users) > 0 {
+		text += ": " + strings.Join(e.Users, "; ")
+	}
+	return text
+}
 
-// OpenExclusive opens a disk for reading and writing. A block device that is mounted
-// or otherwise held is refused with ErrBusy.
-func OpenExclusive(path string) (*Device, error) { return open(path, os.O_RDWR, true) }
+func (e *BusyError) Unwrap() error { return ErrBusy }
 
-func open(path string, mode int, exclusive bool) (*Device, error) {
-	info, err := os.Stat(path)
+// purpose is what a disk is opened for, and so what others may do with it meanwhile.
+type purpose int
+
+const (
+	look  purpose = iota // read, whatever happens to it
+	read                 // read what does not change
+	write                // nobody else has to do with it
+)
+
+// Open opens a disk for reading, whoever else uses it; Users tells.
+func Open(path string) (*Device, error) { return open(path, look) }
+
+// OpenUnused opens a disk for reading. One that may change while it is read is a *BusyError: it, a partition or
+// a device upon it is mounted, swap or part of a RAID or LVM, or another process has locked it for writing, as
+// QEMU and clonecast do. A loop device that nobody uses does not matter.
+func OpenUnused(path string) (*Device, error) { return open(path, read) }
+
+// OpenExclusive opens a disk for reading and writing. One that anything else uses is a *BusyError, also a file
+// that a loop device is attached to: that would go on showing what was there. Until it is closed QEMU and clonecast
+// refuse to use it.
+func OpenExclusive(path string) (*Device, error) { return open(path, write) }
+
+func open(path string, why purpose) (*Device, error) {
+	info, err := os.Stat(path) // before it is opened: a FIFO would wait for a writer
 	if err != nil {
 		return nil, err
 	}
 	d := &Device{Path: path, Block: info.Mode()&os.ModeDevice != 0 && info.Mode()&os.ModeCharDevice == 0}
 	if !d.Block && !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("open %s: neither a block device nor a file", path)
+		return nil, &NotDiskError{Path: path, Mode: info.Mode()}
+	}
+	mode := os.O_RDONLY
+	if why == write {
+		mode = os.O_RDWR
 	}
 	flags := mode
-	if d.Block && exclusive {
+	switch {
+	case !d.Block:
+		flags |= unix.O_NONBLOCK // should it be a FIFO by now
+	case why != look:
 		flags |= unix.O_EXCL
 	}
 	d.file, err = os.OpenFile(path, flags, 0)
 	if errors.Is(err, unix.EBUSY) {
-		return nil, fmt.Errorf("open %s: %w (mounted, swap, RAID or LVM)", path, ErrBusy)
+		return nil, &BusyError{path, d.reasons(info, true)}
 	}
 	if err != nil {
 		return nil, err
 	}
-	if err := d.describe(info); err != nil {
-		d.file.Close()
-		return nil, err
+	if err = d.claim(why); err == nil {
+		err = d.describe(info)
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.file.Close())
 	}
 	if d.Block {
 		// Without O_DIRECT everything still works, through the cache.
 		d.direct, _ = os.OpenFile(path, mode|unix.O_DIRECT, 0)
 	}
 	return d, nil
+}
+
+// NotDiskError reports a path that leads to neither a block device nor a file.
+type NotDiskError struct {
+	Path string
+	Mode os.FileMode
+}
+
+func (e *NotDiskError) Error() string {
+	kind := "a character device"
+	switch {
+	case e.Mode.IsDir():
+		kind = "a directory"
+	case e.Mode&os.ModeNamedPipe != 0:
+		kind = "a pipe"
+	case e.Mode&os.ModeSocket != 0:
+		kind = "a socket"
+	}
+	return fmt.Sprintf("open %s: it is %s, neither a block device nor a file", e.Path, kind)
+}
+
+// claim refuses a disk that something else uses, and keeps others off as far as the purpose asks for.
+func (d *Device) claim(why purpose) error {
+	if why == look {
+		return nil
+	}
+	info, err := d.file.Stat()
+	if err != nil {
+		return err
+	}
+	lock := lockForReading
+	if why == write {
+		lock = lockForWriting
+	}
+	users := d.reasons(info, why == write)
+	if err := lock(d.file); err != nil {
+		n, _ := nodeOf(info)
+		users = append(users, lockedBy(n))
+	}
+	if len(users) > 0 {
+		return &BusyError{d.Path, users}
+	}
+	return nil
+}
+
+// reasons lists who uses the disk; idle ones count as well if all do.
+func (d *Device) reasons(info os.FileInfo, all bool) []string {
+	var out []string
+	if n, ok := nodeOf(info); ok {
+		for _, u := range usersOf(n) {
+			if all || !u.idle {
+				out = append(out, u.text)
+			}
+		}
+	}
+	return out
+}
+
+// Users lists in words what else uses a disk that was opened for reading only, and may change it.
+func (d *Device) Users() []string {
+	info, err := d.file.Stat()
+	if err != nil {
+		return nil
+	}
+	out := d.reasons(info, false)
+	if testLock(d.file, useBase+permWrite, 1) != nil || testLock(d.file, useBase+permResize, 1) != nil {
+		n, _ := nodeOf(info)
+		out = append(out, lockedBy(n))
+	}
+	return out
 }
 
 func (d *Device) describe(info os.FileInfo) error {
@@ -201,21 +306,6 @@ func (d *Device) RereadPartitions() error {
 		return nil // a device that cannot have partitions
 	}
 	return err
-}
-
-// Same tells whether both are the same disk, whatever their paths.
-func (d *Device) Same(other *Device) bool {
-	a, errA := d.file.Stat()
-	b, errB := other.file.Stat()
-	if errA != nil || errB != nil {
-		return false
-	}
-	x, okX := a.Sys().(*syscall.Stat_t)
-	y, okY := b.Sys().(*syscall.Stat_t)
-	if d.Block && other.Block && okX && okY {
-		return x.Rdev == y.Rdev
-	}
-	return os.SameFile(a, b)
 }
 
 // Close closes the disk.

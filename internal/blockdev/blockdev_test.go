@@ -230,7 +230,7 @@ func TestReadFacts(t *testing.T) {
 		}
 	}
 	got := readFacts(dir)
-	want := Facts{Name: "sda", Path: "/dev/sda", Size: quantity.MiB, LogicalSector: 4096, PhysicalSector: 4096, Model: "QEMU HARDDISK[2J", Serial: "WD-1", Removable: true}
+	want := Facts{Name: "sda", Path: "/dev/sda", Size: quantity.MiB, LogicalSector: 4096, PhysicalSector: 4096, Model: "QEMU HARDDISK [2J", Serial: "WD-1", Removable: true}
 	if got != want {
 		t.Errorf("readFacts = %+v, want %+v", got, want)
 	}

@@ -9,9 +9,13 @@ import (
 
 	"clonecast/internal/diskrule"
 	"clonecast/internal/quantity"
+	"clonecast/internal/text"
 )
 
 const sysBlock = "/sys/block"
+
+// maxText bounds what a disk says of itself, in bytes.
+const maxText = 256
 
 // Facts are what the kernel says of a disk without opening it.
 type Facts struct {
@@ -72,7 +76,7 @@ func readFacts(dir string) Facts {
 	read := func(names ...string) string {
 		for _, name := range names {
 			if b, err := os.ReadFile(filepath.Join(dir, name)); err == nil {
-				if s := clean(string(b)); s != "" {
+				if s := text.Clean(string(b), maxText); s != "" {
 					return s
 				}
 			}
@@ -109,7 +113,7 @@ func unitSerial(path string) string {
 	if err != nil || len(b) < 4 {
 		return ""
 	}
-	return clean(string(b[4:]))
+	return text.Clean(string(b[4:]), maxText)
 }
 
 func busOf(target string) string {
@@ -122,15 +126,4 @@ func busOf(target string) string {
 		return "scsi"
 	}
 	return ""
-}
-
-// clean keeps the printable ASCII characters of what a disk says of itself.
-func clean(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
-			return -1
-		}
-		return r
-	}, s)
-	return strings.Join(strings.Fields(s), " ")
 }

@@ -20,6 +20,7 @@ const module = "clonecast"
 // layerOf gives each package's layer by its longest matching prefix.
 var layerOf = map[string]int{
 	"internal/quantity": 0,
+	"internal/text":     0,
 
 	"internal/diskrule":   1,
 	"internal/partition":  1,
@@ -27,6 +28,7 @@ var layerOf = map[string]int{
 	"internal/volumes":    1,
 	"internal/image":      1,
 	"internal/chunk":      1,
+	"internal/container":  1,
 	"internal/protocol":   1,
 	"internal/netboot":    1,
 	"internal/bootparam":  1,

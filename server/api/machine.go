@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"clonecast/internal/protocol"
+	"clonecast/internal/text"
 	"clonecast/server/database"
 	"clonecast/server/machines"
 )
@@ -91,7 +92,7 @@ func (a *API) logon(w http.ResponseWriter, r *http.Request) error {
 	now := a.Now()
 	_, err = a.DB.ExecContext(r.Context(), `INSERT INTO machine_sessions (token_hash, machine_id, boot, address, expires) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (machine_id) DO UPDATE SET token_hash = excluded.token_hash, boot = excluded.boot, address = excluded.address, expires = excluded.expires`,
-		hash, m.ID, machines.CleanText(q.BootToken, 64), host(r), database.Millis(now.Add(machineTokenLife)))
+		hash, m.ID, text.Clean(q.BootToken, 64), host(r), database.Millis(now.Add(machineTokenLife)))
 	if err != nil {
 		return err
 	}
@@ -141,7 +142,7 @@ func (a *API) logoff(w http.ResponseWriter, r *http.Request) error {
 	if _, err := a.DB.ExecContext(r.Context(), "DELETE FROM machine_sessions WHERE machine_id = $1", c.machine); err != nil {
 		return err
 	}
-	a.Log.Info("machine logged off", "machine", c.machine, "reason", machines.CleanText(q.Reason, 100), "error", machines.CleanText(q.Error, 500))
+	a.Log.Info("machine logged off", "machine", c.machine, "reason", text.Clean(q.Reason, 100), "error", text.Clean(q.Error, 500))
 	return writeJSON(w, struct{}{})
 }
 

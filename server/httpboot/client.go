@@ -5,8 +5,8 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
-	"unicode"
-	"unicode/utf8"
+
+	"clonecast/internal/text"
 )
 
 // Limits of a query.
@@ -27,15 +27,15 @@ func parseClient(raw string, from netip.Addr) (Client, error) {
 	}
 	mac, ok := normalMAC(q.Get("mac"))
 	if !ok {
-		return Client{}, fmt.Errorf("%q is not a MAC address", clean(q.Get("mac")))
+		return Client{}, fmt.Errorf("%q is not a MAC address", text.Clean(q.Get("mac"), maxText))
 	}
 	return Client{
 		MAC:          mac,
 		UUID:         normalUUID(q.Get("uuid")),
-		Serial:       clean(q.Get("serial")),
-		Manufacturer: clean(q.Get("manufacturer")),
-		Product:      clean(q.Get("product")),
-		CPU:          clean(q.Get("cpu")),
+		Serial:       text.Clean(q.Get("serial"), maxText),
+		Manufacturer: text.Clean(q.Get("manufacturer"), maxText),
+		Product:      text.Clean(q.Get("product"), maxText),
+		CPU:          text.Clean(q.Get("cpu"), maxText),
 		UEFI:         q.Get("platform") == "efi",
 		Addr:         from,
 	}, nil
@@ -77,20 +77,4 @@ func normalUUID(s string) string {
 
 func isHex(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
-}
-
-// clean makes a text of the PC fit to be stored: valid UTF-8, printable, trimmed,
-// at most maxText bytes.
-func clean(s string) string {
-	var b strings.Builder
-	for _, r := range s {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			r = ' '
-		}
-		if b.Len()+utf8.RuneLen(r) > maxText {
-			break
-		}
-		b.WriteRune(r)
-	}
-	return strings.TrimSpace(b.String())
 }

@@ -135,7 +135,7 @@ func TestClientFromQuery(t *testing.T) {
 		t.Fatalf("status %d: %s", w.Code, w.Body)
 	}
 	want := []Client{{
-		MAC: "52:54:00:ab:cd:ef", UUID: "0a1b2c3d-0000-1111-2222-333344445555", Serial: "S/N <b>  [31m  5",
+		MAC: "52:54:00:ab:cd:ef", UUID: "0a1b2c3d-0000-1111-2222-333344445555", Serial: "S/N <b> [31m 5",
 		Manufacturer: strings.Repeat("ö", 64), Product: "i440FX + PIIX", CPU: "x86_64", UEFI: true, Addr: netip.MustParseAddr("10.99.0.50"),
 	}}
 	if diff := cmp.Diff(want, d.asked, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {

@@ -10,6 +10,7 @@ import (
 	"text/template"
 
 	"clonecast/internal/netboot"
+	"clonecast/internal/text"
 )
 
 //go:embed scripts/*.ipxe scripts/*.partial
@@ -132,7 +133,7 @@ func baseURL(r *http.Request) (string, error) {
 	}
 	for _, c := range r.Host {
 		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && !strings.ContainsRune(".-:[]", c) {
-			return "", fmt.Errorf("host header %q is no host", clean(r.Host))
+			return "", fmt.Errorf("host header %q is no host", text.Clean(r.Host, maxText))
 		}
 	}
 	return "http://" + r.Host, nil

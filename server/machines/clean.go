@@ -2,9 +2,9 @@ package machines
 
 import (
 	"strings"
-	"unicode"
 
 	"clonecast/internal/protocol"
+	"clonecast/internal/text"
 )
 
 // Limits of what a machine may tell of itself.
@@ -18,13 +18,13 @@ const (
 // control characters.
 func clean(f protocol.Facts) protocol.Facts {
 	for _, s := range []*string{&f.UUID, &f.Serial, &f.Manufacturer, &f.Product, &f.Firmware, &f.CPU, &f.Appliance, &f.Class} {
-		*s = CleanText(*s, maxText)
+		*s = text.Clean(*s, maxText)
 	}
 	f.NICs = append([]protocol.NIC(nil), f.NICs[:min(len(f.NICs), maxNICs)]...)
 	for i := range f.NICs {
 		n := &f.NICs[i]
 		for _, s := range []*string{&n.Name, &n.MAC, &n.Driver} {
-			*s = CleanText(*s, maxText)
+			*s = text.Clean(*s, maxText)
 		}
 		n.MAC = strings.ToLower(n.MAC)
 	}
@@ -32,25 +32,10 @@ func clean(f protocol.Facts) protocol.Facts {
 	for i := range f.Disks {
 		d := &f.Disks[i]
 		for _, s := range []*string{&d.Name, &d.Model, &d.Serial, &d.WWN, &d.Bus} {
-			*s = CleanText(*s, maxText)
+			*s = text.Clean(*s, maxText)
 		}
 	}
 	return f
-}
-
-// CleanText bounds a text from a machine to n bytes and takes out everything that
-// could act on a terminal or a log.
-func CleanText(s string, n int) string {
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(s, ""))
-	if len(s) > n {
-		s = strings.ToValidUTF8(s[:n], "")
-	}
-	return strings.TrimSpace(s)
 }
 
 // checkName tells why name cannot name a machine: it becomes a host name.

@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"clonecast/internal/protocol"
+	"clonecast/internal/text"
 	"clonecast/server/database"
 )
 
@@ -253,7 +254,7 @@ func (r *Registry) Remove(ctx context.Context, id string) error {
 
 // Note records what an admin should know about a machine.
 func (r *Registry) Note(ctx context.Context, id, note string) error {
-	if _, err := r.db.ExecContext(ctx, "UPDATE machines SET note = $2 WHERE id = $1", id, CleanText(note, 1024)); err != nil {
+	if _, err := r.db.ExecContext(ctx, "UPDATE machines SET note = $2 WHERE id = $1", id, text.Clean(note, 1024)); err != nil {
 		return fmt.Errorf("note on machine %s: %w", id, err)
 	}
 	return nil

@@ -6,10 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
-	"unicode"
 
 	"clonecast/internal/protocol"
+	"clonecast/internal/text"
 	"clonecast/server/database"
 )
 
@@ -145,11 +144,11 @@ func (s *Service) setDone(tx *sql.Tx, machine string, op protocol.Operation, res
 // fail ends an operation, its run, and everything else that was ordered for the machine.
 func (s *Service) fail(tx *sql.Tx, machine string, op protocol.Operation, cause, hint string, notes []string) error {
 	_, err := tx.Exec("UPDATE operations SET state = 'failed', error = $4, hint = $5, notes = $6, ended = $7 WHERE task_id = $1 AND machine_id = $2 AND position = $3",
-		op.TaskID, machine, op.Index, cleanText(cause), cleanText(hint), encodeNotes(notes), database.Millis(s.now()))
+		op.TaskID, machine, op.Index, text.Clean(cause, maxText), text.Clean(hint, maxText), encodeNotes(notes), database.Millis(s.now()))
 	if err != nil {
 		return err
 	}
-	s.log.Error("operation failed", "machine", machine, "task", op.TaskID, "operation", op.Kind, "error", cleanText(cause))
+	s.log.Error("operation failed", "machine", machine, "task", op.TaskID, "operation", op.Kind, "error", text.Clean(cause, maxText))
 	if err := s.endRun(tx, op.TaskID, machine, Failed); err != nil {
 		return err
 	}
@@ -255,7 +254,7 @@ func (s *Service) progress(machine string, st protocol.Status) {
 	s.mu.Lock()
 	if st.State == protocol.StateRunning {
 		if st.Progress != nil {
-			st.Progress.Phase = cleanText(st.Progress.Phase)
+			st.Progress.Phase = text.Clean(st.Progress.Phase, maxText)
 		}
 		s.live[machine] = live{st.TaskID, st.Index, st.Progress, s.now()}
 	} else {
@@ -347,25 +346,8 @@ func (s *Service) LogOff(ctx context.Context, machine string, req protocol.Logof
 func encodeNotes(notes []string) string {
 	list := []string{}
 	for _, n := range notes[:min(len(notes), maxNotes)] {
-		list = append(list, cleanText(n))
+		list = append(list, text.Clean(n, maxText))
 	}
 	b, _ := json.Marshal(list) // strings only
 	return string(b)
-}
-
-// cleanText bounds a text from a machine and takes out what could act on a terminal.
-func cleanText(t string) string {
-	t = strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t':
-			return ' '
-		case !unicode.IsPrint(r):
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(t, ""))
-	if len(t) > maxText {
-		t = strings.ToValidUTF8(t[:maxText], "")
-	}
-	return t
 }

@@ -18,6 +18,7 @@ var errClosed = errors.New("the capture session is closed")
 // and that were not condemned when it began. Chunks of condemned packs count as missing.
 type session struct {
 	store     *Store
+	own       bool // frames are this process's work
 	pin       io.Closer
 	condemned map[string]bool // packs
 
@@ -28,7 +29,15 @@ type session struct {
 }
 
 // Begin implements chunkstore.Store.
-func (s *Store) Begin(ctx context.Context) (chunkstore.Session, error) {
+func (s *Store) Begin(ctx context.Context) (chunkstore.Session, error) { return s.open(ctx, false) }
+
+// BeginOwn is Begin for a capture by this process: it made the frames itself, of bytes that it
+// hashed, so that only their form is verified.
+func (s *Store) BeginOwn(ctx context.Context) (chunkstore.Session, error) {
+	return s.open(ctx, true)
+}
+
+func (s *Store) open(ctx context.Context, own bool) (chunkstore.Session, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -45,6 +54,7 @@ func (s *Store) Begin(ctx context.Context) (chunkstore.Session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("begin capture: %w", err)
 	}
+	n.own = own
 	return n, nil
 }
 
@@ -93,24 +103,24 @@ func (n *session) has(id chunk.ID) bool {
 
 // PutFrame implements chunkstore.Session.
 func (n *session) PutFrame(ctx context.Context, frame []byte) (int64, error) {
-	h, err := n.store.verify(frame)
+	verify := n.store.verify
+	if n.own {
+		verify = form
+	}
+	h, err := verify(frame)
 	if err != nil {
 		return 0, fmt.Errorf("store frame: %w", err)
 	}
 	return n.put(ctx, h, frame)
 }
 
-// PutOwn is PutFrame for a frame that this process made itself of bytes that it hashed:
-// only its form is verified.
-func (n *session) PutOwn(ctx context.Context, frame []byte) (int64, error) {
+// form verifies only the form of a frame.
+func form(frame []byte) (chunk.FrameHeader, error) {
 	h, err := chunk.ParseFrameHeader(frame)
 	if err == nil && len(frame) != h.Size() {
 		err = fmt.Errorf("%w: %d bytes, header says %d", chunk.ErrFrame, len(frame), h.Size())
 	}
-	if err != nil {
-		return 0, fmt.Errorf("store frame: %w", err)
-	}
-	return n.put(ctx, h, frame)
+	return h, err
 }
 
 func (n *session) put(ctx context.Context, h chunk.FrameHeader, frame []byte) (int64, error) {
