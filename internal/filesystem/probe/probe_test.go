@@ -85,7 +85,10 @@ func TestMade(t *testing.T) {
 		"BitLocker Vista": {at(0, "\xeb\x52\x90-FVE-FS-"), "BitLocker", true, false},
 		"ReFS":            {at(0, "\x00\x00\x00ReFS\x00"), "ReFS", false, true},
 		"APFS":            {at(32, "NXSB"), "apfs", false, false},
-		"HFS+":            {at(0x400, "H+\x00\x04"), "hfsplus", false, false},
+		"HFS+": {func(b []byte) {
+			copy(b[0x400:], "H+\x00\x04")
+			copy(b[0x428:], "\x00\x00\x10\x00")
+		}, "hfsplus", false, true},
 		"LVM2 without number": {
 			at(512, "LABELONE\x07\x00\x00\x00\x00\x00\x00\x00________LVM2 001"), "", false, true,
 		},
