@@ -13,7 +13,7 @@ func crypto() []kind {
 	luks.doubt = filesystem.Doubt{Reason: "LUKS: encrypted; every clone will have the same volume key"}
 	luks.uuid = text(168, 40)
 	for off := quantity.Bytes(0x4000); off <= 0x400000; off *= 2 {
-		luks.places = append(luks.places, checked(off, luksCopy, luksCopyMagic)...)
+		luks.places = append(luks.places, at(off, luksCopyMagic)...)
 	}
 	bitLocker := named("BitLocker",
 		at(0, "\xeb\x58\x90-FVE-FS-", "\xeb\x52\x90-FVE-FS-"),
@@ -42,9 +42,6 @@ const (
 	verityName    = "DM_verity_hash"
 	verityMagic   = "verity\x00\x00"
 )
-
-// luksCopy tells whether a second header of LUKS2 stands where it says that it does.
-func luksCopy(m mark) bool { return m.be64(0x100) == uint64(m.at) }
 
 func verity(m mark) bool { return m.le32(8) == 1 }
 

@@ -59,10 +59,7 @@ func hfs(m mark) bool {
 // embedsHFSPlus knows an HFS that is a mere wrapper.
 func embedsHFSPlus(m mark) bool { return m.has(0x7c, "H+") || m.has(0x7c, "HX") }
 
-func hfsPlus(m mark) bool {
-	block := m.be32(0x28)
-	return block >= 512 && block&(block-1) == 0
-}
+func hfsPlus(m mark) bool { return m.be32(0x28) >= 512 } // block size
 
 func bcachefs(size quantity.Bytes) []place {
 	const magic = bcacheMagic + "\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef"

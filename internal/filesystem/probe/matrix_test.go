@@ -231,3 +231,40 @@ func blkidName(v filesystem.Volume) string {
 	}
 	return v.Type
 }
+
+// TestFresh makes each file system over the whole image of another. Where blkid is in no doubt about
+// the outcome, neither is Read: a mark that mkfs leaves behind must not cost a user his map.
+func TestFresh(t *testing.T) {
+	all := formats()
+	olds := append(trusted(), "luks 2", "md 1.2", "iso9660", "gfs2", "jfs", "reiserfs")
+	images := map[string]string{}
+	for _, old := range olds {
+		images[old], _ = all[old].build(t)
+	}
+	for _, fresh := range trusted() {
+		t.Run(fresh, func(t *testing.T) {
+			t.Parallel()
+			clear := 0
+			for _, old := range olds {
+				image := filepath.Join(t.TempDir(), "image")
+				disktest.Run(t, "", "cp", "--sparse=always", images[old], image)
+				args := strings.Fields(strings.ReplaceAll(all[fresh].make, "IMAGE", image))
+				disktest.Run(t, "", args[0], args[1:]...)
+				typ, ambivalent := judge(t, image)
+				if ambivalent {
+					continue
+				}
+				clear++
+				if v := disktest.Volume(t, image, Read); v.Doubt != nil || blkidName(v) != typ {
+					t.Errorf("%s over %s: Read = %s, doubt %+v; blkid says %q", fresh, old, v.Type, v.Doubt, typ)
+				}
+				if err := os.Remove(image); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if clear < len(olds)/2 {
+				t.Errorf("blkid is sure about %d of %d", clear, len(olds))
+			}
+		})
+	}
+}

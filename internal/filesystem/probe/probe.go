@@ -20,7 +20,6 @@
 package probe
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -78,19 +77,23 @@ func read(r io.ReaderAt, size quantity.Bytes, readers []reader) (filesystem.Volu
 	return ambiguous(found), nil
 }
 
-// readFAT reads FAT. A boot sector that blkid takes for FAT's is one here, too, even if its volume
-// cannot be: an ext4 beside it is not to be trusted.
+// readFAT reads FAT, which has no magic: its map is used only where blkid, too, takes the boot sector
+// for FAT's. What only blkid takes for that counts as well: an ext4 beside it is not to be trusted.
 func readFAT(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
-	v, err := fat.Read(r, size)
-	if !errors.Is(err, filesystem.ErrNotFound) {
-		return v, err
-	}
 	found, err := findKinds(r, size, []kind{fatBoot()})
-	if err != nil || len(found) == 0 {
-		return filesystem.Volume{}, cmp.Or(err, filesystem.ErrNotFound)
+	if err != nil {
+		return filesystem.Volume{}, err
 	}
-	found[0].Doubt = &filesystem.Doubt{Reason: "boot sector of FAT, with numbers that do not fit the partition"}
-	return found[0], nil
+	v, err := fat.Read(r, size)
+	switch {
+	case errors.Is(err, filesystem.ErrNotFound) && len(found) > 0:
+		found[0].Doubt = &filesystem.Doubt{Reason: "boot sector of FAT, with numbers that do not fit the partition"}
+		return found[0], nil
+	case err == nil && len(found) == 0 && v.Doubt == nil:
+		return filesystem.Volume{Type: v.Type, UUID: v.UUID, Label: v.Label, BlockSize: v.BlockSize,
+			Doubt: &filesystem.Doubt{Reason: "FAT by its numbers, but not by its name or signatures", Remedy: checkRemedy}}, nil
+	}
+	return v, err
 }
 
 // try adds what read finds to found.

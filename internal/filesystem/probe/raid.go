@@ -22,7 +22,7 @@ func raids(size quantity.Bytes) []kind {
 		holds("hpt45x_raid_member", "HighPoint RAID member", at(last(11), "\xf3\x16\x78\x5a", "\xfd\x16\x78\x5a")),
 		holds("hpt37x_raid_member", "HighPoint RAID member", at(4640, "\xf0\x16\x78\x5a", "\xfd\x16\x78\x5a")),
 		holds("adaptec_raid_member", "Adaptec RAID member", at(last(1), "\x37\xfc\x4d\x1e")),
-		holds("jmicron_raid_member", "JMicron RAID member", checked(last(1), jmicron, "JM")),
+		holds("jmicron_raid_member", "JMicron RAID member", at(last(1), "JM")),
 	}
 }
 
@@ -60,11 +60,6 @@ func silicon(m mark) bool {
 	const diskNumber, checksum = 0x116, 0x13e
 	m = m.move(-siliconMagic)
 	return m.byte(diskNumber) < 8 && m.sum16(0, checksum)+m.le16(checksum) == 0
-}
-
-func jmicron(m mark) bool {
-	const length, mode = 0x80, 0x30
-	return m.sum16(0, length) <= 1 && m.byte(mode) <= 5
 }
 
 func promise(size quantity.Bytes) []place {

@@ -52,17 +52,16 @@ func swapArea() kind {
 // fatBoot knows a boot sector of FAT as blkid does: by a name or, failing that, by the signature that
 // all boot sectors have, and then by its numbers.
 func fatBoot() kind {
-	names := func(m mark) bool { return fatNumbers(m.move(-m.at)) }
-	k := named("vfat",
-		checked(0x52, names, "MSWIN", "FAT32   "),
-		checked(0x36, names, "MSDOS", "FAT16   ", "FAT12   ", "FAT     "),
-		checked(0x1fe, func(m mark) bool {
-			m = m.move(-m.at)
-			jump := m.byte(0) == 0xeb || m.byte(0) == 0xe9
-			return jump && !m.has(0x36, "JFS     ") && !m.has(0x36, "HPFS    ") && fatNumbers(m)
-		}, "\x55\xaa"),
+	byName := func(m mark) bool { return fatNumbers(m.move(-m.at)) }
+	bySignature := func(m mark) bool {
+		m = m.move(-m.at)
+		return !m.has(0x36, "JFS     ") && !m.has(0x36, "HPFS    ") && fatNumbers(m)
+	}
+	return named("vfat",
+		checked(0x52, byName, "MSWIN", "FAT32   "),
+		checked(0x36, byName, "MSDOS", "FAT16   ", "FAT12   ", "FAT     "),
+		checked(0x1fe, bySignature, "\x55\xaa"),
 	)
-	return k
 }
 
 // fatNumbers tells whether a boot sector's numbers fit FAT. Less is asked for than by package fat.
@@ -85,7 +84,14 @@ func fatNumbers(m mark) bool {
 	clusters := (total - (uint32(reserved) + fat*uint32(fats) + root)) / uint32(cluster) // wraps, as blkid's
 	const most16, most32 = 0xfff4, 0x0ffffff6
 	if short == 0 && long != 0 {
-		return clusters <= most32
+		return clusters <= most32 && fatInfo(m.move(quantity.Bytes(m.le16(0x30))*quantity.Bytes(sector)-m.at))
 	}
 	return clusters <= most16
+}
+
+// fatInfo tells whether the sector of FAT32 that counts free clusters has its signatures, or none.
+func fatInfo(m mark) bool {
+	const second, none = 484, "\x00\x00\x00\x00"
+	return m.at == 0 || (m.has(0, "RRaA") || m.has(0, "RRdA") || m.has(0, none)) &&
+		(m.has(second, "rrAa") || m.has(second, none))
 }
