@@ -32,6 +32,11 @@ type Volume struct {
 	Label     string         // volume label, decoded to UTF-8
 	BlockSize quantity.Bytes // unit of allocation (block or cluster); page size for swap
 
+	// Size is where the volume ends by its own superblock, counted from the partition's start and
+	// never behind its end. What lies between is the tail (see probe). It is given with Allocated,
+	// and for swap.
+	Size quantity.Bytes
+
 	// Allocated holds the bytes in use, from the partition's start, normalized and
 	// inside the partition. It is nil when Doubt is set, and for swap.
 	Allocated []quantity.Extent
@@ -43,6 +48,9 @@ type Volume struct {
 	// Whole lists parts of a volume manager's partition that count as used from end to end,
 	// because the map of what they hold must not be used.
 	Whole []Part
+
+	// Notes say what a capture of this volume leaves out, or keeps beside it; each one clause.
+	Notes []string
 
 	// Doubt is set when the allocation map must not be used.
 	Doubt *Doubt

@@ -71,6 +71,7 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 	if err != nil {
 		return filesystem.Volume{}, err
 	}
+	v.Size = quantity.Bytes(sb.DevTotalBytes)
 	return v, nil
 }
 

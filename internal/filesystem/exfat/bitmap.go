@@ -15,8 +15,8 @@ func (v *volume) allocated(dir root) ([]quantity.Extent, error) {
 	if err != nil {
 		return nil, err
 	}
-	end := v.offset(v.clusters + 2)
-	used.Add(end, v.size-end)
+	last := v.offset(v.clusters + 2)
+	used.Add(last, v.end-last)
 	extents := used.Extents()
 	for _, cluster := range append(clusters, dir.clusters...) {
 		if !quantity.Covers(extents, quantity.Extent{Start: v.offset(cluster), Length: v.clusterSize}) {

@@ -98,6 +98,7 @@ type geometry struct {
 	clusterSize quantity.Bytes
 	fat         quantity.Bytes
 	heap        quantity.Bytes // where cluster 2 begins
+	end         quantity.Bytes // of the volume
 	clusters    uint32
 	rootCluster uint32
 }
@@ -127,6 +128,7 @@ func newGeometry(b *bootSector, size quantity.Bytes) (g geometry, problem string
 		clusterSize: sector << b.SectorsPerClusterShift,
 		fat:         quantity.Bytes(b.FatOffset) * sector,
 		heap:        quantity.Bytes(b.ClusterHeapOffset) * sector,
+		end:         quantity.Bytes(b.VolumeLength) * sector,
 		clusters:    b.ClusterCount,
 		rootCluster: b.FirstClusterOfRoot,
 	}

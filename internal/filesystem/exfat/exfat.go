@@ -9,7 +9,7 @@
 //	boot region -> geometry, flags, checksum
 //	dirty, damaged or of an unknown kind -> identity and Doubt, no map
 //	root directory -> label, allocation bitmap
-//	in use: what is in front of the heap, clusters with a bit, what follows the heap
+//	in use: what is in front of the heap, clusters with a bit, the rest of the volume
 //
 // exFAT has no journal: a volume in use is marked dirty in the boot sector, which is
 // the only sign that its bitmap may be behind.
@@ -36,7 +36,7 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 	if err != nil {
 		return filesystem.Volume{}, err
 	}
-	v := &volume{r: r, size: size}
+	v := &volume{r: r}
 	out := filesystem.Volume{
 		Type:  format,
 		UUID:  fmt.Sprintf("%04X-%04X", boot.SerialNumber>>16, boot.SerialNumber&0xffff),
@@ -64,13 +64,13 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 	if out.Allocated, err = v.allocated(dir); err != nil {
 		return filesystem.Volume{}, err
 	}
+	out.Size = v.end
 	return out, nil
 }
 
 // volume is an exFAT volume whose boot sector has been checked.
 type volume struct {
-	r    io.ReaderAt
-	size quantity.Bytes
+	r io.ReaderAt
 	geometry
 }
 

@@ -75,6 +75,7 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 	if v.Discarded, err = rd.discarded(v.Allocated); err != nil {
 		return filesystem.Volume{}, err
 	}
+	v.Size = g.offset(g.blocks)
 	return v, nil
 }
 

@@ -66,6 +66,7 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 	if v.Doubt, err = rd.doubt(); v.Doubt != nil || err != nil {
 		return orNothing(v, err)
 	}
+	v.Size = quantity.Bytes(sb.BlockCount) * blockSize
 	v.Allocated, err = rd.allocated()
 	return orNothing(v, err)
 }

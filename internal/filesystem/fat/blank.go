@@ -37,7 +37,7 @@ func Blank(r io.ReaderAt, size quantity.Bytes) (filesystem.Blank, error) {
 	if err != nil {
 		return filesystem.Blank{}, err
 	}
-	v := &volume{r: r, size: size, geometry: g}
+	v := &volume{r: r, geometry: g}
 	label, err := v.rootLabel()
 	if err != nil {
 		return filesystem.Blank{}, fmt.Errorf("read the root directory: %w", err)

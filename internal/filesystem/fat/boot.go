@@ -71,6 +71,7 @@ type geometry struct {
 	rootEntries int
 	rootCluster int64          // FAT32
 	data        quantity.Bytes // where cluster 2 begins
+	end         quantity.Bytes // of the volume
 	serial      uint32
 	mounted     bool
 	bootLabel   [11]byte
@@ -163,6 +164,7 @@ func (p bpb) geometry(ext fat32, is32 bool, fatSectors int64, size quantity.Byte
 		rootEntries: int(p.RootEntries),
 		rootCluster: int64(ext.RootCluster),
 		data:        quantity.Bytes(dataSector * sector),
+		end:         quantity.Bytes(total * sector),
 	}
 	switch {
 	case g.width == 0:

@@ -44,7 +44,7 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 	if err != nil {
 		return filesystem.Volume{}, err
 	}
-	v := &volume{r: r, size: size, geometry: g}
+	v := &volume{r: r, geometry: g}
 	out := filesystem.Volume{
 		Type:      g.format(),
 		UUID:      fmt.Sprintf("%04X-%04X", g.serial>>16, g.serial&0xFFFF),
@@ -62,12 +62,12 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 	if out.Allocated, err = v.allocation(); err != nil {
 		return filesystem.Volume{}, fmt.Errorf("read the FAT: %w", err)
 	}
+	out.Size = v.end
 	return out, nil
 }
 
 // volume is a FAT volume whose boot sector has been checked.
 type volume struct {
-	r    io.ReaderAt
-	size quantity.Bytes
+	r io.ReaderAt
 	geometry
 }

@@ -35,7 +35,7 @@ func Files(r io.ReaderAt, size quantity.Bytes) ([]filesystem.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := walker{volume: volume{r: r, size: size, geometry: g}}
+	w := walker{volume: volume{r: r, geometry: g}}
 	root := filesystem.File{Size: quantity.Bytes(g.rootEntries) * rootEntrySize}
 	root.Extents = []filesystem.FileExtent{{Extent: quantity.Extent{Start: g.rootDir, Length: root.Size}}}
 	if g.width == 32 {

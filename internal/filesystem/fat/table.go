@@ -67,8 +67,8 @@ func (v *volume) allocation() ([]quantity.Extent, error) {
 			}
 		}
 	}
-	end := v.clusterOffset(entries)
-	out.Add(end, v.size-end)
+	last := v.clusterOffset(entries)
+	out.Add(last, v.end-last)
 	return out.Extents(), nil
 }
 

@@ -11,9 +11,6 @@ import (
 // bitmapChunk is how much of $Bitmap is read at once.
 const bitmapChunk = quantity.MiB
 
-// maxTail is the largest rest after the last cluster that is copied whole.
-const maxTail = quantity.MiB
-
 // allocation gives the bytes in use, and those of them that are not content.
 func (v *volume) allocation() (used []quantity.Extent, discarded []filesystem.Discard, err error) {
 	r, s, err := v.openBitmap()
@@ -34,7 +31,7 @@ func (v *volume) allocation() (used []quantity.Extent, discarded []filesystem.Di
 	if discarded, err = v.discards(used, v.systemExtents(&s)); err != nil {
 		return nil, nil, err
 	}
-	return quantity.Normalize(append(used, v.tail()...)), discarded, nil
+	return quantity.Normalize(append(used, v.ends()...)), discarded, nil
 }
 
 // bitmapSize is how many bytes of $Bitmap the volume's clusters take.
@@ -147,18 +144,14 @@ func subtract(extents, minus []quantity.Extent) []quantity.Extent {
 	return out
 }
 
-// tail is what is copied of the bytes after the last whole cluster. The backup
-// boot sector is there: at the sector after the volume, or, after ntfsresize, at
-// the last sector of the partition.
-func (v *volume) tail() []quantity.Extent {
-	start := v.clusterOffset(v.clusters)
-	if v.size-start <= maxTail {
-		return []quantity.Extent{{Start: start, Length: v.size - start}}
-	}
-	var out []quantity.Extent
-	backup := quantity.Bytes(v.totalSectors) * v.sectorSize
-	if backup+v.sectorSize <= v.size {
-		out = append(out, quantity.Extent{Start: backup, Length: v.sectorSize})
-	}
-	return append(out, quantity.Extent{Start: v.size - v.sectorSize, Length: v.sectorSize})
+// ends is what is in use behind the last whole cluster: the rest of the volume with the backup
+// boot sector, and the last sector of the partition, where ntfsresize puts that.
+func (v *volume) ends() []quantity.Extent {
+	start, last := v.clusterOffset(v.clusters), max(v.size-v.sectorSize, 0)
+	return []quantity.Extent{{Start: start, Length: v.end() - start}, {Start: last, Length: v.size - last}}
+}
+
+// end is where the volume ends: behind the sector that follows those it counts.
+func (v *volume) end() quantity.Bytes {
+	return min(quantity.Bytes(v.totalSectors+1)*v.sectorSize, v.size)
 }

@@ -17,8 +17,8 @@
 //	record 8 ($BadClus)             → bad clusters, never worth reading
 //	page files, $LogFile            → allocated, but not content (discard.go)
 //
-// Everything after the last whole cluster counts as allocated: the backup boot
-// sector lives there, at one of two places.
+// The rest of the volume after its last whole cluster counts as allocated, and so does the
+// partition's last sector: the backup boot sector is at one of these two places.
 //
 // Not guaranteed: files are not examined; a $Bitmap that is wrong but consistent
 // with $MFT and itself is believed.
@@ -85,6 +85,7 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 	if out.Allocated, out.Discarded, err = v.allocation(); err != nil {
 		return filesystem.Volume{}, err
 	}
+	out.Size = v.end()
 	return out, nil
 }
 

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"clonecast/internal/disktest"
 	"clonecast/internal/filesystem"
 	"clonecast/internal/layouttest"
@@ -175,20 +177,21 @@ func TestNotNTFS(t *testing.T) {
 	}
 }
 
-// TestTail: after ntfsresize the backup boot sector is at the partition's end,
-// far from the volume's.
-func TestTail(t *testing.T) {
+// TestEnds: the backup boot sector is behind the volume or, after ntfsresize, at the partition's
+// end. What lies between belongs to nobody here (see probe).
+func TestEnds(t *testing.T) {
 	v := &volume{size: 10 * quantity.MiB}
 	v.clusterSize, v.sectorSize = 4096, 512
 	v.clusters, v.totalSectors = 1000, 8005
-	got := v.tail()
-	want := []quantity.Extent{{Start: 8005 * 512, Length: 512}, {Start: 10*quantity.MiB - 512, Length: 512}}
-	if len(got) != 2 || got[0] != want[0] || got[1] != want[1] {
-		t.Errorf("tail = %v, want %v", got, want)
+	got, want := v.ends(), []quantity.Extent{
+		{Start: 4096 * 1000, Length: 6 * 512}, {Start: 10*quantity.MiB - 512, Length: 512},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("ends (-want +got):\n%s", diff)
 	}
 	v.size = 4096*1000 + 300
-	if got := v.tail(); len(got) != 1 || got[0] != (quantity.Extent{Start: 4096 * 1000, Length: 300}) {
-		t.Errorf("tail = %v, want the rest of 300 bytes", got)
+	if got := quantity.Normalize(v.ends()); len(got) != 1 || got[0].End() != v.size {
+		t.Errorf("ends of a partition that stops in the volume's last sectors = %v", got)
 	}
 }
 

@@ -45,6 +45,9 @@ func readLVM(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 			refused.Reason = fmt.Sprintf("logical volume %s: %s", l.Name, refused.Reason)
 			return filesystem.Volume{Type: v.Type, UUID: v.UUID, Doubt: &refused}, nil
 		}
+		for _, note := range inner.Notes {
+			v.Notes = append(v.Notes, fmt.Sprintf("logical volume %s: %s", l.Name, note))
+		}
 		for _, e := range usedBy(inner, l.Size) {
 			for piece := range l.Map(e) {
 				used.Add(piece.Start, piece.Length)
@@ -61,6 +64,7 @@ func readLVM(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 		}
 	}
 	v.BlockSize = blockOfMark
+	v.Size = p.Size
 	v.Allocated = used.Extents()
 	return v, nil
 }

@@ -1,9 +1,8 @@
 // Package probe finds out which file system a partition holds.
 //
-// Algorithm: every signature of the table in kinds.go is looked for, and every
-// reader of readers() is tried. One hit is the answer. FAT is tried only when
-// nothing else was found: it has no magic number, and BitLocker To Go and others
-// put a FAT boot sector in front of their own data.
+// Algorithm: every mark of the tables (raid.go, volumes.go, crypto.go, filesystems.go) is looked
+// for, every reader of readers() is tried, and FAT, which has no magic, by the numbers of its boot
+// sector. One hit is the answer, and what lies behind its volume is judged by one rule (tail.go).
 //
 // What is found but has no reader of its allocation map is named and returned
 // with a Doubt, as is a partition without any file system known here, a damaged
@@ -12,15 +11,19 @@
 //
 // Not guaranteed: a hit says what a partition claims to be, not that it is sound;
 // only the readers look further. The answer has no part that depends on the order
-// of the table but the name given to an ambiguous partition: the first hit's.
+// of the tables but the name given to an ambiguous partition: the first hit's.
 //
-// The places are libblkid's (util-linux, libblkid/src/superblocks).
+// The places are libblkid's of version 2.41 (util-linux, libblkid/src/superblocks), and so are the
+// checks where a magic is so short that chance could make it. Where libblkid verifies more (checksums
+// behind long magics), the mark alone counts here: versions of libblkid differ in that, and a doubt
+// costs time, not data.
 package probe
 
 import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"clonecast/internal/filesystem"
@@ -52,17 +55,16 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 }
 
 func read(r io.ReaderAt, size quantity.Bytes, readers []reader) (filesystem.Volume, error) {
-	found, err := findKinds(r, size)
+	found, err := findKinds(r, size, kinds(size))
 	if err != nil {
 		return filesystem.Volume{}, err
 	}
+	// BitLocker To Go has a boot sector of FAT by design.
+	if !slices.ContainsFunc(found, func(v filesystem.Volume) bool { return v.Type == "BitLocker" }) {
+		readers = append(slices.Clip(readers), readFAT)
+	}
 	for _, read := range readers {
 		if found, err = try(found, read, r, size); err != nil {
-			return filesystem.Volume{}, err
-		}
-	}
-	if len(found) == 0 {
-		if found, err = try(found, fat.Read, r, size); err != nil {
 			return filesystem.Volume{}, err
 		}
 	}
@@ -70,9 +72,28 @@ func read(r io.ReaderAt, size quantity.Bytes, readers []reader) (filesystem.Volu
 	case 0:
 		return filesystem.Volume{Doubt: &filesystem.Doubt{Reason: "no known file system"}}, nil
 	case 1:
-		return found[0], nil
+		return withTail(found[0], r, size)
 	}
 	return ambiguous(found), nil
+}
+
+// readFAT reads FAT, which has no magic: its map is used only where blkid, too, takes the boot sector
+// for FAT's. What only blkid takes for that counts as well: an ext4 beside it is not to be trusted.
+func readFAT(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
+	found, err := findKinds(r, size, []kind{fatBoot()})
+	if err != nil {
+		return filesystem.Volume{}, err
+	}
+	v, err := fat.Read(r, size)
+	switch {
+	case errors.Is(err, filesystem.ErrNotFound) && len(found) > 0:
+		found[0].Doubt = &filesystem.Doubt{Reason: "boot sector of FAT, with numbers that do not fit the partition"}
+		return found[0], nil
+	case err == nil && len(found) == 0 && v.Doubt == nil:
+		return filesystem.Volume{Type: v.Type, UUID: v.UUID, Label: v.Label, BlockSize: v.BlockSize,
+			Doubt: &filesystem.Doubt{Reason: "FAT by its numbers, but not by its name or signatures", Remedy: checkRemedy}}, nil
+	}
+	return v, err
 }
 
 // try adds what read finds to found.

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"clonecast/internal/disktest"
+	"clonecast/internal/filesystem"
 	"clonecast/internal/quantity"
 	"github.com/google/go-cmp/cmp"
 )
@@ -85,7 +86,10 @@ func TestMade(t *testing.T) {
 		"BitLocker Vista": {at(0, "\xeb\x52\x90-FVE-FS-"), "BitLocker", true, false},
 		"ReFS":            {at(0, "\x00\x00\x00ReFS\x00"), "ReFS", false, true},
 		"APFS":            {at(32, "NXSB"), "apfs", false, false},
-		"HFS+":            {at(0x400, "H+\x00\x04"), "hfsplus", false, false},
+		"HFS+": {func(b []byte) {
+			copy(b[0x400:], "H+\x00\x04")
+			copy(b[0x428:], "\x00\x00\x10\x00")
+		}, "hfsplus", false, true},
 		"LVM2 without number": {
 			at(512, "LABELONE\x07\x00\x00\x00\x00\x00\x00\x00________LVM2 001"), "", false, true,
 		},
@@ -216,7 +220,11 @@ func TestSignatures(t *testing.T) {
 	for _, want := range []entry{
 		{"linux_raid_member", size - 8192}, {"linux_raid_member", 1*quantity.GiB - 65536},
 		{"zfs_member", 1*quantity.GiB - 128*quantity.KiB}, {"crypto_LUKS", 0x400000},
-		{"btrfs", 64*quantity.MiB + 0x40}, {"gpt", size - 512}, {"ext4", 0x438}, {"swap", 4086},
+		{"btrfs", 64*quantity.MiB + 0x40}, {"gpt", size - 512}, {"gpt", size - 4096}, {"ext4", 0x438}, {"swap", 4086},
+		{"isw_raid_member", size - 1024}, {"isw_raid_member", size - 8192}, {"ddf_raid_member", size - 512},
+		{"VMFS_volume_member", quantity.MiB}, {"VMFS", 2 * quantity.MiB}, {"nilfs2", size - 4096 + 6},
+		{"drbd", size - 4096 + 60}, {"xfs_external_log", 0}, {"xfs_external_log", 511 * 512}, {"ufs", 65536 + 0x55c},
+		{"gfs2", 65536}, {"zfs_member", 16 * quantity.KiB}, {"vfat", 0x1fe}, {"LVM2_member", 512},
 	} {
 		if !got[want] {
 			t.Errorf("no signature %v", want)
@@ -224,6 +232,59 @@ func TestSignatures(t *testing.T) {
 	}
 	if diff := cmp.Diff(Signatures(size), Signatures(size)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestSignaturesEndFormats: no format that blkid finds stands where no signature is, so that a deploy
+// that zeroes what Areas finds takes every one away.
+func TestSignaturesEndFormats(t *testing.T) {
+	areas := Areas(sampleSize)
+	for name, s := range formats() {
+		_, marks := s.build(t)
+		image := disktest.Image(t, sampleSize)
+		f := disktest.Open(t, image)
+		put(t, f, marks)
+		before, _ := judge(t, image)
+		for _, a := range areas {
+			b := make([]byte, a.Length)
+			if err := filesystem.ReadFull(f, b, a.Start); err != nil {
+				t.Fatal(err)
+			}
+			for _, found := range a.Found(b) {
+				put(t, f, []piece{{found.Offset, make([]byte, found.Length())}})
+			}
+		}
+		typ, ambivalent := judge(t, image)
+		if v := disktest.Volume(t, image, Read); typ != "" || ambivalent || v.Type != "" {
+			t.Errorf("%s: blkid says %q before, %q after its marks are zeroed; Read = %q", name, before, typ, v.Type)
+		}
+	}
+}
+
+// TestAreas holds the groups to Signatures.
+func TestAreas(t *testing.T) {
+	for _, size := range []quantity.Bytes{0, 4096, quantity.MiB, quantity.GiB + 12288, 300 * quantity.GiB} {
+		areas := Areas(size)
+		var all []Signature
+		end := quantity.Bytes(-1)
+		for _, a := range areas {
+			if a.Start <= end || a.End() > size || a.Length > maxArea+64 {
+				t.Errorf("area %v behind %d of %d", a.Extent, int64(end), int64(size))
+			}
+			end = a.End()
+			for _, s := range a.Signatures {
+				if s.Offset < a.Start || s.Offset+s.Length() > a.End() {
+					t.Errorf("%s at %d lies outside of %v", s.Type, int64(s.Offset), a.Extent)
+				}
+			}
+			all = append(all, a.Signatures...)
+		}
+		if diff := cmp.Diff(Signatures(size), all); diff != "" {
+			t.Errorf("size %d: areas hold other signatures: %s", int64(size), diff)
+		}
+		if len(areas) > 30 {
+			t.Errorf("size %d: %d areas", int64(size), len(areas))
+		}
 	}
 }
 
@@ -235,16 +296,72 @@ func FuzzRead(f *testing.F) {
 			f.Add(b)
 		}
 	}
+	for _, s := range madeByHand() {
+		end := make([]byte, 128<<10) // for marks at the end
+		s.fill(func(off quantity.Bytes, b []byte) {
+			if off < 64<<10 {
+				f.Add(append(make([]byte, off), b...))
+			} else if back := sampleSize - off; back <= quantity.Bytes(len(end)) {
+				copy(end[quantity.Bytes(len(end))-back:], b)
+			}
+		})
+		f.Add(end)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		size := quantity.Bytes(len(b))
 		v, err := Read(bytes.NewReader(b), size)
 		if err != nil {
 			t.Fatalf("Read = %v, but the device can be read", err)
 		}
-		if (v.Doubt == nil && v.Type != "swap") != (v.Allocated != nil) {
-			t.Errorf("Doubt %v with map %v", v.Doubt, v.Allocated)
+		if v.Type == "swap" && v.Doubt == nil {
+			return
+		}
+		disktest.CheckVolume(t, v, nil, size)
+	})
+}
+
+// FuzzTail puts any bytes behind a volume.
+func FuzzTail(f *testing.F) {
+	f.Add([]byte("verity\x00\x00\x01\x00\x00\x00"), int64(70<<20))
+	f.Add([]byte("LUKS\xba\xbe"), int64(2<<30))
+	f.Add([]byte("x"), int64(1))
+	f.Fuzz(func(t *testing.T, b []byte, length int64) {
+		const volume = 1 << 20
+		size := volume + quantity.Bytes(max(length, 0)%(4<<30))
+		v := filesystem.Volume{Type: "ext4", Size: volume, Allocated: []quantity.Extent{{Length: 4096}}}
+		out, err := withTail(v, sparse{volume, b, size}, size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		disktest.CheckVolume(t, out, nil, size)
+		stored := out.Doubt != nil || quantity.Total(out.Allocated) > 4096
+		if zero := len(bytes.Trim(b[:min(len(b), int(size-volume))], "\x00")) == 0; zero && stored {
+			t.Errorf("a tail of zeroes: %+v, doubt %+v", out, out.Doubt)
+		} else if !zero && !stored && len(out.Notes) == 0 {
+			t.Errorf("a tail of %d bytes is dropped without a note", int64(size-volume))
 		}
 	})
+}
+
+// sparse is a partition of zeroes but for some bytes at one place.
+type sparse struct {
+	at    int64
+	bytes []byte
+	size  quantity.Bytes
+}
+
+func (s sparse) ReadAt(p []byte, off int64) (int, error) {
+	n := int(min(int64(len(p)), max(int64(s.size)-off, 0)))
+	clear(p[:n])
+	for i := range p[:n] {
+		if at := off + int64(i) - s.at; at >= 0 && at < int64(len(s.bytes)) {
+			p[i] = s.bytes[at]
+		}
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
 }
 
 // The helpers below make and read images.

@@ -20,13 +20,15 @@ type window struct {
 	err    error
 }
 
+func newWindow(r io.ReaderAt, size quantity.Bytes) *window {
+	return &window{r: r, size: size, blocks: map[quantity.Bytes][]byte{}}
+}
+
 // bytes gives n bytes at off; what lies outside the partition is zero.
 func (w *window) bytes(off, n quantity.Bytes) []byte {
 	out := make([]byte, n)
-	if off < 0 || off > w.size {
-		return out
-	}
-	for done := quantity.Bytes(0); done < n; {
+	done := max(0, -off) // in front of the partition
+	for done < n && off+done < w.size {
 		start := (off + done) / windowBlock * windowBlock
 		b := w.block(start)
 		inBlock := off + done - start
@@ -37,7 +39,6 @@ func (w *window) bytes(off, n quantity.Bytes) []byte {
 	}
 	return out
 }
-
 func (w *window) block(start quantity.Bytes) []byte {
 	if b, ok := w.blocks[start]; ok || w.err != nil || start >= w.size {
 		return b

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/bits"
 	"strings"
 
 	"clonecast/internal/filesystem"
@@ -65,20 +66,29 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 	for page := minPage; page <= length; page *= 2 {
 		magic := string(b[page-10 : page])
 		switch suspended := isSuspended(magic); {
+		case magic == signature && !tuxOnIce && !isHeader(b[infoOffset:]):
+			// Left over from an area that something else has overwritten.
 		case suspended || magic == signature:
-			v, err := parse(b[:page])
+			v, err := parse(b[:page], size)
 			if err == nil && (suspended || tuxOnIce) {
 				v.Doubt = hibernated()
 			}
 			return v, err
 		case magic == oldMagic:
-			return filesystem.Volume{Type: "swap", BlockSize: page}, nil
+			return filesystem.Volume{Type: "swap", BlockSize: page, Size: size}, nil
 		}
 	}
 	if tuxOnIce {
 		return filesystem.Volume{Type: "swap", Doubt: hibernated()}, nil
 	}
 	return filesystem.Volume{}, filesystem.ErrNotFound
+}
+
+// isHeader tells whether info can be a header's: its version is 1 in either byte order, and it
+// names a last page. That is what blkid asks for, too.
+func isHeader(info []byte) bool {
+	v, last := binary.LittleEndian.Uint32(info), binary.LittleEndian.Uint32(info[4:])
+	return (v == version || bits.ReverseBytes32(v) == version) && last != 0
 }
 
 // isSuspended knows the signatures that replace SWAPSPACE2 while the system is on
@@ -99,13 +109,14 @@ func hibernated() *filesystem.Doubt {
 	}
 }
 
-// parse reads the identity from page 0.
-func parse(page []byte) (filesystem.Volume, error) {
+// parse reads the identity from page 0 of an area on a partition of the given size.
+func parse(page []byte, size quantity.Bytes) (filesystem.Volume, error) {
 	var h header
 	if _, err := binary.Decode(page[infoOffset:], binary.LittleEndian, &h); err != nil {
 		return filesystem.Volume{}, fmt.Errorf("decode swap header: %w", err)
 	}
 	v := filesystem.Volume{Type: "swap", UUID: formatUUID(h.UUID), Label: label(h.Label), BlockSize: quantity.Bytes(len(page))}
+	v.Size = min((quantity.Bytes(h.LastPage)+1)*v.BlockSize, size)
 	if h.Version != version {
 		v.UUID, v.Label = "", ""
 		v.Doubt = &filesystem.Doubt{Reason: fmt.Sprintf("swap header version %#x is unknown (made by a big-endian machine?)", h.Version)}

@@ -62,6 +62,7 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 	if v.Allocated, err = rd.allocated(); err != nil {
 		return filesystem.Volume{}, err
 	}
+	v.Size = quantity.Bytes(sb.DataBlocks) * g.blockSize
 	return v, nil
 }
 

@@ -35,6 +35,7 @@ const (
 // label is what the label says of a physical volume.
 type label struct {
 	id       string
+	size     uint64 // of the device; not checked
 	data     []quantity.Extent
 	metadata []quantity.Extent
 }
@@ -74,7 +75,7 @@ func parseLabel(h labelHeader, sector []byte, size quantity.Bytes) (label, strin
 		return label{}, fmt.Sprintf("header of the physical volume at byte %d", h.Offset)
 	}
 	b := sector[h.Offset:]
-	l := label{id: string(b[:pvUUIDSize])}
+	l := label{id: string(b[:pvUUIDSize]), size: binary.LittleEndian.Uint64(b[pvUUIDSize:])}
 	if strings.ContainsFunc(l.id, notInUUID) {
 		return label{}, fmt.Sprintf("UUID %q", l.id)
 	}

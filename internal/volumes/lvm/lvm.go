@@ -32,7 +32,8 @@ const sectorSize = 512
 // Physical is a physical volume.
 type Physical struct {
 	UUID  string
-	Group string // name of the volume group
+	Group string         // name of the volume group
+	Size  quantity.Bytes // of the device that it was made for, at most that of r
 
 	// Own lists what LVM itself uses: all in front of the first extent (label, metadata, boot
 	// loaders), and further metadata areas.
@@ -47,7 +48,10 @@ func Read(r io.ReaderAt, size quantity.Bytes) (Physical, *filesystem.Doubt, erro
 	if err != nil {
 		return Physical{}, nil, err
 	}
-	p := Physical{UUID: l.uuid()}
+	p := Physical{UUID: l.uuid(), Size: size}
+	if l.size < uint64(size) && l.size != 0 {
+		p.Size = quantity.Bytes(l.size)
+	}
 	if len(l.data) != 1 || len(l.metadata) == 0 {
 		return p, &filesystem.Doubt{Reason: fmt.Sprintf("%d data areas and %d metadata areas", len(l.data), len(l.metadata))}, nil
 	}
