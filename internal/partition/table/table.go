@@ -19,7 +19,8 @@ import (
 
 // Read reads the partition table of the disk r. Tables that contradict themselves
 // are *partition.CorruptError; schemes that are not understood are
-// partition.ErrUnsupported.
+// partition.ErrUnsupported. What cannot be read and is not kept twice is
+// *partition.UnreadableError: the first sector, an EBR, both copies of a GPT.
 func Read(r io.ReaderAt, size quantity.Bytes, sector quantity.SectorSize) (partition.Table, error) {
 	if !sector.Valid() {
 		return partition.Table{}, fmt.Errorf("sector size %d is no power of two from 512 to 4096", sector)
@@ -50,7 +51,7 @@ func orphanGPT(r io.ReaderAt, size quantity.Bytes, sector quantity.SectorSize) e
 	}
 	b, err := partition.ReadFull(r, 0, 2*int(sector))
 	if err != nil {
-		return fmt.Errorf("read sectors 0 and 1: %w", err)
+		return nil // the first one was read before; of the second nothing is known
 	}
 	for _, c := range b[:sector] {
 		if c != 0 {
