@@ -38,7 +38,7 @@ type Volume struct {
 	Size quantity.Bytes
 
 	// Allocated holds the bytes in use, from the partition's start, normalized and
-	// inside the partition. It is nil when Doubt is set, and for swap.
+	// inside the partition. It is nil when Doubt is set.
 	Allocated []quantity.Extent
 
 	// Discarded lists allocated bytes whose content need not be kept: page files, clean
@@ -79,6 +79,10 @@ type Doubt struct {
 	Remedy string // what the operator can do: "boot the system once and shut it down cleanly"
 	Refuse bool   // capture must be refused unless forced (hibernated systems)
 	Replay bool   // all that is wrong is a journal, and a mount replays it
+
+	// Hibernated is set, with Refuse, when a system sleeps here that goes on with the file systems
+	// of the disk as it left them: none of them may be changed meanwhile.
+	Hibernated bool
 }
 
 // Growth is what makes a volume fill a partition that has become larger.

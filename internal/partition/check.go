@@ -47,6 +47,21 @@ func (t Table) Check(size quantity.Bytes) error {
 	return nil
 }
 
+// Clip cuts the place of a partition at the end of a disk of the given size, and says so. Its
+// length is 0 when nothing of it lies on the disk.
+func Clip(number int, where quantity.Extent, size quantity.Bytes) (clipped quantity.Extent, note string) {
+	switch {
+	case where.Start >= size:
+		return quantity.Extent{}, fmt.Sprintf("partition %d starts at byte %d, behind the end of the disk (%d): it is left out",
+			number, int64(where.Start), int64(size))
+	case where.Length > size-where.Start:
+		return quantity.Extent{Start: where.Start, Length: size - where.Start},
+			fmt.Sprintf("partition %d ends at byte %d, behind the end of the disk (%d): it is read as far as the disk reaches",
+				number, int64(where.End()), int64(size))
+	}
+	return where, ""
+}
+
 // ReadFull reads exactly length bytes at off. A disk that ends early is
 // io.ErrUnexpectedEOF. Callers check length against their own limits first.
 func ReadFull(r io.ReaderAt, off quantity.Bytes, length int) ([]byte, error) {

@@ -28,7 +28,7 @@ func TestTableCheck(t *testing.T) {
 		{"empty", []Partition{part(1024, 0)}, "inside the disk"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			table := Table{Kind: MBR, Partitions: tc.parts, Areas: []Area{{AreaTable, 0, 512}}}
+			table := Table{Kind: MBR, Partitions: tc.parts, Areas: []Area{{Kind: AreaTable, Length: 512}}}
 			err := table.Check(2048)
 			var corrupt *CorruptError
 			switch {

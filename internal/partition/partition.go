@@ -51,8 +51,8 @@ type AreaKind string
 const (
 	// AreaTable is a table sector: LBA 0, an EBR, GPT headers and entries. Written last.
 	AreaTable AreaKind = "table"
-	// AreaBoot is a boot area: the gap before the first partition, and between an EBR
-	// and its logical partition.
+	// AreaBoot is a boot area: what boot code may use of the gap before the first partition
+	// and of that between an EBR and its logical partition (see LimitBoot).
 	AreaBoot AreaKind = "boot"
 )
 
@@ -61,4 +61,9 @@ type Area struct {
 	Kind   AreaKind
 	Start  quantity.Bytes
 	Length quantity.Bytes
+
+	// Data are the bytes of a table area, all Length of them: those that were read, or, of a
+	// copy of a GPT that cannot be read, those that the other copy says. It is nil for a boot
+	// area, which is read when it is stored.
+	Data []byte
 }

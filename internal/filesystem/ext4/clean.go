@@ -22,7 +22,7 @@ const (
 // superblockDoubt is what the superblock alone says against using the map; nil:
 // nothing.
 func superblockDoubt(sb *superblock) *filesystem.Doubt {
-	unknownIncompat, unknownRO := sb.FeatureIncompat&^knownIncompat, sb.FeatureROCompat&^knownROCompat
+	unknownIncompat, unknownRO := sb.unknownFeatures()
 	switch {
 	case sb.incompat(incompatJournalDev):
 		return &filesystem.Doubt{Reason: "external journal of another file system"}
@@ -42,6 +42,15 @@ func superblockDoubt(sb *superblock) *filesystem.Doubt {
 		return &filesystem.Doubt{Reason: "journal on another device"}
 	}
 	return nil
+}
+
+func (sb *superblock) unknownFeatures() (incompat, roCompat uint32) {
+	return sb.FeatureIncompat &^ knownIncompat, sb.FeatureROCompat &^ knownROCompat
+}
+
+func (sb *superblock) knownFeatures() bool {
+	incompat, roCompat := sb.unknownFeatures()
+	return incompat == 0 && roCompat == 0
 }
 
 // replayable tells whether a journal that needs recovery is all that is wrong. The kernel counts

@@ -11,26 +11,34 @@ type descriptor struct {
 	InodeBitmapLo     uint32 `offset:"0x4"`
 	InodeTableLo      uint32 `offset:"0x8"`
 	FreeBlocksLo      uint16 `offset:"0xc"`
-	_                 uint32 `offset:"0xe"`
+	FreeInodesLo      uint16 `offset:"0xe"`
+	_                 uint16 `offset:"0x10"`
 	Flags             uint16 `offset:"0x12"`
 	_                 uint32 `offset:"0x14"`
 	BlockBitmapCsumLo uint16 `offset:"0x18"`
-	_                 uint32 `offset:"0x1a"`
+	_                 uint16 `offset:"0x1a"`
+	UnusedInodesLo    uint16 `offset:"0x1c"` // at the end of the table: never written
 	Checksum          uint16 `offset:"0x1e"`
 }
 
 // descriptorHi is what descriptors of 64 bytes and more have behind it.
 type descriptorHi struct {
-	BlockBitmapHi     uint32   `offset:"0x0"`
-	InodeBitmapHi     uint32   `offset:"0x4"`
-	InodeTableHi      uint32   `offset:"0x8"`
-	FreeBlocksHi      uint16   `offset:"0xc"`
-	_                 [10]byte `offset:"0xe"`
-	BlockBitmapCsumHi uint16   `offset:"0x18"`
-	_                 [6]byte  `offset:"0x1a"`
+	BlockBitmapHi     uint32  `offset:"0x0"`
+	InodeBitmapHi     uint32  `offset:"0x4"`
+	InodeTableHi      uint32  `offset:"0x8"`
+	FreeBlocksHi      uint16  `offset:"0xc"`
+	FreeInodesHi      uint16  `offset:"0xe"`
+	_                 uint16  `offset:"0x10"`
+	UnusedInodesHi    uint16  `offset:"0x12"`
+	_                 uint32  `offset:"0x14"`
+	BlockBitmapCsumHi uint16  `offset:"0x18"`
+	_                 [6]byte `offset:"0x1a"`
 }
 
-const flagBlockUninit = 0x2
+const (
+	flagInodeUninit = 0x1
+	flagBlockUninit = 0x2
+)
 
 // group is a decoded and verified descriptor.
 type group struct {
@@ -41,6 +49,7 @@ type group struct {
 	uninit      bool // the block bitmap was never written
 	bitmapCsum  uint32
 	free        uint64 // clusters
+	inodes      uint64 // of the table that may be in use
 }
 
 // parseGroup decodes the descriptor of group number; problem says what is wrong.
@@ -58,6 +67,7 @@ func (g *geometry) parseGroup(number uint64, raw []byte) (group, string, error) 
 		bitmapCsum:  uint32(lo.BlockBitmapCsumLo),
 		free:        uint64(lo.FreeBlocksLo),
 	}
+	freeInodes, unused := uint64(lo.FreeInodesLo), uint64(lo.UnusedInodesLo)
 	if g.descSize >= 64 {
 		var hi descriptorHi
 		if _, err := binary.Decode(raw[32:], binary.LittleEndian, &hi); err != nil {
@@ -67,8 +77,11 @@ func (g *geometry) parseGroup(number uint64, raw []byte) (group, string, error) 
 		out.inodeBitmap |= uint64(hi.InodeBitmapHi) << 32
 		out.inodeTable |= uint64(hi.InodeTableHi) << 32
 		out.free |= uint64(hi.FreeBlocksHi) << 16
+		freeInodes |= uint64(hi.FreeInodesHi) << 16
+		unused |= uint64(hi.UnusedInodesHi) << 16
 		out.bitmapCsum |= uint32(hi.BlockBitmapCsumHi) << 16
 	}
+	out.inodes = g.usedInodes(lo.Flags, freeInodes, unused)
 	if want, used := g.descriptorChecksum(number, raw); used && want != lo.Checksum {
 		return group{}, "checksum does not match", nil
 	}
@@ -83,6 +96,20 @@ func (g *geometry) parseGroup(number uint64, raw []byte) (group, string, error) 
 		}
 	}
 	return out, "", nil
+}
+
+// usedInodes is how many inodes at the start of a group's table may be in use.
+func (g *geometry) usedInodes(flags uint16, free, unused uint64) uint64 {
+	all := uint64(g.sb.InodesPerGroup)
+	switch {
+	case free >= all:
+		return 0
+	case !g.sb.ro(roGDTCsum | roMetadataCsum):
+		return all
+	case flags&flagInodeUninit != 0:
+		return 0
+	}
+	return all - min(unused, all)
 }
 
 // descriptorChecksum computes what bg_checksum must be; used is false when the

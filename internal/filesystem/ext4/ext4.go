@@ -5,7 +5,7 @@
 // bigalloc feature is on), its inode bitmap and its inode table.
 //
 //	superblock -> geometry, features, checksum
-//	not clean? -> identity and Doubt, no map
+//	not clean? -> identity and Doubt, no map; is there a swap file with a hibernated system?
 //	for each descriptor: verify checksum;
 //	    bitmap never written -> the group's own metadata is in use
 //	    otherwise            -> verify the bitmap's checksum, its runs are in use
@@ -19,8 +19,8 @@
 //
 // Nothing is read from backup superblocks: where the first is bad, the answer is a
 // CorruptError. A group's counter of free clusters must fit its bitmap; the superblock's
-// counters are not looked at. Inodes are not read: a file whose blocks are not in the bitmaps
-// is not found out, which takes e2fsck.
+// counters are not looked at. Inodes of a clean file system are not read: a file whose blocks are
+// not in the bitmaps is not found out, which takes e2fsck.
 package ext4
 
 import (
@@ -59,10 +59,13 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 		return filesystem.Volume{}, corrupt(v.Type, "superblock", superblockOffset, problem)
 	}
 	v.BlockSize = g.blockSize * quantity.Bytes(g.ratio)
+	rd := reader{r: r, geometry: g, fsType: v.Type}
 	if v.Doubt != nil {
+		if sb.knownFeatures() && sb.inUse() {
+			v.Doubt = rd.hibernation(v.Doubt)
+		}
 		return v, nil
 	}
-	rd := reader{r: r, geometry: g, fsType: v.Type}
 	if v.Doubt, err = rd.deepDoubt(); err != nil {
 		return filesystem.Volume{}, err
 	}

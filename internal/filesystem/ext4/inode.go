@@ -13,7 +13,9 @@ type inode struct {
 	Mode   uint16   `offset:"0x0"`
 	_      uint16   `offset:"0x2"`
 	SizeLo uint32   `offset:"0x4"`
-	_      [24]byte `offset:"0x8"`
+	_      [18]byte `offset:"0x8"`
+	Links  uint16   `offset:"0x1a"`
+	_      uint32   `offset:"0x1c"`
 	Flags  uint32   `offset:"0x20"`
 	_      uint32   `offset:"0x24"`
 	Block  [60]byte `offset:"0x28"`

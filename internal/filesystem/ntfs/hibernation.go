@@ -55,7 +55,7 @@ func judgeHibernation(head []byte) *filesystem.Doubt {
 	hibernated := &filesystem.Doubt{
 		Reason: "Windows is hibernated or was shut down with fast start-up (hiberfil.sys holds a session)",
 		Remedy: remedyShutdown,
-		Refuse: true,
+		Refuse: true, Hibernated: true,
 	}
 	if len(head) < hibernationHeader {
 		return hibernated // what Windows leaves on data volumes of a suspended system

@@ -101,7 +101,7 @@ func judgeLog(head []byte) *filesystem.Doubt {
 		return &filesystem.Doubt{
 			Reason: "Windows kept changes in its cache (fast start-up, or it was cut off)",
 			Remedy: remedyShutdown,
-			Refuse: true,
+			Refuse: true, Hibernated: true,
 		}
 	case !latest.clean:
 		return unclean

@@ -39,7 +39,8 @@ func TestAgainstMkswap(t *testing.T) {
 	for page := minPage; page <= maxPage; page *= 2 {
 		for _, label := range []string{"", "swap ä", "sixteen--letters"} {
 			// mkswap keeps 15 letters of a longer label.
-			want := filesystem.Volume{Type: "swap", UUID: uuid, Label: label[:min(15, len(label))], BlockSize: page, Size: maxPage}
+			want := filesystem.Volume{Type: "swap", UUID: uuid, Label: label[:min(15, len(label))], BlockSize: page,
+				Size: maxPage, Allocated: []quantity.Extent{{Length: page}}}
 			b := mkswap(t, page, label)
 			got, err := Read(bytes.NewReader(b), maxPage)
 			if err != nil {
@@ -109,7 +110,7 @@ func TestHibernated(t *testing.T) {
 			b := mkswap(t, page, "")
 			copy(b[page-10:], magic)
 			v, err := Read(bytes.NewReader(b), maxPage)
-			if err != nil || v.Doubt == nil || !v.Doubt.Refuse || v.UUID != uuid {
+			if err != nil || v.Doubt == nil || !v.Doubt.Refuse || !v.Doubt.Hibernated || v.UUID != uuid {
 				t.Errorf("%q, page %d: %+v, doubt %+v, %v, want a refusal", magic, page, v, v.Doubt, err)
 			}
 		}
@@ -127,20 +128,15 @@ func TestHibernated(t *testing.T) {
 func TestReadOthers(t *testing.T) {
 	old := make([]byte, 8192)
 	copy(old[4086:], oldMagic)
-	if v, err := Read(bytes.NewReader(old), 8192); err != nil || v.Type != "swap" || v.UUID != "" || v.Doubt != nil {
+	if v, err := Read(bytes.NewReader(old), 8192); err != nil || v.Type != "swap" || v.UUID != "" || v.Doubt != nil || len(v.Allocated) != 1 {
 		t.Errorf("version 0: %+v, %v", v, err)
-	}
-	big := mkswap(t, 4096, "")
-	copy(big[1024:], "\x00\x00\x00\x01")
-	if v, err := Read(bytes.NewReader(big), maxPage); err != nil || v.Doubt == nil || v.Doubt.Refuse {
-		t.Errorf("big-endian: %+v, %v, want a doubt", v, err)
 	}
 	for _, size := range []int{0, 4095, 4096, 65536} {
 		if _, err := Read(bytes.NewReader(make([]byte, size)), quantity.Bytes(size)); !errors.Is(err, filesystem.ErrNotFound) {
 			t.Errorf("%d blank bytes: %v, want ErrNotFound", size, err)
 		}
 	}
-	if _, err := Read(bytes.NewReader(big[:4096]), maxPage); err == nil || errors.Is(err, filesystem.ErrNotFound) {
+	if _, err := Read(bytes.NewReader(mkswap(t, 4096, "")[:4096]), maxPage); err == nil || errors.Is(err, filesystem.ErrNotFound) {
 		t.Errorf("partition that ends early: %v, want a read error", err)
 	}
 }
@@ -167,11 +163,115 @@ func TestLeftOver(t *testing.T) {
 	}
 }
 
+// TestBytes: a header page is content whatever it holds. Labels that are no UTF-8 are shown as
+// well as can be.
+func TestBytes(t *testing.T) {
+	b := mkswap(t, 4096, "")
+	copy(b, "\xeb\x3c\x90 boot code")
+	copy(b[1024+0x1c:], "Pl\xe4tz\x00old")
+	copy(b[1536:], "\x07\x00\x00\x00")
+	v, err := Read(bytes.NewReader(b), maxPage)
+	if err != nil || v.Doubt != nil || v.Label != "Pl\ufffdtz" || v.UUID != uuid {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	if diff := cmp.Diff([]quantity.Extent{{Length: 4096}}, v.Allocated); diff != "" {
+		t.Errorf("allocated (-want +got):\n%s", diff)
+	}
+}
+
+// bigEndian turns the numbers of a header round, as a machine of that byte order writes them.
+func bigEndian(page []byte) {
+	for at := 0; at < 12; at += 4 {
+		b := page[infoOffset+at:][:4]
+		b[0], b[1], b[2], b[3] = b[3], b[2], b[1], b[0]
+	}
+}
+
+// TestGrow makes areas longer. What mkswap makes of a partition of the new size is the judge; all
+// else in the page stays.
+func TestGrow(t *testing.T) {
+	for page := minPage; page <= maxPage; page *= 2 {
+		for _, big := range []bool{false, true} {
+			path := disktest.Image(t, 3*areaSize)
+			disktest.Run(t, "", "mkswap", "-q", "-p", fmt.Sprint(int64(page)), "-U", uuid, "-L", "swap", path)
+			want := make([]byte, page)
+			if _, err := disktest.Open(t, path).ReadAt(want, 0); err != nil {
+				t.Fatal(err)
+			}
+			small := mkswap(t, page, "swap")[:page]
+			if bytes.Equal(small, want) {
+				t.Fatal("mkswap makes the same page for both sizes")
+			}
+			for _, b := range [][]byte{small, want} {
+				copy(b, "boot code")
+				copy(b[1024+0x1c:], "Pl\xe4tz")
+				copy(b[1536:], "bad!")
+				if big {
+					bigEndian(b)
+				}
+			}
+			disk := append(bytes.Clone(small), make([]byte, maxPage)...)
+			g, err := Grow(bytes.NewReader(disk), 3*areaSize)
+			if err != nil || len(g.Steps) != 1 || len(g.Steps[0]) != 1 || g.From != areaSize/page*page || g.To != 3*areaSize/page*page {
+				t.Fatalf("page %d, big-endian %v: %v to %v in %d steps, %v", page, big, g.From, g.To, len(g.Steps), err)
+			}
+			if w := g.Steps[0][0]; w.Offset != 0 || !bytes.Equal(w.Data, want) {
+				t.Errorf("page %d, big-endian %v (-mkswap +ours):\n%s", page, big, cmp.Diff(want, w.Data))
+			}
+			copy(disk, g.Steps[0][0].Data)
+			for _, size := range []quantity.Bytes{3 * areaSize, areaSize} { // fills it; is never made shorter
+				if g, err := Grow(bytes.NewReader(disk), size); err != nil || len(g.Steps) != 0 {
+					t.Errorf("page %d, grown and then %v: %d steps, %v", page, size, len(g.Steps), err)
+				}
+			}
+		}
+	}
+	suspended := mkswap(t, 4096, "")
+	copy(suspended[4086:], "S1SUSPEND\x00")
+	old := make([]byte, maxPage)
+	copy(old[4086:], oldMagic)
+	for name, b := range map[string][]byte{"hibernated": suspended, "version 0": old} {
+		var unchanged *filesystem.UnchangedError
+		if _, err := Grow(bytes.NewReader(b), 3*areaSize); !errors.As(err, &unchanged) {
+			t.Errorf("%s: %v, want an *UnchangedError", name, err)
+		}
+	}
+	if _, err := Grow(bytes.NewReader(make([]byte, maxPage)), maxPage); !errors.Is(err, filesystem.ErrNotFound) {
+		t.Errorf("no swap area: %v", err)
+	}
+}
+
+// TestBigEndian reads areas that a machine of the other byte order has made.
+func TestBigEndian(t *testing.T) {
+	b := mkswap(t, 65536, "power")
+	bigEndian(b)
+	v, err := Read(bytes.NewReader(b), areaSize)
+	want := filesystem.Volume{Type: "swap", UUID: uuid, Label: "power", BlockSize: 65536, Size: areaSize,
+		Allocated: []quantity.Extent{{Length: 65536}}}
+	if diff := cmp.Diff(want, v); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}
+
+func TestHoldsSystem(t *testing.T) {
+	for _, page := range []int{4096, 65536} {
+		b := mkswap(t, quantity.Bytes(page), "")
+		if HoldsSystem(b) || HoldsSystem(b[:2048]) || HoldsSystem(nil) {
+			t.Errorf("page %d: swap that is not suspended holds a system", page)
+		}
+		copy(b[page-10:], "S1SUSPEND\x00")
+		if !HoldsSystem(b) || !HoldsSystem(b[:page]) {
+			t.Errorf("page %d: suspended swap holds no system", page)
+		}
+	}
+}
+
 func FuzzRead(f *testing.F) {
 	f.Add(mkswap(f, 4096, "fuzz")[:8192])
 	f.Add(mkswap(f, 8192, "")[:8192])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		v, err := Read(bytes.NewReader(b), quantity.Bytes(len(b)))
+		disktest.CheckVolume(t, v, err, quantity.Bytes(len(b)))
 		if err != nil || v.Doubt != nil || v.UUID == "" || strings.ContainsRune(v.Label, '\ufffd') {
 			return
 		}

@@ -9,6 +9,10 @@
 //	primary bad, backup good      the backup at the last LBA is the table, and noted
 //	both bad                      error
 //
+// A copy that cannot be read is a bad one; what belongs in its place is made of the good one.
+// A primary that is of a larger disk (an image file that was cut short, an adapter that hides
+// sectors) is read as far as the disk reaches, and noted; the kernel reads no such table.
+//
 // Entries may be larger than 128 bytes, as the specification allows; the kernel reads no
 // such table.
 //
@@ -20,7 +24,6 @@ package gpt
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -42,17 +45,20 @@ func Read(r io.ReaderAt, size quantity.Bytes, sector quantity.SectorSize) (parti
 	table := partition.Table{
 		Kind:   partition.GPT,
 		DiskID: d.best().header.DiskGUID.String(),
-		Notes:  d.notes,
 	}
 	if table.Partitions, err = d.partitions(); err != nil {
 		return partition.Table{}, err
 	}
+	table.Notes = d.notes
 	table.Areas = d.areas(table.Partitions)
 	if err := table.Check(size); err != nil {
 		return partition.Table{}, err
 	}
 	return table, nil
 }
+
+// maxDisk is more than any disk has; it keeps the arithmetic from overflowing.
+const maxDisk = 1 << 56
 
 // disk is what open found: two copies of which at least one is good.
 type disk struct {
@@ -69,7 +75,8 @@ type disk struct {
 type half struct {
 	header  header
 	raw     []byte // header sector
-	entries []byte // array, without padding
+	array   []byte // whole sectors
+	entries []byte // of array, without padding
 }
 
 func (d *disk) best() *half {
@@ -86,7 +93,7 @@ func open(r io.ReaderAt, size quantity.Bytes, sector quantity.SectorSize) (*disk
 	d := &disk{r: r, size: size, sector: sector, last: uint64(sector.Sectors(size)) - 1}
 	var err error
 	if d.protective, err = partition.ReadFull(r, 0, int(sector)); err != nil {
-		return nil, fmt.Errorf("read protective MBR: %w", err)
+		return nil, &partition.UnreadableError{Structure: "protective MBR", Err: err}
 	}
 	record, ok := mbr.ParseRecord(d.protective)
 	if !ok || !record.Protective() {
@@ -96,15 +103,15 @@ func open(r io.ReaderAt, size quantity.Bytes, sector quantity.SectorSize) (*disk
 		return nil, corrupt("protective MBR", 0, "its protective entry does not start at sector 1")
 	}
 	var badPrimary, badBackup error
-	if d.primary, badPrimary = d.readHalf("primary", 1); device(badPrimary) {
-		return nil, badPrimary
-	}
+	d.primary, badPrimary = d.readHalf("primary", 1)
 	where := d.last
-	if d.primary != nil {
+	if d.primary != nil && !d.cut() {
 		where = d.primary.header.Alternate
 	}
-	if d.backup, badBackup = d.readHalf("backup", where); device(badBackup) {
-		return nil, badBackup
+	d.backup, badBackup = d.readHalf("backup", where)
+	if d.primary != nil && d.cut() && d.backup != nil {
+		badPrimary = corrupt("primary header", d.offset(1), "it is of a larger disk")
+		d.primary = nil
 	}
 	if d.primary == nil && d.backup == nil {
 		return nil, fmt.Errorf("both copies are bad: %w; %w", badPrimary, badBackup)
@@ -120,16 +127,17 @@ func protectsFromOne(r mbr.Record) bool {
 	})
 }
 
-// device tells a read error from a bad structure.
-func device(err error) bool {
-	var corrupt *partition.CorruptError
-	return err != nil && !errors.As(err, &corrupt)
-}
+// cut tells whether the table is of a larger disk.
+func (d *disk) cut() bool { return d.best().header.LastUsable > d.last }
 
 func (d *disk) note(badPrimary, badBackup error) {
 	switch {
 	case badPrimary != nil:
 		d.notes = append(d.notes, fmt.Sprintf("the backup table is used: %v", badPrimary))
+	case d.cut():
+		d.notes = append(d.notes, fmt.Sprintf("the table is of a disk of at least %d sectors, this one has %d: its end is missing",
+			d.best().header.LastUsable+1, d.last+1))
+		return
 	case badBackup != nil:
 		d.notes = append(d.notes, fmt.Sprintf("the backup table is bad: %v", badBackup))
 	case !d.agree():
@@ -160,7 +168,7 @@ func (d *disk) readHalf(name string, lba uint64) (*half, error) {
 	}
 	raw, err := d.read(lba, 1)
 	if err != nil {
-		return nil, fmt.Errorf("read %s GPT header: %w", name, err)
+		return nil, &partition.UnreadableError{Structure: name + " GPT header", Offset: d.offset(lba), Err: err}
 	}
 	h := half{raw: raw}
 	if _, err := binary.Decode(raw[:headerSize], binary.LittleEndian, &h.header); err != nil {
@@ -171,8 +179,9 @@ func (d *disk) readHalf(name string, lba uint64) (*half, error) {
 	}
 	array, err := d.read(h.header.EntriesLBA, d.arraySectors(h.header))
 	if err != nil {
-		return nil, fmt.Errorf("read %s GPT entries: %w", name, err)
+		return nil, &partition.UnreadableError{Structure: name + " GPT entries", Offset: d.offset(h.header.EntriesLBA), Err: err}
 	}
+	h.array = array
 	h.entries = array[:h.header.Entries*h.header.EntrySize]
 	if crc32.ChecksumIEEE(h.entries) != h.header.EntriesCRC {
 		return nil, corrupt(name+" entries", d.offset(h.header.EntriesLBA), "checksum does not match")
@@ -195,7 +204,8 @@ func (d *disk) headerProblem(h header, raw []byte, lba uint64) string {
 		return fmt.Sprintf("entries have %d bytes, want 128 times a power of two", h.EntrySize)
 	case h.Entries == 0 || h.Entries > maxArray/h.EntrySize:
 		return fmt.Sprintf("it counts %d entries of %d bytes", h.Entries, h.EntrySize)
-	case h.LastUsable > d.last || h.FirstUsable > h.LastUsable:
+	case h.FirstUsable > d.last || h.FirstUsable > h.LastUsable,
+		h.LastUsable > d.last && (lba != 1 || h.LastUsable > maxDisk/uint64(d.sector)):
 		return fmt.Sprintf("its usable range is %d to %d on a disk of %d sectors", h.FirstUsable, h.LastUsable, d.last+1)
 	case h.EntriesLBA < 2 || h.EntriesLBA > d.last || d.arraySectors(h) > d.last-h.EntriesLBA+1:
 		return fmt.Sprintf("its entries at sector %d are outside the disk", h.EntriesLBA)

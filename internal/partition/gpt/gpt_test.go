@@ -242,6 +242,151 @@ func TestUnusualEntries(t *testing.T) {
 	}
 }
 
+// TestUnreadable reads tables of which one copy cannot be read. What belongs in its place is
+// made of the other one, so that the table that is saved is whole.
+func TestUnreadable(t *testing.T) {
+	for _, sector := range []quantity.SectorSize{512, 4096} {
+		path := newDisk(t, sector)
+		sound := mustRead(t, path, diskSize, sector)
+		n := quantity.Bytes(sector)
+		array := 128 * 128 / n
+		for name, tc := range map[string]struct {
+			bad  []quantity.Extent
+			note string
+		}{
+			"backup header":         {[]quantity.Extent{{Start: diskSize - n, Length: n}}, "the backup GPT header"},
+			"backup entries":        {[]quantity.Extent{{Start: diskSize - 2*n, Length: n}}, "the backup GPT entries"},
+			"end of the disk":       {[]quantity.Extent{{Start: diskSize - 64*quantity.KiB, Length: 64 * quantity.KiB}}, "the backup GPT header"},
+			"primary header":        {[]quantity.Extent{{Start: n, Length: n}}, "the primary GPT header"},
+			"primary entries":       {[]quantity.Extent{{Start: (1 + array) * n, Length: n}}, "the primary GPT entries"},
+			"all but the first one": {[]quantity.Extent{{Start: n, Length: (1 + array) * n}}, "the primary GPT header"},
+		} {
+			t.Run(fmt.Sprint(sector, " ", name), func(t *testing.T) {
+				f := &disktest.Faulty{ReaderAt: disktest.Open(t, path), Bad: tc.bad}
+				table, err := Read(f, diskSize, sector)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(sound.Partitions, table.Partitions); diff != "" {
+					t.Errorf("partitions (-sound +unreadable):\n%s", diff)
+				}
+				if len(table.Notes) != 1 || !strings.Contains(table.Notes[0], tc.note) || !strings.Contains(table.Notes[0], "cannot be read") {
+					t.Errorf("notes %q, want %q", table.Notes, tc.note)
+				}
+				var saved []partition.Content
+				for _, a := range table.Areas {
+					if a.Kind == partition.AreaTable {
+						saved = append(saved, partition.Content{Start: a.Start, Data: a.Data})
+					}
+				}
+				moved, err := Relocate(saved, Disk{diskSize, sector}, diskSize)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := image(t, path)
+				for _, c := range append(saved, moved...) {
+					if !bytes.Equal(c.Data, want[c.Start:int(c.Start)+len(c.Data)]) {
+						t.Errorf("the %d bytes at %d are not the sound table's", len(c.Data), c.Start)
+					}
+				}
+			})
+		}
+		f := &disktest.Faulty{ReaderAt: disktest.Open(t, path), Bad: []quantity.Extent{{Start: n, Length: n}, {Start: diskSize - n, Length: n}}}
+		var unreadable *partition.UnreadableError
+		if _, err := Read(f, diskSize, sector); !errors.As(err, &unreadable) {
+			t.Errorf("both copies: %v, want an *UnreadableError", err)
+		}
+		f.Bad = []quantity.Extent{{Length: n}}
+		if _, err := Read(f, diskSize, sector); !errors.As(err, &unreadable) {
+			t.Errorf("protective MBR: %v, want an *UnreadableError", err)
+		}
+	}
+}
+
+// TestCutShort reads the table of a disk whose end is missing. It is written as it is to a disk
+// of that size, and becomes whole again on one that is large enough.
+func TestCutShort(t *testing.T) {
+	path := newDisk(t, 512)
+	sound := mustRead(t, path, diskSize, 512)
+	for _, tc := range []struct {
+		size  quantity.Bytes
+		parts []quantity.Bytes // lengths
+		notes int
+	}{
+		{40 * quantity.MiB, []quantity.Bytes{8 * quantity.MiB, 16 * quantity.MiB, 4 * quantity.MiB}, 1},
+		{27 * quantity.MiB, []quantity.Bytes{8 * quantity.MiB, 16 * quantity.MiB, 2 * quantity.MiB}, 2},
+		{12 * quantity.MiB, []quantity.Bytes{8 * quantity.MiB, 3 * quantity.MiB}, 3},
+	} {
+		cut := disktest.Image(t, tc.size)
+		whole := image(t, path)
+		if err := os.WriteFile(cut, whole[:tc.size], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		table := mustRead(t, cut, tc.size, 512)
+		var lengths []quantity.Bytes
+		for _, p := range table.Partitions {
+			lengths = append(lengths, p.Length)
+		}
+		if diff := cmp.Diff(tc.parts, lengths); diff != "" || len(table.Notes) != tc.notes {
+			t.Errorf("cut at %v: notes %q; lengths (-want +got):\n%s", tc.size, table.Notes, diff)
+		}
+		if err := table.Check(tc.size); err != nil {
+			t.Error(err)
+		}
+		saved := save(t, cut, tc.size, 512)
+		if asItIs, err := Whole(saved, Disk{tc.size, 512}); err != nil || !asItIs {
+			t.Errorf("cut at %v: whole %v, %v", tc.size, asItIs, err)
+		}
+		if end, err := UsableEnd(saved, Disk{tc.size, 512}); err != nil || end != tc.size {
+			t.Errorf("cut at %v: usable end %v, %v", tc.size, end, err)
+		}
+		if tc.notes > 1 {
+			moved, err := Relocate(saved, Disk{tc.size, 512}, tc.size+quantity.MiB)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range moved {
+				if !bytes.Equal(c.Data, whole[c.Start:int(c.Start)+len(c.Data)]) {
+					t.Errorf("cut at %v, written to another too small disk: bytes at %d changed", tc.size, c.Start)
+				}
+			}
+		}
+		moved, err := Relocate(saved, Disk{tc.size, 512}, diskSize)
+		if err != nil {
+			t.Fatal(err)
+		}
+		target := disktest.Image(t, diskSize)
+		f := disktest.Open(t, target)
+		for _, c := range moved {
+			if _, err := f.WriteAt(c.Data, int64(c.Start)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		after := mustRead(t, target, diskSize, 512)
+		if diff := cmp.Diff(sound.Partitions, after.Partitions); diff != "" || len(after.Notes) != 0 {
+			t.Errorf("cut at %v and put on the whole disk: notes %q (-sound +after):\n%s", tc.size, after.Notes, diff)
+		}
+		if out := disktest.Run(t, "", "sgdisk", "-v", target); !strings.Contains(out, "No problems found.") {
+			t.Errorf("sgdisk -v: %s", out)
+		}
+	}
+	small := image(t, path)[:quantity.MiB]
+	var corrupt *partition.CorruptError
+	if _, err := Read(bytes.NewReader(small), quantity.MiB, 512); !errors.As(err, &corrupt) || !strings.Contains(corrupt.Hint(), "--whole-disk") {
+		t.Errorf("cut in front of all partitions: %v, want a *CorruptError", err)
+	}
+	// A good backup at the disk's end is of this disk; a primary of a larger one is not.
+	stale := image(t, path)
+	d := openDisk(t, path)
+	h := d.primary.header
+	h.LastUsable, h.Alternate = 2*d.last-33, 2*d.last
+	copy(stale[512:], d.primary.encode(h))
+	table, err := Read(bytes.NewReader(stale), diskSize, 512)
+	if err != nil || len(table.Notes) != 1 || !strings.Contains(table.Notes[0], "backup table is used") {
+		t.Errorf("primary of a larger disk over a good backup: notes %q, %v", table.Notes, err)
+	}
+}
+
 // A table that is not whole must not be written back as it was: a good copy of another
 // table may stand in the place of the bad one.
 func TestWhole(t *testing.T) {

@@ -16,7 +16,7 @@ func UsableEnd(table []partition.Content, disk Disk) (quantity.Bytes, error) {
 	if err != nil {
 		return 0, fmt.Errorf("read saved GPT: %w", err)
 	}
-	return d.offset(d.best().header.LastUsable + 1), nil
+	return d.offset(min(d.best().header.LastUsable, d.last) + 1), nil
 }
 
 // Grow gives table sectors in which the partitions have new lengths, by their numbers.

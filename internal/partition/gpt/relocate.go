@@ -17,14 +17,18 @@ type Disk struct {
 	Sector quantity.SectorSize
 }
 
+// primaryEntries is where the entries of the primary usually stand.
+const primaryEntries = 2
+
 // Whole tells whether the saved table sectors can be written as they are: both copies are
-// good, say the same and stand where they belong.
+// good, say the same and stand where they belong. Those of a larger disk are written as they
+// are, too: no backup has room behind its partitions.
 func Whole(saved []partition.Content, disk Disk) (bool, error) {
 	d, err := open(partition.Contents(saved), disk.Size, disk.Sector)
 	if err != nil {
 		return false, fmt.Errorf("read saved GPT: %w", err)
 	}
-	return d.primary != nil && d.backup != nil && d.agree() && d.primary.header.Alternate == d.last, nil
+	return d.cut() || d.primary != nil && d.backup != nil && d.agree() && d.primary.header.Alternate == d.last, nil
 }
 
 // Relocate gives the table sectors for a disk of newSize bytes. saved are the
@@ -36,13 +40,15 @@ func Whole(saved []partition.Content, disk Disk) (bool, error) {
 // backup entries, backup header, primary entries, primary header, protective MBR. A
 // cut between any two leaves one valid copy.
 //
-// The partitions must fit: newSize may be smaller than before only if they do.
+// The partitions must fit: newSize may be smaller than before only if they do. A table of a
+// larger disk than the captured one becomes whole on a disk that is large enough; else it stays
+// as it is.
 func Relocate(saved []partition.Content, old Disk, newSize quantity.Bytes) ([]partition.Content, error) {
 	d, err := open(partition.Contents(saved), old.Size, old.Sector)
 	if err != nil {
 		return nil, fmt.Errorf("read saved GPT: %w", err)
 	}
-	partitions, err := d.partitions()
+	partitions, err := d.used()
 	if err != nil {
 		return nil, fmt.Errorf("read saved GPT: %w", err)
 	}
@@ -51,26 +57,28 @@ func Relocate(saved []partition.Content, old Disk, newSize quantity.Bytes) ([]pa
 	copy(array, best.entries)
 	sectors := d.arraySectors(best.header)
 	count := uint64(d.sector.Sectors(newSize))
-	primaryEntries := uint64(2)
+	entriesLBA := uint64(primaryEntries)
 	if d.primary != nil {
-		primaryEntries = d.primary.header.EntriesLBA
+		entriesLBA = d.primary.header.EntriesLBA
 	}
-	if count < primaryEntries+2*sectors+2 || count < best.header.FirstUsable+sectors+2 {
+	if count < entriesLBA+2*sectors+2 || count < best.header.FirstUsable+sectors+2 {
 		return nil, fmt.Errorf("move GPT: a disk of %s has no room for it", newSize)
 	}
 	last := count - 1
 	primary := best.header
 	primary.MyLBA, primary.Alternate = 1, last
-	primary.EntriesLBA = primaryEntries
+	primary.EntriesLBA = entriesLBA
 	primary.LastUsable = last - sectors - 1
-	entriesEnd := d.offset(primaryEntries + sectors)
 	for _, p := range partitions {
-		if p.Start < entriesEnd && p.Start+p.Length > d.offset(primaryEntries) {
-			return nil, fmt.Errorf("move GPT: partition %d lies where the entries belong, sectors %d to %d", p.Number, primaryEntries, primaryEntries+sectors-1)
+		if p.First < entriesLBA+sectors && p.Last >= entriesLBA {
+			return nil, fmt.Errorf("move GPT: %s lies where the entries belong, sectors %d to %d", p.name(), entriesLBA, entriesLBA+sectors-1)
 		}
-		if end := p.Start + p.Length; end > d.offset(primary.LastUsable+1) {
-			return nil, fmt.Errorf("move GPT: partition %d ends at byte %d, the new disk's usable room at %d",
-				p.Number, int64(end), int64(d.offset(primary.LastUsable+1)))
+		if p.Last > primary.LastUsable && d.cut() {
+			return d.asSaved(), nil
+		}
+		if p.Last > primary.LastUsable {
+			return nil, fmt.Errorf("move GPT: %s ends at byte %d, the new disk's usable room at %d",
+				p.name(), int64(d.offset(p.Last+1)), int64(d.offset(primary.LastUsable+1)))
 		}
 	}
 	backup := primary
@@ -83,6 +91,11 @@ func Relocate(saved []partition.Content, old Disk, newSize quantity.Bytes) ([]pa
 		{Start: d.offset(1), Data: best.encode(primary)},
 		{Start: 0, Data: d.protect(last)},
 	}, nil
+}
+
+// asSaved gives the sectors of the only copy in the order of writing.
+func (d *disk) asSaved() []partition.Content {
+	return append(d.primary.contents(d), partition.Content{Start: 0, Data: d.protective})
 }
 
 // encode writes h over a copy of the header sector, so that bytes behind the known

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 
 	"clonecast/internal/partition"
@@ -30,6 +31,7 @@ func (s *scan) chain(container quantity.Extent) error {
 		}
 		rec, raw, err := s.readRecord(at)
 		if errors.Is(err, errNoMagic) && at == container.Start && len(bytes.Trim(raw, "\x00")) == 0 {
+			s.records = append(s.records, record{at: at, logical: -1, raw: raw})
 			return nil // made but never filled
 		}
 		if errors.Is(err, errNoMagic) {
@@ -38,7 +40,7 @@ func (s *scan) chain(container quantity.Extent) error {
 		if err != nil {
 			return err
 		}
-		if err := s.logicals(rec, at, container, window); err != nil {
+		if err := s.addLogicals(rec, raw, at, container, window); err != nil {
 			return err
 		}
 		i := slices.IndexFunc(rec.Entries[:], Entry.extended)
@@ -49,15 +51,20 @@ func (s *scan) chain(container quantity.Extent) error {
 		if next.Start > container.End()-quantity.Bytes(s.sector) {
 			return corrupt("EBR", at, "its link leads out of the extended partition")
 		}
+		if next.Start > s.size-quantity.Bytes(s.sector) {
+			s.notes = append(s.notes, fmt.Sprintf("further logical partitions are listed at byte %d, behind the end of the disk (%d): they are left out",
+				int64(next.Start), int64(s.size)))
+			return nil
+		}
 		s.links = append(s.links, link{place{at, i}, next.Start})
 		at, window = next.Start, next.Length
 	}
 }
 
-// logicals adds the data entries of the EBR at at. window is the length that the
-// link to this EBR gave it.
-func (s *scan) logicals(rec Record, at quantity.Bytes, container quantity.Extent, window quantity.Bytes) error {
-	found := record{at: at, logical: -1}
+// addLogicals adds the data entries of the EBR at at, whose sector is raw. window is the
+// length that the link to this EBR gave it.
+func (s *scan) addLogicals(rec Record, raw []byte, at quantity.Bytes, container quantity.Extent, window quantity.Bytes) error {
+	found := record{at: at, logical: -1, raw: raw}
 	for i, e := range rec.Entries {
 		if !e.data() {
 			continue
@@ -71,7 +78,8 @@ func (s *scan) logicals(rec Record, at quantity.Bytes, container quantity.Extent
 		if !inside || e.Start == 0 {
 			return corrupt("EBR", at, "its partition does not lie inside the extended partition")
 		}
-		s.add(max(firstLogical, s.lastNumber()+1), e, where, place{at, i})
+		s.add(firstLogical+s.logicals, e, where, place{at, i})
+		s.logicals++
 		if found.logical < 0 {
 			found.logical = where.Start
 		}
@@ -80,18 +88,10 @@ func (s *scan) logicals(rec Record, at quantity.Bytes, container quantity.Extent
 	return nil
 }
 
-// lastNumber is 0 before the first partition.
-func (s *scan) lastNumber() int {
-	if len(s.partitions) == 0 {
-		return 0
-	}
-	return s.partitions[len(s.partitions)-1].Number
-}
-
 // areas lists the bytes outside partitions: LBA 0, the gap behind it, each EBR and
 // the gap between it and its logical partition. A gap ends early where something
-// else stands in it (chains need not be in disk order).
-func (s *scan) areas() []partition.Area {
+// else stands in it (chains need not be in disk order). mbr is the sector at LBA 0.
+func (s *scan) areas(mbr []byte) []partition.Area {
 	var taken []quantity.Bytes // where partitions, containers and EBRs start
 	for _, p := range s.partitions {
 		taken = append(taken, p.Start)
@@ -105,17 +105,12 @@ func (s *scan) areas() []partition.Area {
 	slices.Sort(taken)
 
 	sector := quantity.Bytes(s.sector)
-	areas := []partition.Area{{Kind: partition.AreaTable, Start: 0, Length: sector}}
+	areas := []partition.Area{{Kind: partition.AreaTable, Start: 0, Length: sector, Data: mbr}}
 	if len(taken) > 0 && taken[0] > sector {
 		areas = append(areas, partition.Area{Kind: partition.AreaBoot, Start: sector, Length: taken[0] - sector})
 	}
-	for _, c := range s.containers {
-		if !slices.ContainsFunc(s.records, func(r record) bool { return r.at == c.Start }) {
-			areas = append(areas, partition.Area{Kind: partition.AreaTable, Start: c.Start, Length: sector})
-		}
-	}
 	for _, r := range s.records {
-		areas = append(areas, partition.Area{Kind: partition.AreaTable, Start: r.at, Length: sector})
+		areas = append(areas, partition.Area{Kind: partition.AreaTable, Start: r.at, Length: sector, Data: r.raw})
 		start := r.at + sector
 		if i, _ := slices.BinarySearch(taken, start); r.logical > start && taken[i] > start {
 			areas = append(areas, partition.Area{Kind: partition.AreaBoot, Start: start, Length: taken[i] - start})

@@ -13,9 +13,11 @@
 //	an entry whose status byte is neither 00 nor 80 means: this is no MBR
 //
 // Where the kernel shrugs and goes on (a link to a sector without magic, to an
-// EBR seen before or outside the container, partitions that overlap or leave the
-// disk) the reader stops with an error: a table that contradicts itself must not
-// decide which bytes are copied.
+// EBR seen before or outside the container, partitions that overlap) the reader
+// stops with an error: a table that contradicts itself must not decide which bytes
+// are copied. The same goes for an EBR that cannot be read: what follows it is not
+// known. Partitions that leave the disk (an image file that was cut short, an adapter
+// that hides sectors) are read as far as it reaches, as the kernel does, and noted.
 //
 // BSD, Minix and Solaris slices inside a primary partition are not listed; they
 // are part of that partition's bytes.
@@ -42,7 +44,7 @@ func Read(r io.ReaderAt, size quantity.Bytes, sector quantity.SectorSize) (parti
 	}
 	b, err := partition.ReadFull(r, 0, int(sector))
 	if err != nil {
-		return partition.Table{}, fmt.Errorf("read MBR: %w", err)
+		return partition.Table{}, &partition.UnreadableError{Structure: "MBR", Err: err}
 	}
 	record, ok := ParseRecord(b)
 	if !ok || !record.plausible() || record.Protective() || record.empty() || record.ofItself() {
@@ -52,11 +54,15 @@ func Read(r io.ReaderAt, size quantity.Bytes, sector quantity.SectorSize) (parti
 	if err := s.primaries(record); err != nil {
 		return partition.Table{}, err
 	}
+	if len(s.partitions) == 0 && len(s.notes) > 0 {
+		return partition.Table{}, corrupt("MBR", 0, "none of its partitions lies inside the disk")
+	}
 	table := partition.Table{
 		Kind:       partition.MBR,
 		DiskID:     fmt.Sprintf("%08x", record.DiskSignature),
 		Partitions: s.partitions,
-		Areas:      s.areas(),
+		Areas:      s.areas(b),
+		Notes:      s.notes,
 	}
 	if err := table.Check(size); err != nil {
 		return partition.Table{}, err
@@ -71,11 +77,13 @@ type scan struct {
 	sector quantity.SectorSize
 
 	partitions []partition.Partition
+	logicals   int     // counted, also those behind the disk's end
 	places     []place // of the partitions' entries
 	containers []quantity.Extent
 	slots      []int    // of the containers' entries in the MBR
 	records    []record // every EBR, in chain order
 	links      []link   // from EBR to EBR
+	notes      []string
 }
 
 // place is where an entry stands.
@@ -94,6 +102,7 @@ type link struct {
 type record struct {
 	at      quantity.Bytes
 	logical quantity.Bytes
+	raw     []byte // whole sector
 }
 
 func (s *scan) primaries(mbr Record) error {
@@ -113,6 +122,11 @@ func (s *scan) primaries(mbr Record) error {
 		if err := s.checkContainer(i+1, container); err != nil {
 			return err
 		}
+		if container.Start >= s.size {
+			_, note := partition.Clip(i+1, container, s.size)
+			s.notes = append(s.notes, note)
+			continue
+		}
 		s.containers = append(s.containers, container)
 		s.slots = append(s.slots, i)
 		if err := s.chain(container); err != nil {
@@ -122,7 +136,15 @@ func (s *scan) primaries(mbr Record) error {
 	return nil
 }
 
+// add adds a partition as far as it lies on the disk.
 func (s *scan) add(number int, e Entry, where quantity.Extent, at place) {
+	where, note := partition.Clip(number, where, s.size)
+	if note != "" {
+		s.notes = append(s.notes, note)
+	}
+	if where.Length == 0 {
+		return
+	}
 	s.places = append(s.places, at)
 	s.partitions = append(s.partitions, partition.Partition{
 		Number: number,
@@ -133,14 +155,14 @@ func (s *scan) add(number int, e Entry, where quantity.Extent, at place) {
 	})
 }
 
-// checkContainer keeps an extended partition inside the disk and apart from the
+// checkContainer keeps an extended partition behind the MBR and apart from the
 // primaries and other containers.
 func (s *scan) checkContainer(number int, c quantity.Extent) error {
 	corrupt := func(problem string) error {
 		return corrupt(fmt.Sprintf("extended partition %d", number), c.Start, problem)
 	}
-	if c.Start < quantity.Bytes(s.sector) || c.End() > s.size {
-		return corrupt("it does not lie inside the disk")
+	if c.Start < quantity.Bytes(s.sector) {
+		return corrupt("it begins with the MBR")
 	}
 	for _, p := range s.partitions {
 		if p.Number <= 4 && overlap(c, quantity.Extent{Start: p.Start, Length: p.Length}) {
@@ -167,7 +189,7 @@ var errNoMagic = errors.New("no 55 AA at its end")
 func (s *scan) readRecord(at quantity.Bytes) (Record, []byte, error) {
 	b, err := partition.ReadFull(s.r, at, int(s.sector))
 	if err != nil {
-		return Record{}, nil, fmt.Errorf("read EBR at byte %d: %w", int64(at), err)
+		return Record{}, nil, &partition.UnreadableError{Structure: "EBR", Offset: at, Err: err}
 	}
 	rec, ok := ParseRecord(b)
 	if !ok {

@@ -148,12 +148,11 @@ func TestReadRefuses(t *testing.T) {
 		disk testDisk
 		want string
 	}{
-		{"past the end", newDisk().entry(0, 0, 0x83, 4000, 97), "inside the disk"},
 		{"largest numbers", newDisk().entry(0, 0, 0x83, 1<<32-1, 1<<32-1), "inside the disk"},
 		{"over LBA 0", newDisk().entry(0, 0, 0x83, 0, 10).entry(0, 1, 0x83, 64, 10), "overlaps"},
 		{"overlap", newDisk().entry(0, 0, 0x83, 64, 100).entry(0, 1, 0x83, 163, 10), "overlaps partition 1"},
-		{"container past the end", newDisk().entry(0, 0, 0x05, 4000, 97), "inside the disk"},
-		{"container over LBA 0", newDisk().entry(0, 0, 0x05, 0, 97), "inside the disk"},
+		{"logicals all past the end", newDisk().entry(0, 0, 0x05, 5000, 97), "inside the disk"},
+		{"container over LBA 0", newDisk().entry(0, 0, 0x05, 0, 97), "begins with the MBR"},
 		{"container over a primary", newDisk().entry(0, 0, 0x05, 100, 100).entry(0, 1, 0x83, 150, 10), "overlaps partition 2"},
 		{"two containers overlap", newDisk().entry(0, 0, 0x05, 100, 100).entry(0, 1, 0x05, 150, 100), "another extended"},
 		{"EBR loop to itself", newDisk().entry(0, 0, 0x05, 100, 1000).entry(100, 0, 0x83, 1, 9).entry(100, 1, 0x05, 0, 10), "comes back"},
@@ -183,6 +182,79 @@ func TestReadRefuses(t *testing.T) {
 	}
 	if _, err := newDisk().entry(0, 0, 0x42, 64, 100).read(); !errors.Is(err, partition.ErrUnsupported) {
 		t.Errorf("dynamic disk: %v, want ErrUnsupported", err)
+	}
+}
+
+// TestCutShort reads tables of larger disks: what lies on the disk counts, the rest is noted.
+func TestCutShort(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		disk  testDisk
+		parts string
+		notes []string
+	}{
+		{"past the end", newDisk().entry(0, 0, 0x83, 4000, 97), "1:4000+96", []string{"partition 1 ends"}},
+		{"begins past the end", newDisk().entry(0, 0, 0x83, 64, 64).entry(0, 1, 0x83, 4096, 64), "1:64+64", []string{"partition 2 starts"}},
+		{"largest numbers", newDisk().entry(0, 0, 0x83, 64, 1<<32-1).entry(0, 1, 0x83, 1<<32-1, 1<<32-1), "1:64+4032",
+			[]string{"partition 1 ends", "partition 2 starts"}},
+		{"container", newDisk().entry(0, 0, 0x05, 100, 5000).
+			entry(100, 0, 0x83, 10, 10).entry(100, 1, 0x05, 1000, 3500).
+			entry(1100, 0, 0x83, 10, 3100).entry(1100, 1, 0x05, 4200, 100),
+			"5:110+10 6:1110+2986", []string{"partition 6 ends", "further logical partitions"}},
+		{"logical left out keeps its number", newDisk().entry(0, 0, 0x05, 100, 5000).
+			entry(100, 0, 0x83, 4500, 10).entry(100, 1, 0x05, 1000, 100).
+			entry(1100, 0, 0x83, 10, 31),
+			"6:1110+31", []string{"partition 5 starts"}},
+		{"container begins past the end", newDisk().entry(0, 0, 0x83, 64, 64).entry(0, 1, 0x05, 4096, 64), "1:64+64", []string{"partition 2 starts"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			table, err := tc.disk.read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := table.Check(diskSectors * 512); err != nil {
+				t.Error(err)
+			}
+			if parts, _ := show(table); parts != tc.parts {
+				t.Errorf("partitions %s, want %s", parts, tc.parts)
+			}
+			if len(table.Notes) != len(tc.notes) {
+				t.Fatalf("notes %q, want %q", table.Notes, tc.notes)
+			}
+			for i, want := range tc.notes {
+				if !strings.HasPrefix(table.Notes[i], want) {
+					t.Errorf("note %q, want %q", table.Notes[i], want)
+				}
+			}
+			for _, a := range table.Areas {
+				if a.Kind == partition.AreaTable && !bytes.Equal(a.Data, tc.disk[a.Start:a.Start+a.Length]) {
+					t.Errorf("the table sector at byte %d has other bytes", a.Start)
+				}
+			}
+		})
+	}
+}
+
+// TestUnreadable: what a sector says that cannot be read is not guessed.
+func TestUnreadable(t *testing.T) {
+	disk := newDisk().entry(0, 0, 0x83, 64, 10).entry(0, 1, 0x05, 100, 1000).entry(100, 0, 0x83, 10, 10)
+	for at, want := range map[quantity.Bytes]string{
+		0:         "the MBR at byte 0 cannot be read",
+		100 * 512: "the EBR at byte 51200 cannot be read",
+		64 * 512:  "",
+	} {
+		r := &disktest.Faulty{ReaderAt: bytes.NewReader(disk), Bad: []quantity.Extent{{Start: at, Length: 512}}}
+		table, err := mbr.Read(r, diskSectors*512, 512)
+		if want == "" {
+			if err != nil || len(table.Partitions) != 2 {
+				t.Errorf("bad sector in a partition: %+v, %v", table, err)
+			}
+			continue
+		}
+		var unreadable *partition.UnreadableError
+		if !errors.As(err, &unreadable) || !strings.Contains(err.Error(), want) || !strings.Contains(unreadable.Hint(), "--whole-disk") {
+			t.Errorf("bad sector at byte %d: %v, want %q", at, err, want)
+		}
 	}
 }
 

@@ -3,8 +3,9 @@
 // A Copy holds the table sectors (LBA 0, EBRs, both copies of a GPT) byte for byte, and
 // of each boot area up to MaxBoot bytes: where GRUB keeps its second stage. It is JSON,
 // so that a person can see what it is of; writing its areas back in the order of Writes
-// makes the table what it was. Of a table that cannot be read the first MiB of the disk
-// and its last 33 sectors are kept, where MBR and GPT are.
+// makes the table what it was. Of a table that cannot be understood the first MiB of the disk
+// and its last 33 sectors are kept, where MBR and GPT are. Bytes that cannot be read are left
+// out: a bad sector must not keep a disk from being written.
 package saved
 
 import (
@@ -53,14 +54,16 @@ type Area struct {
 	Data   []byte         `json:"data"`
 }
 
-// Take reads the table of the disk r. A disk without a table gives a copy without areas.
+// Take reads the table of the disk r. A disk without a table gives a copy without areas. It
+// fails only if nothing can be read where the table should be.
 func Take(r io.ReaderAt, size quantity.Bytes, sector quantity.SectorSize) (Copy, error) {
 	c := Copy{Format: format, Size: size, Sector: sector, Areas: []Area{}}
 	t, err := table.Read(r, size, sector)
 	c.Table = t.Kind
 	var corrupt *partition.CorruptError
+	var unreadable *partition.UnreadableError
 	switch {
-	case errors.As(err, &corrupt), errors.Is(err, partition.ErrUnsupported):
+	case errors.As(err, &corrupt), errors.As(err, &unreadable), errors.Is(err, partition.ErrUnsupported):
 		c.Note, c.Table = err.Error(), partition.None
 		t.Areas = usualPlaces(size, sector)
 	case err != nil:
@@ -68,21 +71,55 @@ func Take(r io.ReaderAt, size quantity.Bytes, sector quantity.SectorSize) (Copy,
 	case t.Kind == partition.None:
 		return c, nil
 	}
+	var failed error
 	for _, a := range t.Areas {
 		if a.Kind == partition.AreaBoot {
 			a.Length = min(a.Length, MaxBoot)
 		}
 		for a.Length > 0 {
 			n := min(a.Length, maxArea)
-			data, err := partition.ReadFull(r, a.Start, int(n))
-			if err != nil {
-				return Copy{}, fmt.Errorf("read the %s area at byte %d: %w", a.Kind, int64(a.Start), err)
+			if a.Data != nil {
+				c.add(a.Start, a.Data[:n])
+				a.Data = a.Data[n:]
+			} else if err := c.read(r, a.Start, n); err != nil {
+				failed = fmt.Errorf("read the %s area at byte %d: %w", a.Kind, int64(a.Start), err)
 			}
-			c.Areas = append(c.Areas, Area{a.Start, n, bytes.TrimRight(data, "\x00")})
 			a.Start, a.Length = a.Start+n, a.Length-n
 		}
 	}
+	if failed != nil && c.Empty() {
+		return Copy{}, failed
+	}
+	if failed != nil && c.Note == "" {
+		c.Note = failed.Error()
+	}
 	return c, nil
+}
+
+// readStep is the length in which what cannot be read as a whole is tried again: the page of
+// the kernel's cache.
+const readStep = 4 * quantity.KiB
+
+// read adds what can be read of n bytes at start. The error is that of the rest.
+func (c *Copy) read(r io.ReaderAt, start, n quantity.Bytes) error {
+	data, err := partition.ReadFull(r, start, int(n))
+	if err == nil {
+		c.add(start, data)
+		return nil
+	}
+	for end := start + n; start < end; {
+		step := min(readStep-start%readStep, end-start)
+		if data, err := partition.ReadFull(r, start, int(step)); err == nil {
+			c.add(start, data)
+		}
+		start += step
+	}
+	return err
+}
+
+// add adds an area.
+func (c *Copy) add(start quantity.Bytes, data []byte) {
+	c.Areas = append(c.Areas, Area{start, quantity.Bytes(len(data)), bytes.TrimRight(data, "\x00")})
 }
 
 // usualPlaces is where tables are.

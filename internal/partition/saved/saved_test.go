@@ -76,6 +76,60 @@ func TestNothingToSave(t *testing.T) {
 	}
 }
 
+// A disk with bad sectors is saved as far as it can be read.
+func TestUnreadable(t *testing.T) {
+	path := disktest.Image(t, diskSize)
+	disktest.Run(t, "start=2048,size=100\n", "sfdisk", "-q", "-X", "gpt", path)
+	sound, err := Take(disktest.Open(t, path), diskSize, 512)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const page = 4 * quantity.KiB
+	for name, tc := range map[string]struct {
+		bad     quantity.Extent
+		rebuilt bool // the copy is that of the sound disk
+		missing quantity.Bytes
+	}{
+		"primary GPT": {quantity.Extent{Start: 512, Length: 512}, true, 0},
+		"first page":  {quantity.Extent{Length: page}, false, page},
+		"boot area":   {quantity.Extent{Start: 600 * quantity.KiB, Length: 512}, false, page},
+	} {
+		r := &disktest.Faulty{ReaderAt: disktest.Open(t, path), Bad: []quantity.Extent{tc.bad}}
+		c, err := Take(r, diskSize, 512)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if tc.rebuilt {
+			if diff := cmp.Diff(sound, c); diff != "" {
+				t.Errorf("%s (-sound +saved):\n%s", name, diff)
+			}
+			continue
+		}
+		raw, err := c.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Parse(raw); err != nil || !strings.Contains(c.Note, "input/output error") {
+			t.Errorf("%s: note %q, %v", name, c.Note, err)
+		}
+		covered := quantity.Bytes(0)
+		for _, a := range c.Areas {
+			covered += a.Length
+			if a.Start < tc.bad.Start+tc.bad.Length && tc.bad.Start < a.Start+a.Length {
+				t.Errorf("%s: the area of %d bytes at %d was never read", name, a.Length, a.Start)
+			}
+		}
+		if want := quantity.MiB + 33*512 - tc.missing; covered != want {
+			t.Errorf("%s: %d bytes are saved, want %d", name, covered, want)
+		}
+	}
+	r := &disktest.Faulty{ReaderAt: disktest.Open(t, path), Bad: []quantity.Extent{{Length: diskSize}}}
+	if c, err := Take(r, diskSize, 512); err == nil {
+		t.Errorf("nothing can be read: %+v", c)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	c := Copy{Format: format, Size: quantity.MiB, Sector: 512, Table: partition.MBR, Areas: []Area{{0, 1024, []byte("abc")}, {4096, 512, nil}}}
 	raw, err := c.Marshal()

@@ -19,8 +19,21 @@ import (
 
 // Read reads the partition table of the disk r. Tables that contradict themselves
 // are *partition.CorruptError; schemes that are not understood are
-// partition.ErrUnsupported.
+// partition.ErrUnsupported. What cannot be read and is not kept twice is
+// *partition.UnreadableError: the first sector, an EBR, both copies of a GPT.
+//
+// Boot areas are limited to what boot code can use, by Table.LimitBoot.
 func Read(r io.ReaderAt, size quantity.Bytes, sector quantity.SectorSize) (partition.Table, error) {
+	return Options{}.Read(r, size, sector)
+}
+
+// Options say what counts as the table's.
+type Options struct {
+	BootGap quantity.Bytes // this much of the disk's start is boot area, if no partition's
+}
+
+// Read is Read with options.
+func (o Options) Read(r io.ReaderAt, size quantity.Bytes, sector quantity.SectorSize) (partition.Table, error) {
 	if !sector.Valid() {
 		return partition.Table{}, fmt.Errorf("sector size %d is no power of two from 512 to 4096", sector)
 	}
@@ -29,9 +42,14 @@ func Read(r io.ReaderAt, size quantity.Bytes, sector quantity.SectorSize) (parti
 	}
 	for _, read := range []func(io.ReaderAt, quantity.Bytes, quantity.SectorSize) (partition.Table, error){gpt.Read, mbr.Read} {
 		t, err := read(r, size, sector)
-		if !errors.Is(err, partition.ErrNotFound) {
-			return t, err
+		if errors.Is(err, partition.ErrNotFound) {
+			continue
 		}
+		if err != nil {
+			return partition.Table{}, err
+		}
+		t.LimitBoot(r, o.BootGap)
+		return t, nil
 	}
 	if err := orphanGPT(r, size, sector); err != nil {
 		return partition.Table{}, err
@@ -50,7 +68,7 @@ func orphanGPT(r io.ReaderAt, size quantity.Bytes, sector quantity.SectorSize) e
 	}
 	b, err := partition.ReadFull(r, 0, 2*int(sector))
 	if err != nil {
-		return fmt.Errorf("read sectors 0 and 1: %w", err)
+		return nil // the first one was read before; of the second nothing is known
 	}
 	for _, c := range b[:sector] {
 		if c != 0 {

@@ -90,6 +90,10 @@ func TestReadRefuses(t *testing.T) {
 	if got, err := table.Read(bytes.NewReader(nil), 0, 512); err == nil {
 		t.Errorf("disk of 0 bytes: %+v, want an error", got)
 	}
+	blind := &disktest.Faulty{ReaderAt: bytes.NewReader(make([]byte, 8192)), Bad: []quantity.Extent{{Start: 512, Length: 512}}}
+	if got, err := table.Read(blind, 8192, 512); err != nil || got.Kind != partition.None {
+		t.Errorf("blank disk whose second sector cannot be read: %+v, %v, want no table", got, err)
+	}
 	if got, err := table.Read(bytes.NewReader(nil), 4096, 512); err == nil {
 		t.Errorf("disk that ends early: %+v, want an error", got)
 	}

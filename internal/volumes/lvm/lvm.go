@@ -7,7 +7,8 @@
 //
 // Only a volume group is understood that has this physical volume and no other, and logical
 // volumes of linear and striped segments. Anything else (mirrors, snapshots, thin pools, caches,
-// moves under way) is a Doubt: its targets keep data in places that the text does not name.
+// moves under way) is a Doubt: its targets keep data in places that the text does not name. Where a
+// logical volume of such a group begins is named, so that a hibernated system in it is found.
 //
 // What the logical volumes hold is the caller's to find out: each can be read as a device of
 // its own, and its bytes be mapped to the physical volume.
@@ -64,6 +65,9 @@ func Read(r io.ReaderAt, size quantity.Bytes) (Physical, *filesystem.Doubt, erro
 		return Physical{}, nil, err
 	}
 	if doubt := g.doubt(p.UUID); doubt != nil {
+		if asleep := g.hibernation(r, size, p.UUID); asleep != nil {
+			doubt = asleep
+		}
 		return p, doubt, nil
 	}
 	p.Group = g.name
