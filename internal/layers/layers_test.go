@@ -59,7 +59,7 @@ var layerOf = map[string]int{
 var forbidden = []string{"os", "os/exec", "net", "net/http", "log", "log/slog", "time", "sync"}
 
 // testOnly packages may be imported by any test.
-var testOnly = []string{"internal/layouttest", "internal/layers", "internal/disktest", "internal/nettest"}
+var testOnly = []string{"internal/await", "internal/layouttest", "internal/layers", "internal/disktest", "internal/nettest"}
 
 func TestImportsGoDownOnly(t *testing.T) {
 	root := filepath.Join("..", "..")

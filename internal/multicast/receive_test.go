@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"clonecast/internal/await"
 	"clonecast/internal/multicast/blocks"
 	"clonecast/internal/multicast/packet"
 	"clonecast/internal/protocol"
@@ -42,8 +43,7 @@ func described(f *Found) protocol.Session {
 // TestOffered receives a session that a server describes, by the interface that leads to its sender.
 func TestOffered(t *testing.T) {
 	plain, payload := payloadOf(20*blocks.Size + 1)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	ctx := await.Context(t)
 	f, sent := found(ctx, t, offered(t, payload))
 	same, err := Offered(described(f), f.host, f.log)
 	if err != nil || same.ifi.Name != "lo" {
@@ -75,7 +75,7 @@ func (goneHost) Blocks(context.Context, int, int, func(io.Reader) error) error {
 // TestGone lets the session be forgotten while a block must come by unicast: that is the end, at once.
 func TestGone(t *testing.T) {
 	_, payload := payloadOf(20*blocks.Size + 1)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithCancel(await.Context(t))
 	defer cancel()
 	f, sent := found(ctx, t, offered(t, payload))
 	same, err := Offered(described(f), goneHost{f.host}, f.log)
@@ -111,8 +111,7 @@ func TestPrepare(t *testing.T) {
 	_, reader := payloadOf(1)
 	opts := offered(t, reader)
 	opts.Payload, opts.Source, opts.Receivers = payload.Size(), payload, 2
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	ctx := await.Context(t)
 	f, sent := found(ctx, t, opts)
 	source := func() *ImageSource {
 		s, err := NewImageSource(f, m, payload.Table())
@@ -123,9 +122,12 @@ func TestPrepare(t *testing.T) {
 	}
 	enough := errors.New("enough")
 	early, stop := context.WithCancelCause(ctx)
-	time.AfterFunc(300*time.Millisecond, func() { stop(enough) })
 	impatient := source()
-	if err := impatient.Prepare(early, payloadChunks(m)); !errors.Is(err, enough) {
+	left := make(chan error, 1)
+	go func() { left <- impatient.Prepare(early, payloadChunks(m)) }()
+	await.True(func() bool { _, joined := impatient.Summary(); return joined })
+	stop(enough)
+	if err := <-left; !errors.Is(err, enough) {
 		t.Errorf("Prepare for a session that waits for another receiver = %v", err)
 	}
 	impatient.Close()
