@@ -49,9 +49,10 @@ var layerOf = map[string]int{
 	"server":    4,
 	"initramfs": 4,
 
-	"bench":      5,
-	"cmd":        5,
-	"qemu-tests": 5,
+	"bench":            5,
+	"cmd":              5,
+	"internal/testrun": 5,
+	"qemu-tests":       5,
 }
 
 // forbidden are the standard packages that formats (layers 0 and 1) do without:
