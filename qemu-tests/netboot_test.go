@@ -16,6 +16,7 @@ import (
 
 	"clonecast/internal/netboot"
 	"clonecast/qemu-tests/lab"
+	"clonecast/qemu-tests/vm"
 	"clonecast/server/dhcp"
 	"clonecast/server/httpboot"
 	"clonecast/server/radv"
@@ -141,7 +142,7 @@ func startBootServer(t *testing.T, net *lab.Network, mode dhcp.Mode, address str
 			t.Logf("boot server:\n%s", p.output())
 		}
 	})
-	for end := time.Now().Add(30 * time.Second); !strings.Contains(p.output(), "msg=serving"); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(vm.Patience); !strings.Contains(p.output(), "msg=serving"); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("the boot server does not start")
 		}
