@@ -14,8 +14,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// These tests read README, CONTRIBUTING and docs as the program, make and a person would: what they tell people to type works,
-// and the files that they name are there. Whether the words are true they cannot know.
+// These tests read README, CONTRIBUTING and docs as the program, make and a person would: what they tell people to type
+// works, and the files that they name are there. Whether the words are true they cannot know.
 
 const root = "../.."
 
@@ -68,8 +68,8 @@ func documents(t *testing.T) []document {
 	return all
 }
 
-// TestCommandsInDocuments types every command line of the documents and of the help: the command exists, and so do its flags
-// and the number of its arguments.
+// TestCommandsInDocuments types every command line of the documents and of the help: the command exists, and so do its
+// flags and the number of its arguments.
 func TestCommandsInDocuments(t *testing.T) {
 	found := 0
 	check := func(where, line string) {
@@ -247,8 +247,8 @@ func typed(line string) error {
 	return errors.Join(cmd.ValidateArgs(cmd.Flags().Args()), cmd.ValidateRequiredFlags())
 }
 
-// shellWords splits a line as a shell would, up to a comment or a pipe. What a shell would take for something else must stand
-// in quotes.
+// shellWords splits a line as a shell would, up to a comment or a pipe. What a shell would take for something else must
+// stand in quotes.
 func shellWords(line string) (words []string, err error) {
 	word, quote, begun, special := "", rune(0), false, false
 	for _, c := range line + " " {

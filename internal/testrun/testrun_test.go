@@ -186,7 +186,8 @@ func TestEnd(t *testing.T) {
 	o := options{dir: module(t, map[string]string{"hangs": hangs}), limit: time.Minute,
 		end: time.Now().Add(time.Second), packages: []string{"./..."}}
 	passed, report := run(t.Context(), o, &out)
-	wantIn(t, out.String(), []string{"panic: test timed out after 1s", "m/hangs failed, and there is no time to run it again"})
+	wantIn(t, out.String(), []string{"panic: test timed out after 1s",
+		"m/hangs failed, and there is no time to run it again"})
 	if passed || !strings.Contains(report, "\nFAILED: m/hangs") {
 		t.Errorf("passed is %v:\n%s", passed, report)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,7 +46,7 @@ func TestServer(t *testing.T) {
 			t.Errorf("Serve: %v", err)
 		}
 	}()
-	want := "\x86\x00??" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00" + "\x01\x01\x52\x54\x00\x00\x00\x01"
+	want := "\x86\x00??" + strings.Repeat("\x00", 12) + "\x01\x01\x52\x54\x00\x00\x00\x01"
 	neighbour, far := newHost(t, "fe80::2"), newHost(t, "fe80::3")
 	if got, hops := neighbour.answered(255); got != want || hops != hopLimit {
 		t.Errorf("advertisement %q with hop limit %d, want %q", got, hops, want)
