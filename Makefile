@@ -42,14 +42,15 @@ test-long: deps build
 	$(MAKE) damaged
 
 # fuzz runs each fuzz target of the project for FUZZTIME; fuzz-smoke tries 3000 inputs of each: a count, because the
-# end of a time limit is reported as a failure now and then (golang/go issue 75804).
+# end of a time limit is reported as a failure now and then (golang/go issue 75804). Half an hour means a hang.
 fuzz:
 	@GO=$(GO) ./.ci/fuzz $(FUZZTIME)
 
 fuzz-smoke:
-	@GO=$(GO) ./.ci/fuzz 3000x
+	@GO=$(GO) timeout 30m ./.ci/fuzz 3000x
 
-# damaged inspects the test images of other projects' file system tools, which it fetches (50 MB) from Debian's source packages.
+# damaged inspects the test images of other projects' file system tools, which it fetches (50 MB) from Debian's source
+# packages.
 damaged: deps
 	./.ci/damaged build/damaged
 	CLONECAST_DAMAGED=$(CURDIR)/build/damaged/images $(GO) test -v -count=1 -run TestDamaged ./internal/clone
