@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -200,6 +201,38 @@ func TestInterrupted(t *testing.T) {
 	o := options{dir: module(t, map[string]string{"good": good}), limit: time.Minute, packages: []string{"./..."}}
 	if passed, report := run(ctx, o, new(strings.Builder)); passed {
 		t.Errorf("an interrupted run has passed:\n%s", report)
+	}
+}
+
+// The exit code tells how the run ended, and the file of the summary is what was printed last.
+func TestExitCodes(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "testrun")
+	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	for name, test := range map[string]struct {
+		packages map[string]string
+		args     []string
+		code     int
+		end      string
+	}{
+		"passed": {map[string]string{"good": good}, []string{"./..."}, 0, "\n1 passed, 0 failed\n"},
+		"flaky":  {map[string]string{"flaky": flaky}, []string{"./..."}, 0, "alone\n2 passed, 0 failed\n"},
+		"failed": {map[string]string{"bad": bad}, []string{"./..."}, 1, "\nFAILED: m/bad TestBad\n1 passed, 1 failed\n"},
+		"usage":  {nil, nil, 2, "no packages are named\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.Command(program, append([]string{"-summary", "summary"}, test.args...)...)
+			cmd.Dir = module(t, test.packages)
+			out, err := cmd.CombinedOutput()
+			if code := cmd.ProcessState.ExitCode(); code != test.code || !strings.HasSuffix(string(out), test.end) {
+				t.Errorf("exit code %d (%v), want %d, and %q at the end of:\n%s", code, err, test.code, test.end, out)
+			}
+			summary, err := os.ReadFile(filepath.Join(cmd.Dir, "summary"))
+			if test.code != 2 && (err != nil || !strings.HasSuffix(string(out), "\n"+string(summary))) {
+				t.Errorf("the summary is %q, %v", summary, err)
+			}
+		})
 	}
 }
 
