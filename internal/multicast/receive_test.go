@@ -9,8 +9,8 @@ import (
 	"math"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"clonecast/internal/await"
 	"clonecast/internal/multicast/blocks"
@@ -65,10 +65,14 @@ func TestOffered(t *testing.T) {
 	}
 }
 
-// goneHost forgets the session once a place is given.
-type goneHost struct{ Host }
+// goneHost forgets the session once a place is given, and counts how often it must say so.
+type goneHost struct {
+	Host
+	asked atomic.Int32
+}
 
-func (goneHost) Blocks(context.Context, int, int, func(io.Reader) error) error {
+func (h *goneHost) Blocks(context.Context, int, int, func(io.Reader) error) error {
+	h.asked.Add(1)
 	return fmt.Errorf("blocks: %w", ErrGone)
 }
 
@@ -78,19 +82,19 @@ func TestGone(t *testing.T) {
 	ctx, cancel := context.WithCancel(await.Context(t))
 	defer cancel()
 	f, sent := found(ctx, t, offered(t, payload))
-	same, err := Offered(described(f), goneHost{f.host}, f.log)
+	host := &goneHost{Host: f.host}
+	same, err := Offered(described(f), host, f.log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	began := time.Now()
 	_, err = same.Receive(ctx, blocks.FullSet(same.Geometry().Count()), func(b int, _ []byte) error {
 		if b == 3 {
 			return ErrLater
 		}
 		return nil
 	}, nil)
-	if took := time.Since(began); !errors.Is(err, ErrGone) || took > fetchPatience {
-		t.Errorf("Receive: %v after %v, want ErrGone at once", err, took)
+	if asked := host.asked.Load(); !errors.Is(err, ErrGone) || asked != 1 {
+		t.Errorf("Receive: %v when the sender was asked %d times, want ErrGone at once", err, asked)
 	}
 	cancel()
 	<-sent
