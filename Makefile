@@ -5,7 +5,14 @@ VERSION ?= $(shell git describe --always --dirty --tags 2>/dev/null || echo unkn
 BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 FUZZTIME ?= 60s
 
-.PHONY: build deps test unit fuzz fuzz-smoke damaged qemu demo clean bench bench-boot bench-multicast
+# A hang ends all tests 75 minutes after make began: CI's own limit is 90.
+ifndef TESTS_END
+TESTS_END := $(shell date -d '75 minutes' +%s)
+export TESTS_END
+endif
+TESTRUN = $(GO) run ./internal/testrun -end $(TESTS_END)
+
+.PHONY: build deps test unit test-long fuzz fuzz-smoke damaged qemu demo clean bench bench-boot bench-multicast
 
 build:
 	$(BUILD) -o bin/clonecast ./cmd/clonecast
@@ -15,32 +22,42 @@ build:
 deps:
 	@./.ci/deps
 
+# test runs everything; the summaries of its steps stand at the end: times, and what passed at the second try only.
 test: deps build
+	rm -rf build/summary
 	$(GO) vet ./...
 	$(MAKE) unit
 	$(MAKE) fuzz-smoke
 	$(MAKE) qemu
+	@echo; cat build/summary/unit build/summary/qemu
 
 # unit runs every test that needs no virtual PC.
 unit:
-	$(GO) test ./...
+	$(TESTRUN) -summary build/summary/unit ./...
+
+# test-long runs what takes too long for every change, or judges how fast something is and so needs a quiet machine.
+test-long: deps build
+	CLONECAST_LONG=1 $(GO) test -count=1 -p 1 -timeout 2h ./...
+	$(MAKE) fuzz
+	$(MAKE) damaged
 
 # fuzz runs each fuzz target of the project for FUZZTIME; fuzz-smoke tries 3000 inputs of each: a count, because the
-# end of a time limit is reported as a failure now and then (golang/go issue 75804).
+# end of a time limit is reported as a failure now and then (golang/go issue 75804). Half an hour means a hang.
 fuzz:
 	@GO=$(GO) ./.ci/fuzz $(FUZZTIME)
 
 fuzz-smoke:
-	@GO=$(GO) ./.ci/fuzz 3000x
+	@GO=$(GO) timeout 30m ./.ci/fuzz 3000x
 
-# damaged inspects the test images of other projects' file system tools, which it fetches (50 MB) from Debian's source packages.
+# damaged inspects the test images of other projects' file system tools, which it fetches (50 MB) from Debian's source
+# packages.
 damaged: deps
 	./.ci/damaged build/damaged
 	CLONECAST_DAMAGED=$(CURDIR)/build/damaged/images $(GO) test -v -count=1 -run TestDamaged ./internal/clone
 
 # qemu runs the end-to-end tests: virtual PCs are captured, deployed and booted.
 qemu: deps build
-	CLONECAST_QEMU=1 $(GO) test -p 1 -v -count=1 -timeout 40m ./qemu-tests/...
+	CLONECAST_QEMU=1 $(TESTRUN) -v -limit 75m -summary build/summary/qemu ./qemu-tests/... -- -p 1 -count=1
 
 demo: deps build
 	$(GO) run ./qemu-tests/demo

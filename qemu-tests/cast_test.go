@@ -16,7 +16,7 @@ func TestCast(t *testing.T) {
 	a, b, c := room.A.Boot(), room.B.Boot(), room.C.Boot()
 	pcs := []*lab.PC{room.A, room.B, room.C}
 	for _, pc := range pcs {
-		room.Server.WaitRegistered(pc, story.Patience)
+		room.Server.WaitRegistered(pc)
 	}
 	a.Pause() // until the others wait for it
 	for _, pc := range pcs {
@@ -24,7 +24,7 @@ func TestCast(t *testing.T) {
 	}
 	say("cast A to B and C")
 	task := room.Server.Cast(room.A, story.Image, room.B, room.C)
-	room.Server.WaitTask(task, story.Patience, func(t lab.Task) bool {
+	room.Server.WaitTask(task, func(t lab.Task) bool {
 		waiting := 0
 		for _, r := range t.Runs {
 			if op := r.Operations[0]; op.Kind == "follow" && op.State == "running" {
@@ -34,10 +34,10 @@ func TestCast(t *testing.T) {
 		return waiting == 2
 	})
 	a.Resume()
-	done := room.Server.WaitTask(task, story.Patience, nil)
-	a.Wait(story.Patience)
-	b.Wait(story.Patience)
-	c.Wait(story.Patience)
+	done := room.Server.WaitTask(task, nil)
+	a.Wait()
+	b.Wait()
+	c.Wait()
 	done.Result(t, room.A, &room.Captured)
 	if !sameFiles(t, room.Original, room.A.Disk) {
 		t.Error("the capture changed the disk of PC A")

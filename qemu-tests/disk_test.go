@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -213,29 +212,40 @@ func TestDiskCut(t *testing.T) {
 	disk := lab.BlankDisk(t, size(t, source))
 	var last deployed
 	cuts := 0
-	for after := 30 * time.Millisecond; ; after = after * 3 / 2 {
+	for more := int64(1 << 20); ; more *= 2 {
 		cmd := exec.Command(lab.Program(t, "clonecast"), "disk", "deploy", "pc", disk, "--store", store, "--yes", "--json")
 		var out bytes.Buffer
 		cmd.Stdout = &out
+		before := written(t, disk)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		kill := time.AfterFunc(after, func() { cmd.Process.Signal(syscall.SIGKILL) })
-		err := cmd.Wait()
-		kill.Stop()
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		var err error
+		for running := true; running; {
+			select {
+			case err = <-ended:
+				running = false
+			case <-time.After(time.Millisecond):
+				if written(t, disk)-before > more {
+					_ = cmd.Process.Kill() // it may have ended
+				}
+			}
+		}
 		if err == nil {
 			lab.Result{Stdout: out.String()}.Summary(t, &last)
 			break
 		}
 		cuts++
 		if boots(t, disk) {
-			t.Logf("cut after %v: the boot sector is there already", after)
+			t.Logf("cut after %d more bytes: the boot sector is there already", more)
 			testdisk.Equal(t, source, disk)
 		}
 	}
 	t.Logf("after %d cuts: %+v; in one go: %+v", cuts, last, whole)
 	if cuts == 0 {
-		t.Fatal("no deploy was cut: the program was faster than the first kill")
+		t.Fatal("no deploy was cut: the program had written all when it was looked at")
 	}
 	if last.Kept <= whole.Kept || last.Fetched >= whole.Fetched {
 		t.Errorf("after %d cuts the deploy kept %d bytes and fetched %d of %d, want only what was missing", cuts, last.Kept, last.Fetched, whole.Fetched)

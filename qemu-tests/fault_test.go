@@ -24,7 +24,7 @@ func TestFaults(t *testing.T) {
 	room.Capture(t, say)
 	for _, pc := range []*lab.PC{room.B, room.C} {
 		machine := pc.Boot()
-		room.Server.WaitRegistered(pc, slow)
+		room.Server.WaitRegistered(pc)
 		room.Server.Adopt(pc)
 		machine.Kill()
 	}
@@ -39,7 +39,7 @@ func TestFaults(t *testing.T) {
 // failed waits until the only operation of a task has failed and checks that the words are in what is said about it.
 func failed(t *testing.T, room *story.Room, id string, words ...string) {
 	t.Helper()
-	task := room.Server.WaitTask(id, slow, func(task lab.Task) bool { return task.State == "failed" || task.State == "done" })
+	task := room.Server.WaitTask(id, func(task lab.Task) bool { return task.State == "failed" || task.State == "done" })
 	op := task.Runs[0].Operations[0]
 	t.Logf("task %s is %s: %s (%s)", id, task.State, op.Error, op.Hint)
 	if op.Hint == "" {
@@ -56,7 +56,7 @@ func failed(t *testing.T, room *story.Room, id string, words ...string) {
 func badSource(t *testing.T, room *story.Room) {
 	bad := partition(t, room.A.Disk, 15).Start/512 + 4000
 	pc := room.A.BootFaulty(vm.ReadFault, bad)
-	room.Server.WaitRegistered(room.A, slow)
+	room.Server.WaitRegistered(room.A)
 	room.Server.Adopt(room.A)
 	failed(t, room, room.Server.Capture(room.A, story.Image), "read disk", "input/output error")
 	pc.Kill()
@@ -99,8 +99,8 @@ func makeRight(t *testing.T, room *story.Room) {
 	t.Helper()
 	task := room.Server.Deploy(story.Image, room.B)
 	pc := room.B.Boot()
-	room.Server.WaitTask(task, slow, nil)
-	pc.Wait(slow)
+	room.Server.WaitTask(task, nil)
+	pc.Wait()
 	testdisk.Equal(t, room.Original, room.B.Disk)
 }
 
@@ -124,7 +124,7 @@ func powerCuts(t *testing.T, room *story.Room, cuts int) {
 			if v.attempts < maxCuts {
 				time.Sleep(time.Duration(random.Int64N(int64(4 * time.Second))))
 			} else {
-				room.Server.WaitTask(v.task, slow, nil)
+				room.Server.WaitTask(v.task, nil)
 			}
 			if v.cut(t, room) {
 				cut++
@@ -134,7 +134,7 @@ func powerCuts(t *testing.T, room *story.Room, cuts int) {
 	for _, v := range victims {
 		if v.task != "" {
 			v.start(t, room)
-			room.Server.WaitTask(v.task, slow, nil)
+			room.Server.WaitTask(v.task, nil)
 			v.cut(t, room)
 		}
 	}
@@ -167,7 +167,7 @@ func (v *victim) start(t *testing.T, room *story.Room) {
 // began waits until the deploy runs.
 func (v *victim) began(t *testing.T, room *story.Room) {
 	t.Helper()
-	room.Server.WaitTask(v.task, slow, func(task lab.Task) bool { return attemptsOf(task) > v.attempts })
+	room.Server.WaitTask(v.task, func(task lab.Task) bool { return attemptsOf(task) > v.attempts })
 }
 
 // cut ends the PC and tells whether that hit a running deploy. The disk must be right when the task is done, or when it boots.

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"clonecast/internal/disktest"
 	"clonecast/internal/quantity"
@@ -39,7 +38,7 @@ func TestGrow(t *testing.T) {
 	server.Start()
 	pc := net.PC(1, lab.BlankDisk(t, 64<<20))
 	dirty := newDirtyDisk(t)
-	options := []vm.Option{vm.Deadline(20 * time.Minute), vm.Disk(dirty.path, "dirty")}
+	options := []vm.Option{vm.Disk(dirty.path, "dirty")}
 	for _, c := range cases {
 		c.source = testdisk.GrowOriginal(t, c.filesystem)
 		lab.Clonecast(t, "disk", "capture", c.source, c.filesystem, "--store", filepath.Join(server.Data, "store")).OK(t)
@@ -47,7 +46,7 @@ func TestGrow(t *testing.T) {
 		options = append(options, vm.Disk(c.target, c.filesystem))
 	}
 	machine := pc.Boot(options...)
-	server.WaitRegistered(pc, slow)
+	server.WaitRegistered(pc)
 	server.Adopt(pc)
 	replay := server.CaptureWith("dirty", pc, "--disk", "serial=dirty", "--replay")
 	var ordered []string
@@ -58,11 +57,11 @@ func TestGrow(t *testing.T) {
 		}
 		ordered = append(ordered, server.DeployWith(c.filesystem, pc, flags...))
 	}
-	dirty.replayed(t, server.WaitTask(replay, slow, nil), pc)
+	dirty.replayed(t, server.WaitTask(replay, nil), pc)
 	for i, c := range cases {
-		c.grown(t, server.WaitTask(ordered[i], 10*time.Minute, nil), pc)
+		c.grown(t, server.WaitTask(ordered[i], nil), pc)
 	}
-	machine.Wait(slow)
+	machine.Wait()
 	dirty.judge(t)
 	for _, c := range cases {
 		c.judge(t)
@@ -165,7 +164,7 @@ func (c *growCase) judge(t *testing.T) {
 		started, base = fmt.Sprintf(c.started, sumOfFiles(t, c.source)), 10
 	}
 	pc := vm.Start(t, "grown-"+c.filesystem, vm.Snapshot(c.target, c.filesystem))
-	words := pc.WaitLine(started, slow)
+	words := pc.WaitLine(started)
 	pc.Kill()
 	reported, err := strconv.ParseInt(words[1], base, 64)
 	if c.filesystem == "ntfs" {

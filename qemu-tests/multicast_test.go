@@ -3,7 +3,6 @@ package qemutests
 import (
 	"path/filepath"
 	"testing"
-	"time"
 
 	"clonecast/qemu-tests/lab"
 	"clonecast/qemu-tests/story"
@@ -25,34 +24,34 @@ func TestMulticast(t *testing.T) {
 	server.Start()
 	lab.Clonecast(t, "disk", "capture", original, story.Image, "--store", filepath.Join(server.Data, "store")).OK(t)
 	a, b, c := net.PC(1, lab.BlankDisk(t, story.Size(t, original))), net.PC(2, lab.BlankDisk(t, story.Size(t, original))), net.PC(3, lab.BlankDisk(t, story.Size(t, original)))
-	on := func(pc *lab.PC) *vm.VM { return pc.Boot(vm.Deadline(20*time.Minute), vm.Memory(256)) }
+	on := func(pc *lab.PC) *vm.VM { return pc.Boot(vm.Memory(256)) }
 	machines := map[*lab.PC]*vm.VM{}
 	for _, pc := range []*lab.PC{a, b, c} {
 		machines[pc] = on(pc)
 	}
 	for _, pc := range []*lab.PC{a, b, c} {
-		server.WaitRegistered(pc, slow)
+		server.WaitRegistered(pc)
 	}
 	say("from now on the switch loses 3 %% of all packets")
 	net.Lose(3)
 	server.Adopt(a)
 	server.Adopt(b)
 	task := server.Multicast(story.Image, a, b)
-	server.WaitSession(task, slow, "a fifth is sent", func(s lab.Session) bool { return s.State == "running" && s.Sent > s.Payload/5 })
+	server.WaitSession(task, "a fifth is sent", func(s lab.Session) bool { return s.State == "running" && s.Sent > s.Payload/5 })
 	say("switch B off and on again; let C join")
 	machines[b].Kill()
 	machines[b] = on(b)
 	server.Adopt(c)
 	server.CLI("session", "add", task, c.Name, "--yes").OK(t)
-	server.WaitTask(task, 15*time.Minute, nil)
-	ended := server.WaitSession(task, slow, "it has ended", func(s lab.Session) bool { return s.State == "ended" })
+	server.WaitTask(task, nil)
+	ended := server.WaitSession(task, "it has ended", func(s lab.Session) bool { return s.State == "ended" })
 	if len(ended.Machines) != 3 {
 		t.Errorf("%+v; want three machines in the session", ended)
 	}
 	attempts := map[*lab.PC]int{a: 1, b: 2, c: 1}
 	var multicast, unicast int64
 	for _, pc := range []*lab.PC{a, b, c} {
-		machines[pc].Wait(slow)
+		machines[pc].Wait()
 		m := judgeReceived(t, server.Task(task), pc, attempts[pc])
 		multicast, unicast = multicast+m.Multicast, unicast+m.Unicast
 		testdisk.Equal(t, original, pc.Disk)

@@ -16,6 +16,7 @@ import (
 
 	"clonecast/internal/netboot"
 	"clonecast/qemu-tests/lab"
+	"clonecast/qemu-tests/vm"
 	"clonecast/server/dhcp"
 	"clonecast/server/httpboot"
 	"clonecast/server/radv"
@@ -59,8 +60,8 @@ func TestNetbootBIOSLocal(t *testing.T) {
 	net := lab.NewNetwork(t)
 	startBootServer(t, net, dhcp.Full, lab.Address)
 	pc := net.PC(1, markedDisk(t)).Boot()
-	pc.WaitLine(`clonecast: `+noTask, slow)
-	pc.WaitLine(`BOOTED-FROM-DISK`, time.Minute)
+	pc.WaitLine(`clonecast: ` + noTask)
+	pc.WaitLine(`BOOTED-FROM-DISK`)
 }
 
 // TestNetbootProxy does the same beside a site's DHCP server on another machine.
@@ -83,8 +84,8 @@ func TestNetbootProxy(t *testing.T) {
 	}
 	startBootServer(t, ours, dhcp.Proxy, address)
 	pc := site.PC(2, markedDisk(t)).Boot()
-	pc.WaitLine(`http://10\.99\.0\.2/boot/ipxe\.\.\. ok`, slow)
-	pc.WaitLine(`BOOTED-FROM-DISK`, time.Minute)
+	pc.WaitLine(`http://10\.99\.0\.2/boot/ipxe\.\.\. ok`)
+	pc.WaitLine(`BOOTED-FROM-DISK`)
 }
 
 // TestNetbootUEFI boots a UEFI PC: its firmware loads iPXE by TFTP, iPXE the script, and the script gives back control to
@@ -95,8 +96,8 @@ func TestNetbootUEFI(t *testing.T) {
 	computer := net.PC(3, markedDisk(t))
 	computer.UEFI = true
 	pc := computer.Boot()
-	pc.WaitLine(`clonecast: `+noTask, slow)
-	pc.WaitLine(`BdsDxe: .*Boot000[2-9]`, slow)
+	pc.WaitLine(`clonecast: ` + noTask)
+	pc.WaitLine(`BdsDxe: .*Boot000[2-9]`)
 	out := server.output()
 	for _, want := range []string{"msg=TFTP", "name=snponly.efi", "uefi=true", "uuid=c10eca57-0000-4000-8000-000000000003", "serial=SN-0003"} {
 		if !strings.Contains(out, want) {
@@ -141,7 +142,7 @@ func startBootServer(t *testing.T, net *lab.Network, mode dhcp.Mode, address str
 			t.Logf("boot server:\n%s", p.output())
 		}
 	})
-	for end := time.Now().Add(30 * time.Second); !strings.Contains(p.output(), "msg=serving"); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(vm.Patience); !strings.Contains(p.output(), "msg=serving"); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("the boot server does not start")
 		}

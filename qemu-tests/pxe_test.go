@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -71,7 +72,7 @@ func sameFiles(t *testing.T, a, b string) bool {
 func noTaskBootsDisk(t *testing.T, room *story.Room) {
 	pc := room.B.Boot()
 	defer pc.Kill()
-	pc.WaitLine(testdisk.LinuxStarted, slow)
+	pc.WaitLine(testdisk.LinuxStarted)
 	for _, line := range pc.Lines() {
 		if strings.Contains(line, "/vmlinuz") || strings.Contains(line, "clonecast-init") {
 			t.Errorf("the appliance was loaded: %s", line)
@@ -84,7 +85,7 @@ func noTaskBootsDisk(t *testing.T, room *story.Room) {
 func unknownOnlyRegisters(t *testing.T, room *story.Room) {
 	stranger := room.Net.PC(9, lab.BlankDisk(t, 64<<20))
 	pc := stranger.Boot(vm.Memory(128))
-	m := room.Server.WaitRegistered(stranger, slow)
+	m := room.Server.WaitRegistered(stranger)
 	if m.State != "pending" {
 		t.Errorf("a PC seen for the first time is %q, want pending", m.State)
 	}
@@ -104,8 +105,8 @@ func upToDate(t *testing.T, room *story.Room) {
 		task := room.Server.Deploy(story.Image, room.B)
 		pc := room.B.Boot()
 		var d story.Deployed
-		room.Server.WaitTask(task, slow, nil).Result(t, room.B, &d)
-		pc.Wait(slow)
+		room.Server.WaitTask(task, nil).Result(t, room.B, &d)
+		pc.Wait()
 		if d.Written > limit || d.Fetched > limit {
 			t.Errorf("deploy wrote %d bytes and fetched %d, want at most %d", d.Written, d.Fetched, limit)
 		}
@@ -122,7 +123,7 @@ func powerCut(t *testing.T, room *story.Room) {
 	room.C.Disk = lab.BlankDisk(t, story.Size(t, room.Original))
 	task := room.Server.Deploy(story.Image, room.C)
 	pc := room.C.Boot()
-	room.Server.WaitTask(task, slow, func(lab.Task) bool { return written(t, room.C.Disk) > 16<<20 })
+	room.Server.WaitTask(task, func(lab.Task) bool { return written(t, room.C.Disk) > 16<<20 })
 	pc.Kill()
 	if boots(t, room.C.Disk) {
 		t.Error("a disk cut in mid-deploy has a boot sector with its signature")
@@ -132,8 +133,8 @@ func powerCut(t *testing.T, room *story.Room) {
 	room.Server.Start()
 	pc = room.C.Boot()
 	var d story.Deployed
-	room.Server.WaitTask(task, slow, nil).Result(t, room.C, &d)
-	pc.Wait(slow)
+	room.Server.WaitTask(task, nil).Result(t, room.C, &d)
+	pc.Wait()
 	t.Logf("%d bytes on the disk at the cut; then %+v", kept, d)
 	// A blank disk already holds the chunks that are all zero: what counts is more than that.
 	if blank := room.Deployed; d.Kept <= blank.Kept || d.Fetched >= blank.Fetched || d.Written >= blank.Written {
@@ -148,24 +149,26 @@ func restartInDeploy(t *testing.T, room *story.Room) {
 	room.C.Disk = lab.BlankDisk(t, story.Size(t, room.Original))
 	task := room.Server.Deploy(story.Image, room.C)
 	pc := room.C.Boot()
-	room.Server.WaitTask(task, slow, func(lab.Task) bool { return written(t, room.C.Disk) > 4<<20 })
+	room.Server.WaitTask(task, func(lab.Task) bool { return written(t, room.C.Disk) > 4<<20 })
 	room.Server.Kill()
 	if n := written(t, room.C.Disk); n >= room.Deployed.Written || boots(t, room.C.Disk) {
 		t.Errorf("the crash did not hit in mid-deploy: %d of %d bytes were written, or the boot sector is there", n, room.Deployed.Written)
 	}
 	time.Sleep(3 * time.Second)
 	room.Server.Start()
-	room.Server.WaitTask(task, slow, nil)
-	pc.Wait(slow)
+	room.Server.WaitTask(task, nil)
+	pc.Wait()
 	testdisk.Equal(t, room.Original, room.C.Disk)
 }
 
 // written tells how many bytes of a sparse file exist.
 func written(t *testing.T, path string) int64 {
 	t.Helper()
-	var kib int64
-	fmt.Sscan(mustRun(t, "du", "-k", path), &kib)
-	return kib << 10
+	var s syscall.Stat_t
+	if err := syscall.Stat(path, &s); err != nil {
+		t.Fatalf("stat %s: %v", path, err)
+	}
+	return s.Blocks * 512
 }
 
 // restartInCapture: the server crashes in the middle of a capture and comes back. The capture ends well or fails with a
@@ -187,7 +190,7 @@ func restartInCapture(t *testing.T, room *story.Room) {
 	before := packs()
 	task := room.Server.Capture(room.A, image)
 	pc := room.A.Boot()
-	room.Server.WaitTask(task, slow, func(lab.Task) bool { return packs()-before > 4<<20 })
+	room.Server.WaitTask(task, func(lab.Task) bool { return packs()-before > 4<<20 })
 	room.Server.Kill()
 	if n := packs() - before; n >= fresh {
 		t.Errorf("the crash did not hit in mid-capture: %d of %d bytes were in the store", n, fresh)
@@ -196,8 +199,8 @@ func restartInCapture(t *testing.T, room *story.Room) {
 		t.Errorf("deploy ended with exit code %d after the crash, want 6: there must be no version", r.Exit)
 	}
 	room.Server.Start()
-	room.Server.WaitTask(task, slow, nil)
-	pc.Wait(slow)
+	room.Server.WaitTask(task, nil)
+	pc.Wait()
 	lab.Clonecast(t, "store", "check", "--read-data", "--store", room.Server.Data+"/store").OK(t)
 
 	disk := lab.BlankDisk(t, story.Size(t, room.Original))
@@ -214,7 +217,7 @@ func wrongCA(t *testing.T, room *story.Room) {
 	other.Start()
 	victim := room.Net.PC(8, lab.BlankDisk(t, 64<<20))
 	pc := victim.Boot()
-	pc.WaitLine(`(?i)certificate`, slow)
+	pc.WaitLine(`(?i)certificate`)
 	time.Sleep(3 * time.Second)
 	if m, found := other.Machine(victim); found {
 		t.Errorf("the PC told the wrong server who it is: %+v", m)
@@ -235,9 +238,9 @@ func TestServerDiskFull(t *testing.T) {
 	room.Server.Start()
 
 	pc := room.A.Boot()
-	room.Server.WaitRegistered(room.A, slow)
+	room.Server.WaitRegistered(room.A)
 	room.Server.Adopt(room.A)
-	task := room.Server.WaitTask(room.Server.Capture(room.A, story.Image), slow, func(task lab.Task) bool { return task.State == "failed" })
+	task := room.Server.WaitTask(room.Server.Capture(room.A, story.Image), func(task lab.Task) bool { return task.State == "failed" })
 	if op := task.Runs[0].Operations[0]; !strings.Contains(op.Error+op.Hint, "space") && !strings.Contains(op.Error+op.Hint, "full") {
 		t.Errorf("the task failed with %q, hint %q, want the cause", op.Error, op.Hint)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"clonecast/internal/await"
 	"clonecast/internal/chunkstore/local"
 	"clonecast/internal/chunkstore/storetest"
 )
@@ -45,17 +46,12 @@ func TestCollect(t *testing.T) {
 	s := &Server{data: &Data{Store: store}, opts: Options{Log: slog.New(slog.DiscardHandler)}}
 	ended := make(chan error)
 	go func() { ended <- s.collect(ctx, 0, time.Millisecond) }()
-	for before := looks.Load(); looks.Load() < before+5; {
-		time.Sleep(time.Millisecond)
-	}
-	if packs() != 1 {
+	before := looks.Load()
+	if !await.True(func() bool { return looks.Load() >= before+5 }) || packs() != 1 {
 		t.Error("the server removes what is younger than a day")
 	}
 	days.Store(2)
-	for deadline := time.Now().Add(time.Minute); packs() > 0 && time.Now().Before(deadline); {
-		time.Sleep(time.Millisecond)
-	}
-	if packs() > 0 {
+	if !await.True(func() bool { return packs() == 0 }) {
 		t.Error("the server does not collect")
 	}
 	stop()

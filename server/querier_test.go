@@ -9,6 +9,7 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 
+	"clonecast/internal/await"
 	"clonecast/internal/multicast/igmp"
 	"clonecast/server/dhcp"
 )
@@ -35,7 +36,7 @@ func TestServesAsQuerier(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer wire.Close()
-	if err := wire.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := wire.SetReadDeadline(time.Now().Add(await.Limit)); err != nil {
 		t.Fatal(err)
 	}
 	r.querier.Hurry()

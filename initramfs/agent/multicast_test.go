@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"clonecast/internal/await"
 	"clonecast/internal/image"
 	"clonecast/internal/multicast"
 	"clonecast/internal/multicast/blocks"
@@ -32,8 +33,12 @@ type cast struct {
 	ended   chan struct{}
 }
 
-// testRate is slow enough for a busy machine, and for a deploy to be caught in the middle.
-const testRate = 4e6
+// testRate is slow enough for a busy machine; slowRate, for a deploy that must be caught in the middle, lasts a quarter of
+// a minute.
+const (
+	testRate = 4e6
+	slowRate = 5e5
+)
 
 // newest is the newest version of the operation's image.
 func (s *testServer) newest() (*image.Manifest, error) {
@@ -64,7 +69,7 @@ func (s *testServer) castOf(parts *protocol.SessionParts, m *image.Manifest) (*c
 	if err != nil {
 		return nil, err
 	}
-	session, err := multicast.NewSession(multicast.SessionOptions{Interface: "lo", Signer: signer, MaxRate: testRate, Payload: payload.Size(), Source: payload, Log: slog.New(slog.DiscardHandler)})
+	session, err := multicast.NewSession(multicast.SessionOptions{Interface: "lo", Signer: signer, MaxRate: s.rate, Payload: payload.Size(), Source: payload, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
@@ -276,20 +281,35 @@ func TestMulticastNonsense(t *testing.T) {
 	}
 }
 
-// caught waits in the background until a session has sent so many bytes, and then does something.
-func (s *testServer) caught(bytes int64, do func(c *cast)) {
+// caught makes the first session slow, waits in the background until its receiver has some of the blocks, and then does
+// something.
+func (s *testServer) caught(do func(c *cast)) {
+	s.rate = slowRate
 	go func() {
-		for s.t.Context().Err() == nil {
+		var first *cast
+		if !await.True(func() bool {
 			s.mu.Lock()
-			casts := slices.Clone(s.casts)
-			s.mu.Unlock()
-			if len(casts) > 0 && casts[0].Summary().FirstPass >= bytes {
-				do(casts[0])
-				return
+			defer s.mu.Unlock()
+			if len(s.casts) > 0 {
+				first = s.casts[0]
 			}
-			time.Sleep(5 * time.Millisecond)
+			return s.t.Context().Err() != nil || first != nil && finished(first) >= 512<<10
+		}) || s.t.Context().Err() != nil {
+			return
 		}
+		s.mu.Lock()
+		s.rate = testRate
+		s.mu.Unlock()
+		do(first)
 	}()
+}
+
+// finished is what all receivers of a session have, in bytes.
+func finished(c *cast) (bytes int64) {
+	for _, r := range c.Summary().Receivers {
+		bytes += r.Finished
+	}
+	return bytes
 }
 
 // When the server restarts in the middle, the machine gets the rest in the session that there is then; or by unicast, if there
@@ -299,7 +319,7 @@ func TestServerRestartsDuringSession(t *testing.T) {
 		t.Run(strconv.FormatBool(another), func(t *testing.T) {
 			t.Parallel()
 			s, content := castable(t, 1)
-			s.caught(2<<20, func(c *cast) {
+			s.caught(func(c *cast) {
 				s.mu.Lock()
 				s.casting = another
 				s.mu.Unlock()
@@ -326,11 +346,12 @@ func TestServerRestartsDuringSession(t *testing.T) {
 func TestToldToLeaveSession(t *testing.T) {
 	t.Parallel()
 	s, content := castable(t, 1)
-	s.caught(2<<20, func(c *cast) {
+	s.caught(func(c *cast) {
 		other := protocol.SessionJoin{Nonce: make([]byte, protocol.NonceSize), AES: true, Need: blocks.FullSet(blocks.Geometry{Payload: c.Payload()}.Count()).AppendBinary(nil)}
 		if _, err := c.Join(netip.AddrPort{}, other); err != nil { // the session is not over while this one may come
 			t.Error(err)
 		}
+		c.SetMaxRate(testRate) // of which unicast has a part
 		c.Drop(1, packet.ReasonNetwork)
 	})
 	b := newBench(t, s, diskFile(t, "target", true))
@@ -380,7 +401,7 @@ func TestCancelWaitingForSession(t *testing.T) {
 // The operator calls off a deploy in the middle of a session.
 func TestCancelDuringSession(t *testing.T) {
 	s, _ := castable(t, 1)
-	s.caught(2<<20, func(*cast) {
+	s.caught(func(*cast) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.cancel = true

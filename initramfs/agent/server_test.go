@@ -94,6 +94,7 @@ type testServer struct {
 	casts    []*cast // sessions that were made; the last one is the one to join
 	startAt  int     // a session begins when so many have joined
 	casting  bool    // a session is made when one is asked for
+	rate     float64 // of a session that is made
 	// seen is shown the reports of running operations; may be nil.
 	seen func(protocol.Status)
 }
@@ -108,7 +109,7 @@ func newTestServer(t *testing.T, ca authority, ops ...protocol.Operation) *testS
 		ops[i].TaskID, ops[i].Index = "t1", i
 	}
 	s := &testServer{t: t, ca: ca, store: store, address: "127.0.0.1:0", ops: ops, tokens: map[string]bool{}, calls: map[string]int{},
-		tables: map[string]saved.Copy{}}
+		tables: map[string]saved.Copy{}, rate: testRate}
 	s.start()
 	t.Cleanup(s.stop)
 	return s

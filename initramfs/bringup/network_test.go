@@ -149,7 +149,7 @@ func inNamespace(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n.Interface != "home" || n.Address != "10.77.1.50/24" || n.Router != "10.77.1.1" || time.Since(started) > 10*time.Second {
+		if n.Interface != "home" || n.Address != "10.77.1.50/24" || n.Router != "10.77.1.1" || time.Since(started) >= connectTimeout {
 			t.Errorf("%+v after %v", n, time.Since(started))
 		}
 		if got := addresses(t); got != "home 10.77.1.50/24" {
@@ -181,8 +181,14 @@ func inNamespace(t *testing.T) {
 	t.Run("nothing reaches the server", func(t *testing.T) {
 		r := newRace("")
 		r.server = "10.77.1.1:1"
-		ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
+		r.opts.Say = func(f string, a ...any) {
+			t.Logf(f, a...)
+			if strings.HasPrefix(fmt.Sprintf(f, a...), "home: address") {
+				cancel() // that is all there is to find out
+			}
+		}
 		_, err := r.connect(ctx)
 		var none *NoNetworkError
 		if !errors.As(err, &none) {

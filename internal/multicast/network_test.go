@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"clonecast/internal/await"
 	"clonecast/internal/multicast/blocks"
 	"clonecast/internal/multicast/querier"
 )
@@ -240,7 +241,7 @@ func (p *process) half() {
 // wait waits for the end and gives what the process printed.
 func (p *process) wait() []byte {
 	p.t.Helper()
-	timer := time.AfterFunc(2*time.Minute, func() { p.cmd.Process.Kill() })
+	timer := time.AfterFunc(await.Limit, func() { p.cmd.Process.Kill() })
 	defer timer.Stop()
 	out, err := io.ReadAll(p.output)
 	if err := cmp.Or(p.cmd.Wait(), err); err != nil {
@@ -394,11 +395,10 @@ func TestQuerier(t *testing.T) {
 	for _, ns := range hosts { // what it wants a host says twice, and then no more until it is asked
 		n.run("ip", "netns", "exec", ns, "sh", "-c", "for v in 2 3; do echo 100 > /proc/sys/net/ipv4/conf/eth0/igmpv${v}_unsolicited_report_interval; done")
 	}
-	for end := time.Now().Add(20 * time.Second); !strings.Contains(n.mdb("router ports"), "p4"); { // a switch that never heard a querier floods
-		if start(t, hosts[3], "query").wait(); time.Now().After(end) {
-			t.Fatalf("the switch hears no query: %s", n.mdb(""))
-		}
-	}
+	n.await("the switch hears a query", func() bool { // one that never heard a querier floods
+		start(t, hosts[3], "query").wait()
+		return strings.Contains(n.mdb("router ports"), "p4")
+	})
 	sender := start(t, hosts[0], "send", file, "2")
 	receivers := []*process{start(t, hosts[1], "receive", file+".0")}
 	n.forget(" port p2 ")
@@ -457,10 +457,8 @@ func (n *network) forget(port string) {
 
 func (n *network) await(what string, so func() bool) {
 	n.t.Helper()
-	for end := time.Now().Add(30 * time.Second); !so(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			n.t.Fatalf("not so after 30 s: %s\n%s", what, n.mdb(""))
-		}
+	if !await.True(so) {
+		n.t.Fatalf("not so after %v: %s\n%s", await.Limit, what, n.mdb(""))
 	}
 }
 

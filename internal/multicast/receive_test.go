@@ -9,9 +9,10 @@ import (
 	"math"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
-	"time"
 
+	"clonecast/internal/await"
 	"clonecast/internal/multicast/blocks"
 	"clonecast/internal/multicast/packet"
 	"clonecast/internal/protocol"
@@ -42,8 +43,7 @@ func described(f *Found) protocol.Session {
 // TestOffered receives a session that a server describes, by the interface that leads to its sender.
 func TestOffered(t *testing.T) {
 	plain, payload := payloadOf(20*blocks.Size + 1)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	ctx := await.Context(t)
 	f, sent := found(ctx, t, offered(t, payload))
 	same, err := Offered(described(f), f.host, f.log)
 	if err != nil || same.ifi.Name != "lo" {
@@ -65,32 +65,36 @@ func TestOffered(t *testing.T) {
 	}
 }
 
-// goneHost forgets the session once a place is given.
-type goneHost struct{ Host }
+// goneHost forgets the session once a place is given, and counts how often it must say so.
+type goneHost struct {
+	Host
+	asked atomic.Int32
+}
 
-func (goneHost) Blocks(context.Context, int, int, func(io.Reader) error) error {
+func (h *goneHost) Blocks(context.Context, int, int, func(io.Reader) error) error {
+	h.asked.Add(1)
 	return fmt.Errorf("blocks: %w", ErrGone)
 }
 
 // TestGone lets the session be forgotten while a block must come by unicast: that is the end, at once.
 func TestGone(t *testing.T) {
 	_, payload := payloadOf(20*blocks.Size + 1)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithCancel(await.Context(t))
 	defer cancel()
 	f, sent := found(ctx, t, offered(t, payload))
-	same, err := Offered(described(f), goneHost{f.host}, f.log)
+	host := &goneHost{Host: f.host}
+	same, err := Offered(described(f), host, f.log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	began := time.Now()
 	_, err = same.Receive(ctx, blocks.FullSet(same.Geometry().Count()), func(b int, _ []byte) error {
 		if b == 3 {
 			return ErrLater
 		}
 		return nil
 	}, nil)
-	if took := time.Since(began); !errors.Is(err, ErrGone) || took > fetchPatience {
-		t.Errorf("Receive: %v after %v, want ErrGone at once", err, took)
+	if asked := host.asked.Load(); !errors.Is(err, ErrGone) || asked != 1 {
+		t.Errorf("Receive: %v when the sender was asked %d times, want ErrGone at once", err, asked)
 	}
 	cancel()
 	<-sent
@@ -111,8 +115,7 @@ func TestPrepare(t *testing.T) {
 	_, reader := payloadOf(1)
 	opts := offered(t, reader)
 	opts.Payload, opts.Source, opts.Receivers = payload.Size(), payload, 2
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	ctx := await.Context(t)
 	f, sent := found(ctx, t, opts)
 	source := func() *ImageSource {
 		s, err := NewImageSource(f, m, payload.Table())
@@ -123,9 +126,12 @@ func TestPrepare(t *testing.T) {
 	}
 	enough := errors.New("enough")
 	early, stop := context.WithCancelCause(ctx)
-	time.AfterFunc(300*time.Millisecond, func() { stop(enough) })
 	impatient := source()
-	if err := impatient.Prepare(early, payloadChunks(m)); !errors.Is(err, enough) {
+	left := make(chan error, 1)
+	go func() { left <- impatient.Prepare(early, payloadChunks(m)) }()
+	await.True(func() bool { _, joined := impatient.Summary(); return joined })
+	stop(enough)
+	if err := <-left; !errors.Is(err, enough) {
 		t.Errorf("Prepare for a session that waits for another receiver = %v", err)
 	}
 	impatient.Close()

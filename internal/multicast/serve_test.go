@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"clonecast/internal/await"
 	"clonecast/internal/multicast/blocks"
 	"clonecast/internal/protocol"
 )
@@ -133,8 +134,7 @@ func TestLater(t *testing.T) {
 	plain, payload := payloadOf(20*blocks.Size + 1)
 	opts := offered(t, payload)
 	opts.MaxRate *= 10 // unicast has a small part of it
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	ctx := await.Context(t)
 	sent := make(chan error, 1)
 	go func() {
 		_, err := Send(ctx, opts)

@@ -1,6 +1,7 @@
 package multicast
 
 import (
+	"clonecast/internal/await"
 	"net"
 	"net/netip"
 	"slices"
@@ -47,8 +48,8 @@ func TestOwnGroups(t *testing.T) {
 			return string(buf[:n]), err
 		},
 	} {
-		_ = group.conn.SetReadDeadline(time.Now().Add(30 * time.Second))
-		_ = link.SetReadDeadline(time.Now().Add(30 * time.Second))
+		_ = group.conn.SetReadDeadline(time.Now().Add(await.Limit))
+		_ = link.SetReadDeadline(time.Now().Add(await.Limit))
 		var got string
 		for want := what + what; got != want; {
 			more, err := read()

@@ -56,11 +56,11 @@ func startProcess(t vm.T, label string, cmd *exec.Cmd) *Process {
 }
 
 // WaitLine waits for a line of output, past or future.
-func (p *Process) WaitLine(pattern string, timeout time.Duration) []string {
+func (p *Process) WaitLine(pattern string) []string {
 	p.t.Helper()
 	re := regexp.MustCompile(pattern)
 	var found []string
-	wait(p.t, timeout, fmt.Sprintf("%s prints %q", p.label, pattern), func() bool {
+	wait(p.t, fmt.Sprintf("%s prints %q", p.label, pattern), func() bool {
 		found = p.find(re)
 		select {
 		case <-p.done:
@@ -104,18 +104,18 @@ func (p *Process) Stop() {
 	p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(vm.Patience):
 		p.Kill()
-		p.t.Errorf("%s did not end within 30 s of SIGTERM", p.label)
+		p.t.Errorf("%s did not end within %v of SIGTERM", p.label, vm.Patience)
 	}
 }
 
-// wait polls until the condition holds; the test fails when it does not in time.
-func wait(t vm.T, timeout time.Duration, what string, holds func() bool) {
+// wait polls until the condition holds; the test fails when it hangs.
+func wait(t vm.T, what string, holds func() bool) {
 	t.Helper()
-	for limit := time.Now().Add(timeout); !holds(); time.Sleep(200 * time.Millisecond) {
+	for limit := time.Now().Add(vm.Patience); !holds(); time.Sleep(200 * time.Millisecond) {
 		if time.Now().After(limit) {
-			t.Fatalf("not within %v: %s", timeout, what)
+			t.Fatalf("not within %v: %s", vm.Patience, what)
 		}
 	}
 }

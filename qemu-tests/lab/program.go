@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"clonecast/qemu-tests/testdisk"
 	"clonecast/qemu-tests/vm"
@@ -33,7 +32,7 @@ type Result struct {
 // Clonecast runs bin/clonecast to its end, outside any network.
 func Clonecast(t vm.T, args ...string) Result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), vm.Patience)
 	defer cancel()
 	return finish(t, exec.CommandContext(ctx, Program(t, "clonecast"), args...))
 }

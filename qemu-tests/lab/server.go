@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"clonecast/qemu-tests/testdisk"
 	"clonecast/qemu-tests/vm"
@@ -62,7 +61,7 @@ func (s *Server) Start() {
 	s.t.Helper()
 	s.process = startProcess(s.t, "server", s.net.Command(context.Background(), Program(s.t, "clonecast"), s.args...))
 	s.t.Cleanup(s.process.Kill)
-	wait(s.t, 5*time.Minute, "the server answers", func() bool {
+	wait(s.t, "the server answers", func() bool {
 		select {
 		case <-s.process.done:
 			s.t.Fatalf("the server ended")
@@ -85,7 +84,7 @@ func (s *Server) Output() string { return s.process.Output() }
 // CLI runs an operator's command on the server's computer.
 func (s *Server) CLI(args ...string) Result {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), vm.Patience)
 	defer cancel()
 	cmd := s.net.Command(ctx, Program(s.t, "clonecast"), append(args, "--data", s.Data)...)
 	r := finish(s.t, cmd)
@@ -149,9 +148,9 @@ func (s *Server) Machine(pc *PC) (Machine, bool) {
 }
 
 // WaitRegistered waits until the server knows the PC.
-func (s *Server) WaitRegistered(pc *PC, timeout time.Duration) (m Machine) {
+func (s *Server) WaitRegistered(pc *PC) (m Machine) {
 	s.t.Helper()
-	wait(s.t, timeout, pc.Name+" registers", func() (found bool) { m, found = s.Machine(pc); return found })
+	wait(s.t, pc.Name+" registers", func() (found bool) { m, found = s.Machine(pc); return found })
 	return m
 }
 
@@ -263,9 +262,9 @@ func (s *Server) Task(id string) (t Task) {
 
 // WaitTask waits until the condition holds for a task. Without one, it waits until the task is done, and fails the test when
 // it ends otherwise.
-func (s *Server) WaitTask(id string, timeout time.Duration, holds func(Task) bool) (t Task) {
+func (s *Server) WaitTask(id string, holds func(Task) bool) (t Task) {
 	s.t.Helper()
-	wait(s.t, timeout, "task "+id, func() bool {
+	wait(s.t, "task "+id, func() bool {
 		t = s.Task(id)
 		if s.Watch != nil {
 			s.Watch(t)
@@ -295,9 +294,9 @@ type Session struct {
 }
 
 // WaitSession waits until the condition holds for the session of a task, which has its number.
-func (s *Server) WaitSession(task string, timeout time.Duration, what string, holds func(Session) bool) (c Session) {
+func (s *Server) WaitSession(task string, what string, holds func(Session) bool) (c Session) {
 	s.t.Helper()
-	wait(s.t, timeout, fmt.Sprintf("session %s: %s", task, what), func() bool {
+	wait(s.t, fmt.Sprintf("session %s: %s", task, what), func() bool {
 		return s.ask("GET", "/api/v1/sessions/"+task, nil, &c) == nil && holds(c)
 	})
 	return c

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"clonecast/qemu-tests/lab"
 	"clonecast/qemu-tests/testdisk"
@@ -15,9 +14,6 @@ import (
 
 // Image is the name under which PC A is captured.
 const Image = "lab-pc"
-
-// Patience bounds every wait for a PC; without KVM and on a busy computer a boot may take minutes.
-const Patience = 6 * time.Minute
 
 // Room is what the story leaves behind: a server that runs and three PCs, switched off.
 type Room struct {
@@ -82,14 +78,14 @@ func Open(t vm.T, original, dhcp string, say Say, args ...string) *Room {
 func (r *Room) Capture(t vm.T, say Say) {
 	t.Helper()
 	say("switch on PC A: it boots from the network")
-	a := r.A.Boot(vm.Deadline(20 * time.Minute))
-	m := r.Server.WaitRegistered(r.A, Patience)
+	a := r.A.Boot()
+	m := r.Server.WaitRegistered(r.A)
 	say("PC A is registered, %s: adopt it and order the capture of its disk", m.State)
 	r.Server.Adopt(r.A)
 	task := r.Server.Capture(r.A, Image)
-	done := r.Server.WaitTask(task, 15*time.Minute, nil)
+	done := r.Server.WaitTask(task, nil)
 	done.Result(t, r.A, &r.Captured)
-	a.Wait(Patience)
+	a.Wait()
 	say("captured %s of %s on the disk: %s in the store, %.1f s", mib(r.Captured.Allocated), mib(Size(t, r.A.Disk)), mib(r.Captured.Stored), r.Captured.Seconds)
 }
 
@@ -97,16 +93,16 @@ func (r *Room) Capture(t vm.T, say Say) {
 func (r *Room) Deploy(t vm.T, say Say) {
 	t.Helper()
 	say("switch on the blank PCs B (same disk size) and C (larger disk)")
-	b, c := r.B.Boot(vm.Deadline(20*time.Minute)), r.C.Boot(vm.Deadline(20*time.Minute))
-	r.Server.WaitRegistered(r.B, Patience)
-	r.Server.WaitRegistered(r.C, Patience)
+	b, c := r.B.Boot(), r.C.Boot()
+	r.Server.WaitRegistered(r.B)
+	r.Server.WaitRegistered(r.C)
 	r.Server.Adopt(r.B)
 	r.Server.Adopt(r.C)
 	say("PCs B and C are registered and adopted: deploy the image to both")
 	task := r.Server.Deploy(Image, r.B, r.C)
-	done := r.Server.WaitTask(task, 15*time.Minute, nil)
-	b.Wait(Patience)
-	c.Wait(Patience)
+	done := r.Server.WaitTask(task, nil)
+	b.Wait()
+	c.Wait()
 	for _, pc := range []*lab.PC{r.B, r.C} {
 		var d Deployed
 		done.Result(t, pc, &d)
@@ -119,10 +115,10 @@ func (r *Room) Deploy(t vm.T, say Say) {
 func BootBoth(t vm.T, pc *lab.PC, say Say) {
 	t.Helper()
 	linux := pc.BootDisk("linux")
-	say("%s boots from its disk: %s", pc.Name, linux.WaitLine(testdisk.LinuxStarted, Patience)[0])
-	linux.Wait(Patience)
+	say("%s boots from its disk: %s", pc.Name, linux.WaitLine(testdisk.LinuxStarted)[0])
+	linux.Wait()
 	windows := pc.BootDisk(testdisk.WindowsTag)
-	say("%s boots from its disk: %s", pc.Name, windows.WaitLine(testdisk.WindowsStarted, Patience)[0])
+	say("%s boots from its disk: %s", pc.Name, windows.WaitLine(testdisk.WindowsStarted)[0])
 	windows.Kill()
 }
 

@@ -62,7 +62,7 @@ func kvmWorks() bool {
 	if err := os.WriteFile(disk, sector, 0o600); err != nil {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second) // a busy host is slow, too
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, "-accel", "kvm", "-cpu", "host", "-nodefaults", "-display", "none", "-no-reboot",
 		"-serial", "stdio", "-m", "16", "-device", "isa-debug-exit,iobase=0x501", "-drive", "file="+disk+",format=raw")

@@ -79,8 +79,8 @@ func (c *console) all() []string {
 	return append([]string(nil), c.lines...)
 }
 
-func (c *console) wait(pattern *regexp.Regexp, timeout time.Duration) ([]string, error) {
-	limit := time.After(timeout)
+func (c *console) wait(pattern *regexp.Regexp) ([]string, error) {
+	limit := time.After(Patience)
 	for seen := 0; ; {
 		c.mu.Lock()
 		lines, ended, changed := c.lines[seen:], c.ended, c.changed
@@ -97,7 +97,7 @@ func (c *console) wait(pattern *regexp.Regexp, timeout time.Duration) ([]string,
 		select {
 		case <-changed:
 		case <-limit:
-			return nil, fmt.Errorf("no such line within %v", timeout)
+			return nil, fmt.Errorf("no such line within %v", Patience)
 		}
 	}
 }

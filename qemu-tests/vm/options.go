@@ -1,15 +1,9 @@
 package vm
 
-import (
-	"fmt"
-	"time"
-)
+import "fmt"
 
 // Memory in MiB.
 func Memory(mib int) Option { return func(c *config) { c.memory = mib } }
-
-// Deadline after which the VM is ended and counts as failed.
-func Deadline(d time.Duration) Option { return func(c *config) { c.deadline = d } }
 
 // Reboots lets the VM start again when its guest restarts it, as a PC does. Without it, a restart ends the VM.
 func Reboots() Option { return func(c *config) { c.reboots = true } }

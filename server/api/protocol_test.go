@@ -677,9 +677,11 @@ func TestFollow(t *testing.T) {
 	s := newSite(t)
 	a := s.pc("a", 1)
 	image := s.image(a)
-	s.api.patience = 300 * time.Millisecond // for the body; the answer may take longer
 	task := s.order(Order{Kind: "deploy", Machines: []string{"a"}, Image: image})
 	op := s.next(a, protocol.OpDeploy)
+	const short = time.Second // for the body; the answer may take longer
+	usual := s.api.patience
+	s.api.patience = short
 	response, err := s.local.Client().Get(s.local.URL + "/api/v1/tasks/" + task.ID + "/follow")
 	if err != nil {
 		t.Fatal(err)
@@ -690,7 +692,8 @@ func TestFollow(t *testing.T) {
 	if err := d.Decode(&seen); err != nil || seen.State != tasks.Running {
 		t.Fatalf("first line: %+v, %v", seen, err)
 	}
-	time.Sleep(2 * s.api.patience)
+	s.api.patience = usual
+	time.Sleep(2 * short)
 	s.report(a, op, protocol.StateDone)
 	for seen.State == tasks.Running {
 		seen = tasks.Task{}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"clonecast/internal/await"
 	"clonecast/internal/multicast"
 	"clonecast/internal/multicast/blocks"
 	"clonecast/internal/multicast/packet"
@@ -55,11 +56,9 @@ func (s *site) receiveIn(token string, session protocol.Session) ([]byte, error)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
-	defer cancel()
 	var mu sync.Mutex
 	got := make([]byte, session.Payload)
-	_, err = found.Receive(ctx, blocks.FullSet(found.Geometry().Count()), func(b int, plain []byte) error {
+	_, err = found.Receive(await.Context(s.t), blocks.FullSet(found.Geometry().Count()), func(b int, plain []byte) error {
 		mu.Lock()
 		defer mu.Unlock()
 		copy(got[found.Geometry().Offset(b):], plain)
@@ -71,16 +70,15 @@ func (s *site) receiveIn(token string, session protocol.Session) ([]byte, error)
 // session waits until a session is as the test wants it.
 func (s *site) session(id, what string, ok func(sessions.Session) bool) sessions.Session {
 	s.t.Helper()
-	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		var one sessions.Session
+	var one sessions.Session
+	if !await.True(func() bool {
+		one = sessions.Session{}
 		s.must(s.local, "", "GET", "/api/v1/sessions/"+id, nil, &one)
-		if ok(one) {
-			return one
-		}
-		if time.Now().After(end) {
-			s.t.Fatalf("%s: session is %+v", what, one)
-		}
+		return ok(one)
+	}) {
+		s.t.Fatalf("%s: session is %+v", what, one)
 	}
+	return one
 }
 
 // captured is a site with an image of one disk, and the task number that comes next.

@@ -10,6 +10,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 
+	"clonecast/internal/await"
 	"clonecast/internal/netboot"
 	"clonecast/internal/nettest"
 )
@@ -55,7 +56,7 @@ func start4(t *testing.T, c Config, observe func(Event)) {
 
 func newClient(t *testing.T) *nclient4.Client {
 	t.Helper()
-	c, err := nclient4.New("client", nclient4.WithTimeout(2*time.Second), nclient4.WithRetry(2))
+	c, err := nclient4.New("client", nclient4.WithTimeout(2*time.Second), nclient4.WithRetry(int(await.Limit/(2*time.Second))))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 
+	"clonecast/internal/await"
 	"clonecast/internal/nettest"
 )
 
@@ -23,6 +25,7 @@ func inNetwork(t *testing.T) {
 		"ip link set server address 52:54:00:00:00:01",
 		"ip addr add fe80::1/64 dev server nodad",
 		"ip addr add fe80::2/64 dev client nodad",
+		"ip addr add fe80::3/64 dev client nodad",
 		"ip link set server up",
 		"ip link set client up",
 	)
@@ -43,66 +46,88 @@ func TestServer(t *testing.T) {
 			t.Errorf("Serve: %v", err)
 		}
 	}()
-	packets, err := net.ListenPacket("ip6:ipv6-icmp", "fe80::2%client")
+	want := "\x86\x00??" + strings.Repeat("\x00", 12) + "\x01\x01\x52\x54\x00\x00\x00\x01"
+	neighbour, far := newHost(t, "fe80::2"), newHost(t, "fe80::3")
+	if got, hops := neighbour.answered(255); got != want || hops != hopLimit {
+		t.Errorf("advertisement %q with hop limit %d, want %q", got, hops, want)
+	}
+	far.answered(255)
+	for range 10 { // forgets late answers
+		far.answer(time.Millisecond)
+	}
+	far.ask(64)
+	neighbour.answered(255) // the server has seen the question before, too
+	if got, _ := far.answer(time.Millisecond); got != "" {
+		t.Errorf("a forwarded solicitation was answered: %q", got)
+	}
+}
+
+// host is one that asks from an address of its own, where alone it is answered.
+type host struct {
+	t    *testing.T
+	conn *ipv6.PacketConn
+}
+
+func newHost(t *testing.T, address string) *host {
+	t.Helper()
+	packets, err := net.ListenPacket("ip6:ipv6-icmp", address+"%client")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer packets.Close()
+	t.Cleanup(func() { packets.Close() })
 	conn := ipv6.NewPacketConn(packets)
 	if err := conn.SetControlMessage(ipv6.FlagHopLimit, true); err != nil {
 		t.Fatal(err)
 	}
-	ask := func(hops int) (string, int) {
-		t.Helper()
-		// The multicast hop limit is what counts: ff02::2 is a group.
-		if err := conn.SetMulticastHopLimit(hops); err != nil {
-			t.Fatal(err)
-		}
-		to := &net.IPAddr{IP: net.ParseIP("ff02::2"), Zone: "client"}
-		// The kernel makes the interface's routes a moment after its carrier is there.
-		for attempt := 0; ; attempt++ {
-			_, err := conn.WriteTo([]byte{solicitation, 0, 0, 0, 0, 0, 0, 0}, nil, to)
-			if err == nil {
-				break
-			}
-			if !errors.Is(err, unix.ENETUNREACH) || attempt == 100 {
-				t.Fatal(err)
-			}
-			time.Sleep(50 * time.Millisecond)
-		}
-		buf := make([]byte, 1500)
-		for end := time.Now().Add(300 * time.Millisecond); ; {
-			if err := conn.SetReadDeadline(end); err != nil {
-				t.Fatal(err)
-			}
-			n, control, _, err := conn.ReadFrom(buf)
-			if err != nil {
-				return "", 0
-			}
-			if buf[0] == advertisement {
-				return string(buf[:2]) + "??" + string(buf[4:n]), control.HopLimit
-			}
-		}
+	return &host{t, conn}
+}
+
+// ask sends a solicitation with a hop limit.
+func (h *host) ask(hops int) {
+	h.t.Helper()
+	// The multicast hop limit is what counts: ff02::2 is a group.
+	if err := h.conn.SetMulticastHopLimit(hops); err != nil {
+		h.t.Fatal(err)
 	}
-	want := "\x86\x00??" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00" + "\x01\x01\x52\x54\x00\x00\x00\x01"
-	got, hops := ask(255)
-	for attempt := 0; got == "" && attempt < 20; attempt++ { // the server's end may be ready a little later
-		got, hops = ask(255)
+	to := &net.IPAddr{IP: net.ParseIP("ff02::2"), Zone: "client"}
+	var err error
+	// The kernel makes the interface's routes a moment after its carrier is there.
+	await.True(func() bool {
+		_, err = h.conn.WriteTo([]byte{solicitation, 0, 0, 0, 0, 0, 0, 0}, nil, to)
+		return !errors.Is(err, unix.ENETUNREACH)
+	})
+	if err != nil {
+		h.t.Fatal(err)
 	}
-	if got != want || hops != hopLimit {
-		t.Errorf("advertisement %q with hop limit %d, want %q", got, hops, want)
+}
+
+// answer gives the next advertisement and its hop limit, "" if none comes in time.
+func (h *host) answer(within time.Duration) (string, int) {
+	h.t.Helper()
+	buf := make([]byte, 1500)
+	if err := h.conn.SetReadDeadline(time.Now().Add(within)); err != nil {
+		h.t.Fatal(err)
 	}
-	for { // late answers to the questions before
-		if err := conn.SetReadDeadline(time.Now().Add(500 * time.Millisecond)); err != nil {
-			t.Fatal(err)
+	for {
+		n, control, _, err := h.conn.ReadFrom(buf)
+		if err != nil {
+			return "", 0
 		}
-		if _, _, _, err := conn.ReadFrom(make([]byte, 1500)); err != nil {
-			break
+		if buf[0] == advertisement {
+			return string(buf[:2]) + "??" + string(buf[4:n]), control.HopLimit
 		}
 	}
-	if got, _ := ask(64); got != "" {
-		t.Errorf("a forwarded solicitation was answered: %q", got)
-	}
+}
+
+// answered asks until it is answered: the server's end of the cable may be ready a little later.
+func (h *host) answered(hops int) (got string, hopsOfAnswer int) {
+	h.t.Helper()
+	await.True(func() bool {
+		h.ask(hops)
+		got, hopsOfAnswer = h.answer(time.Second)
+		return got != ""
+	})
+	return got, hopsOfAnswer
 }
 
 func TestAsks(t *testing.T) {

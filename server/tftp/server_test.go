@@ -2,6 +2,7 @@ package tftp
 
 import (
 	"bytes"
+	"clonecast/internal/await"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -57,14 +59,15 @@ func TestForeignClients(t *testing.T) {
 	s := serve(t, files)
 	host, port, _ := net.SplitHostPort(s.Addr().String())
 	out := filepath.Join(t.TempDir(), "out")
+	hang := strconv.Itoa(int(await.Limit.Seconds()))
 	tests := []struct {
 		name, file string
 		command    []string
 	}{
-		{"curl", "undionly.kpxe", []string{"curl", "-sS", "-m", "20", "-o", out, "tftp://" + s.Addr().String() + "/undionly.kpxe"}},
-		{"curl blksize 1468", "undionly.kpxe", []string{"curl", "-sS", "-m", "20", "--tftp-blksize", "1468", "-o", out, "tftp://" + s.Addr().String() + "/undionly.kpxe"}},
-		{"curl without options", "whole.bin", []string{"curl", "-sS", "-m", "20", "--tftp-no-options", "-o", out, "tftp://" + s.Addr().String() + "/whole.bin"}},
-		{"curl rollover", "long.bin", []string{"curl", "-sS", "-m", "60", "--tftp-blksize", "8", "-o", out, "tftp://" + s.Addr().String() + "/long.bin"}},
+		{"curl", "undionly.kpxe", []string{"curl", "-sS", "-m", hang, "-o", out, "tftp://" + s.Addr().String() + "/undionly.kpxe"}},
+		{"curl blksize 1468", "undionly.kpxe", []string{"curl", "-sS", "-m", hang, "--tftp-blksize", "1468", "-o", out, "tftp://" + s.Addr().String() + "/undionly.kpxe"}},
+		{"curl without options", "whole.bin", []string{"curl", "-sS", "-m", hang, "--tftp-no-options", "-o", out, "tftp://" + s.Addr().String() + "/whole.bin"}},
+		{"curl rollover", "long.bin", []string{"curl", "-sS", "-m", hang, "--tftp-blksize", "8", "-o", out, "tftp://" + s.Addr().String() + "/long.bin"}},
 		{"tftp-hpa", "undionly.kpxe", []string{"tftp", "-4", "-m", "binary", host, port, "-c", "get", "undionly.kpxe", out}},
 		{"tftp-hpa empty", "empty.bin", []string{"tftp", "-4", "-m", "binary", host, port, "-c", "get", "/empty.bin", out}},
 		{"atftp", "undionly.kpxe", []string{"atftp", "--option", "blksize 1024", "--option", "tsize 0", "-g", "-r", "undionly.kpxe", "-l", out, host, port}},
@@ -137,9 +140,10 @@ func TestRefusals(t *testing.T) {
 	t.Parallel()
 	s := serve(t, map[string][]byte{"a": []byte("x"), "etc/shadow": nil})
 	long := strings.Repeat("a", 480)
+	const silence = 0xffff
 	tests := map[string]struct {
 		request string
-		code    uint16 // 0xffff: silence
+		code    uint16
 	}{
 		"write":         {"\x00\x02a\x00octet\x00", errAccess},
 		"dots":          {"\x00\x01../../etc/shadow\x00octet\x00", errNotFound},
@@ -148,25 +152,23 @@ func TestRefusals(t *testing.T) {
 		"percent":       {"\x00\x01%2e%2e/etc/shadow\x00octet\x00", errNotFound},
 		"UTF-16":        {"\x00\x01\xff\xfea\x00octet\x00", errNotFound},
 		"long name":     {"\x00\x01" + long + "\x00octet\x00", errNotFound},
-		"longer name":   {"\x00\x01" + strings.Repeat("a", 1400) + "\x00octet\x00", 0xffff},
+		"longer name":   {"\x00\x01" + strings.Repeat("a", 1400) + "\x00octet\x00", silence},
 		"netascii":      {"\x00\x01a\x00netascii\x00", errIllegal},
-		"noise":         {"GET / HTTP/1.0", 0xffff},
-		"stray ack":     {"\x00\x04\x00\x01", 0xffff},
-		"name is a NUL": {"\x00\x01\x00a\x00octet\x00", 0xffff},
+		"noise":         {"GET / HTTP/1.0", silence},
+		"stray ack":     {"\x00\x04\x00\x01", silence},
+		"name is a NUL": {"\x00\x01\x00a\x00octet\x00", silence},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			c := dial(t, s)
 			c.send(test.request)
-			wait := 5 * time.Second
-			if test.code == 0xffff {
-				wait = 50 * time.Millisecond
+			c.send("\x00\x01b\x00octet\x00") // what is answered first came first
+			want := test.code
+			if want == silence {
+				want = errNotFound
 			}
-			got := c.receive(wait)
-			switch {
-			case test.code == 0xffff && got != "":
-				t.Errorf("answer %q, want none", got)
-			case test.code != 0xffff && (len(got) < 5 || got[:4] != string([]byte{0, opError, 0, byte(test.code)})):
+			got := c.receive(await.Limit)
+			if len(got) < 5 || got[:4] != string([]byte{0, opError, 0, byte(want)}) || test.code == silence && c.receive(time.Millisecond) != "" {
 				t.Errorf("answer %q, want error %d", got, test.code)
 			}
 		})
@@ -181,24 +183,21 @@ func TestUnansweredTransferEnds(t *testing.T) {
 	c := dial(t, s)
 	c.send("\x00\x01a\x00octet\x00blksize\x001468\x00windowsize\x0064\x00timeout\x001\x00")
 	c.send("\x00\x01a\x00octet\x00blksize\x001468\x00windowsize\x0064\x00timeout\x001\x00")
-	packets, bytesSent := 0, 0
-	for {
-		p := c.receive(6 * time.Second) // waits are 1, 2 and 4 seconds
-		if p == "" {
-			break
-		}
+	first := c.receive(await.Limit)
+	packets, bytesSent := 1, len(first)
+	forgotten := await.True(func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.active) == 0 && len(s.hosts) == 0
+	})
+	for p := c.receive(time.Millisecond); p != ""; p = c.receive(time.Millisecond) {
 		packets++
 		bytesSent += len(p)
-		if packets > firstTries {
-			break
-		}
 	}
 	if packets != firstTries || bytesSent > 200 {
 		t.Errorf("%d packets, %d bytes without an acknowledgement, want %d packets", packets, bytesSent, firstTries)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.active) != 0 || len(s.hosts) != 0 {
+	if !forgotten {
 		t.Errorf("transfers are still counted: %v %v", s.active, s.hosts)
 	}
 }
@@ -212,13 +211,18 @@ func TestBoundsPerHost(t *testing.T) {
 		c.send("\x00\x01a\x00octet\x00")
 		clients = append(clients, c)
 	}
+	last := dial(t, s)
+	last.send("\x00\x01b\x00octet\x00")
+	last.receive(await.Limit) // all requests before have been seen
 	served := 0
-	for _, c := range clients {
-		if c.receive(200*time.Millisecond) != "" {
-			served++
+	if !await.True(func() bool {
+		for _, c := range clients {
+			if c.receive(time.Millisecond) != "" {
+				served++
+			}
 		}
-	}
-	if served != maxPerHost {
+		return served >= maxPerHost
+	}) || served != maxPerHost {
 		t.Errorf("%d transfers for one address, want %d", served, maxPerHost)
 	}
 }
@@ -252,7 +256,7 @@ func (c *client) download(name string, block, window int, loss float64, rng *ran
 		}
 		inWindow = 0
 	}
-	for silent := 0; silent < 20; {
+	for silent := 0; silent < 200; {
 		p := c.receive(1100 * time.Millisecond)
 		switch {
 		case p == "" && !opened:

@@ -246,7 +246,7 @@ func TestBigEndian(t *testing.T) {
 	b := mkswap(t, 65536, "power")
 	bigEndian(b)
 	v, err := Read(bytes.NewReader(b), areaSize)
-	want := filesystem.Volume{Type: "swap", UUID: uuid, Label: "power", BlockSize: 65536, Size: areaSize,
+	want := filesystem.Volume{Type: "swap", UUID: uuid, Label: "power", BlockSize: 65536, Size: areaSize / 65536 * 65536,
 		Allocated: []quantity.Extent{{Length: 65536}}}
 	if diff := cmp.Diff(want, v); err != nil || diff != "" {
 		t.Errorf("%v (-want +got):\n%s", err, diff)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 
+	"clonecast/internal/await"
 	"clonecast/internal/multicast/igmp"
 	"clonecast/internal/nettest"
 )
@@ -147,10 +148,8 @@ func (h *farHost) hears(t *testing.T, conn net.PacketConn, name string) bool {
 // eventually waits until something is so.
 func eventually(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !so(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not so after 30 s: %s", what)
-		}
+	if !await.True(so) {
+		t.Fatalf("not so after %v: %s", await.Limit, what)
 	}
 }
 
