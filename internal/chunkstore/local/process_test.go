@@ -208,7 +208,7 @@ func TestKilledProcess(t *testing.T) {
 			t.Fatalf("round %d: staging still holds %v, %v", round, left, err)
 		}
 	}
-	if versions < 4 {
+	if versions < 3 { // rounds 3, 7 and 11 wait for one each
 		t.Errorf("the children published %d versions: the test has lost its bite", versions)
 	}
 }
