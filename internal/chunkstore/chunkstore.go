@@ -177,9 +177,9 @@ type CollectReport struct {
 	Freed     int64 `json:"freed"`     // bytes of them
 	Rewritten int64 `json:"rewritten"` // bytes of needed chunks that moved to new packs
 
-	Condemned int       `json:"condemned"`     // packs that a later collection removes
+	Condemned int       `json:"condemned"`     // packs that a later collection removes; in a dry run: could
 	Waiting   int64     `json:"waiting"`       // bytes of them
-	Due       time.Time `json:"due,omitzero"`  // when it may; zero when nothing is condemned
+	Due       time.Time `json:"due,omitzero"`  // when a collection may; zero when no pack is condemned already
 	Pinned    bool      `json:"pinned"`        // captures or readers hold it up
 	Kept      []string  `json:"kept,omitzero"` // packs that stay after all, and why
 }

@@ -3,16 +3,31 @@
 // A test counts the operations of a run, then repeats it with the first, the second,
 // ... the last of them failing, once or from there on. Every operation of vfs.FS and
 // vfs.File that can fail on a real machine asks the Injector first. A write that fails
-// leaves half of its bytes behind, as a full disk does.
+// leaves half of its bytes behind, as a full disk does. A sync that fails forgets what it
+// should have written, as the kernel does, where the inner file system can (memfs).
+//
+// Three faults are silent: the operation says that all is well.
 package faultfs
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"io/fs"
 	"sync"
 
 	"clonecast/internal/vfs"
+)
+
+// Silent faults: an Injector returns one of them, and the operation returns nil.
+var (
+	// ErrShort lets a write store half of its bytes. It says how many, which os.File never does
+	// without an error.
+	ErrShort = errors.New("short write")
+	// ErrRot flips a bit of what a write stores.
+	ErrRot = errors.New("rotten write")
+	// ErrLost lets the file vanish that a rename moves.
+	ErrLost = errors.New("lost file")
 )
 
 // Op is a kind of operation.
@@ -143,7 +158,12 @@ func (f *FS) Stat(name string) (fs.FileInfo, error) {
 }
 
 func (f *FS) Rename(oldName, newName string) error {
-	if err := f.inject(OpRename, newName); err != nil {
+	if err := f.inject(OpRename, newName); errors.Is(err, ErrLost) {
+		if err := f.FS.Rename(oldName, newName); err != nil {
+			return err
+		}
+		return f.FS.Remove(newName)
+	} else if err != nil {
 		return err
 	}
 	return f.FS.Rename(oldName, newName)
@@ -205,15 +225,27 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *file) Write(p []byte) (int, error) {
-	if err := f.inject(OpWrite, f.name); err != nil {
-		n, _ := f.File.Write(p[:len(p)/2])
-		return n, err
+	err := f.inject(OpWrite, f.name)
+	switch {
+	case err == nil:
+		return f.File.Write(p)
+	case errors.Is(err, ErrRot) && len(p) > 0:
+		rotten := bytes.Clone(p)
+		rotten[len(p)/2] ^= 1
+		return f.File.Write(rotten)
 	}
-	return f.File.Write(p)
+	n, _ := f.File.Write(p[:len(p)/2])
+	if errors.Is(err, ErrShort) {
+		return n, nil
+	}
+	return n, err
 }
 
 func (f *file) Sync() error {
 	if err := f.inject(OpSync, f.name); err != nil {
+		if inner, ok := f.File.(interface{ FailSync() }); ok {
+			inner.FailSync()
+		}
 		return err
 	}
 	return f.File.Sync()

@@ -12,7 +12,8 @@
 //     that returned nil.
 //
 // An error of Sync or SyncDir is final: the kernel forgets which pages were not
-// written, so a second call that succeeds proves nothing.
+// written, so a second call that succeeds proves nothing, nor does a read: it may be
+// answered from memory. DropCache makes the next read come from the medium.
 package vfs
 
 import (
@@ -62,6 +63,9 @@ type File interface {
 	io.Writer
 	io.Closer
 	Sync() error
+	// DropCache makes the system forget the file's pages that need not be written, so that
+	// the next read comes from the medium. A file system that has none ignores it.
+	DropCache()
 	Truncate(size int64) error
 	Stat() (fs.FileInfo, error)
 }

@@ -66,6 +66,7 @@ type API struct {
 // New makes the handlers.
 func New(c Config) *API {
 	a := &API{Config: c, access: map[string]access{}, mux: http.NewServeMux(), patience: 2 * time.Minute}
+	a.captures.log, a.captures.silence = c.Log, captureSilence
 	a.versions.store = c.Store
 	a.differ = sync.OnceValues(func() (*chunkstore.Differ, error) { return chunkstore.NewDiffer(c.Store) })
 	a.logins.slots = make(chan struct{}, 2)

@@ -19,9 +19,17 @@ import (
 	"clonecast/server/tasks"
 )
 
-// captures holds the store's session of every capture that runs. After a restart of the
-// server a session is begun anew: the chunks that were sent are in the store.
+// captureSilence is how long a capture may be silent. A machine at work reports every second, so
+// one that is silent has lost its power or its network, perhaps for ever, and what its session
+// pins holds up every collection.
+const captureSilence = 30 * time.Minute
+
+// captures holds the store's session of every capture that runs. After a restart of the server,
+// and after a silence, a session is begun anew: the chunks that were sent are in the store.
 type captures struct {
+	log     *slog.Logger
+	silence time.Duration
+
 	mu        sync.Mutex
 	byMachine map[string]*capture
 	changed   chan struct{} // closed when a cast has more parts, or another outline; nil when nobody waits
@@ -35,6 +43,9 @@ type capture struct {
 	session chunkstore.Session
 	closed  bool
 	cast    *cast // for followers, guarded by captures.mu; nil before the outline
+
+	heard  time.Time   // guarded by captures.mu
+	expiry *time.Timer // looks whether it is silent; guarded by captures.mu
 }
 
 // get gives the machine's session for an operation.
@@ -43,8 +54,10 @@ func (s *captures) get(ctx context.Context, store chunkstore.Store, machine stri
 	defer s.mu.Unlock()
 	if c := s.byMachine[machine]; c != nil {
 		if c.task == op.TaskID && c.index == op.Index {
+			c.heard = time.Now()
 			return c, nil
 		}
+		c.expiry.Stop()
 		if err := c.close(); err != nil {
 			return nil, fmt.Errorf("end an earlier capture: %w", err)
 		}
@@ -57,9 +70,44 @@ func (s *captures) get(ctx context.Context, store chunkstore.Store, machine stri
 	if s.byMachine == nil {
 		s.byMachine = map[string]*capture{}
 	}
-	c := &capture{task: op.TaskID, index: op.Index, session: session}
+	c := &capture{task: op.TaskID, index: op.Index, session: session, heard: time.Now()}
+	c.expiry = time.AfterFunc(s.silence, func() { s.expire(machine, c) })
 	s.byMachine[machine] = c
 	return c, nil
+}
+
+// hear notes that a machine lives.
+func (s *captures) hear(machine string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.byMachine[machine]; c != nil {
+		c.heard = time.Now()
+	}
+}
+
+// expire ends a capture of which nothing was heard for too long. A call of its machine that is
+// still at work is no silence.
+func (s *captures) expire(machine string, c *capture) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byMachine[machine] != c {
+		return
+	}
+	silent := time.Since(c.heard)
+	busy := !c.mu.TryLock()
+	if busy || silent < s.silence {
+		if !busy {
+			c.mu.Unlock()
+		}
+		c.expiry.Reset(max(s.silence-silent, time.Second))
+		return
+	}
+	delete(s.byMachine, machine)
+	c.closed = true
+	err := c.session.Close()
+	c.mu.Unlock()
+	s.log.Warn("a capture was silent for too long: what it holds in the store is given back, its chunks stay",
+		"machine", machine, "task", c.task, "silent", silent.Round(time.Second), "error", err)
 }
 
 func (c *capture) close() error {
@@ -91,6 +139,7 @@ func (s *captures) end(machine string, log *slog.Logger) {
 	if c == nil {
 		return
 	}
+	c.expiry.Stop()
 	if err := c.close(); err != nil {
 		log.Error("end capture", "machine", machine, "error", err)
 	}
@@ -101,6 +150,7 @@ func (s *captures) closeAll() error {
 	defer s.mu.Unlock()
 	var errs []error
 	for _, c := range s.byMachine {
+		c.expiry.Stop()
 		errs = append(errs, c.close())
 	}
 	clear(s.byMachine)

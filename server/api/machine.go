@@ -118,6 +118,7 @@ func (a *API) status(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	c := callerOf(r.Context())
+	a.captures.hear(c.machine)
 	answer, err := a.Tasks.Report(r.Context(), c.machine, st)
 	if err != nil {
 		return err

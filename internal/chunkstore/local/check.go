@@ -1,8 +1,8 @@
 package local
 
 import (
+	"bytes"
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,7 +34,8 @@ type checker struct {
 	// for a repair
 	names  []string        // of packs by their number
 	faulty map[string]bool // packs with a problem: whether bytes of them belong to no frame
-	broken []versionName   // whose manifest is damaged
+	broken []versionName   // whose manifest and its copy are damaged
+	half   []versionName   // of which one of the two is damaged
 
 	done, total int64
 }
@@ -59,8 +60,10 @@ func (c *checker) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, pin.Close()) }()
-	if err := c.keys(); err != nil {
-		return err
+	for _, part := range []func() error{c.base, c.marks} {
+		if err := part(); err != nil {
+			return err
+		}
 	}
 	versions, err := c.versions(ctx)
 	if err != nil {
@@ -84,27 +87,32 @@ func (c *checker) progress(bytes int64) {
 	}
 }
 
-// keys compares the key files with what the store was opened with.
-func (c *checker) keys() error {
-	pub, err := readHex(c.store.fs, signingPub, ed25519.PublicKeySize)
-	if isDamage(err) || errors.Is(err, fs.ErrNotExist) {
-		c.problem(signingPub, "%v", err)
-		return nil
-	}
+// base reads format, directories and keys once more.
+func (c *checker) base() error {
+	b, err := inspect(c.store.fs, c.store.opts.ReadOnly)
 	if err != nil {
 		return err
 	}
-	key, err := readSigningKey(c.store.fs)
-	switch {
-	case errors.Is(err, fs.ErrPermission): // somebody who may read images but not sign
-	case isDamage(err) || errors.Is(err, fs.ErrNotExist):
-		c.problem(signingKey, "%v", err)
-	case err != nil:
-		return err
-	case !ed25519.PublicKey(pub).Equal(key.Public()):
-		c.problem(signingPub, "does not belong to %s", signingKey)
+	for _, f := range b.flaws {
+		c.report.Problems = append(c.report.Problems, f.Problem)
 	}
 	return nil
+}
+
+// marks reads the mark of a collection.
+func (c *checker) marks() error {
+	b, err := readFile(c.store.fs, marksFile, maxMarksSize)
+	if err == nil {
+		_, err = parseMarks(b)
+	}
+	switch {
+	case err == nil || errors.Is(err, fs.ErrNotExist):
+		return nil
+	case isDamage(err) || errors.Is(err, errMarks):
+		c.problem(marksFile, "%v; nothing is lost: it counts as none, and the next collection or repair removes it", err)
+		return nil
+	}
+	return err
 }
 
 type versionName struct {
@@ -114,13 +122,13 @@ type versionName struct {
 
 func (v versionName) String() string { return fmt.Sprintf("%s@%d", v.image, v.sequence) }
 
-// versions proves every manifest and lists the sound ones.
-func (c *checker) versions(ctx context.Context) ([]versionName, error) {
+// versions proves every manifest and its copy, and lists the versions that have a sound one.
+func (c *checker) versions(ctx context.Context) (sound []versionName, err error) {
+	var doubtful []versionName
 	names, err := c.store.Images(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var sound []versionName
 	for _, name := range names {
 		sequences, err := c.store.sequences(name)
 		if err != nil {
@@ -130,26 +138,99 @@ func (c *checker) versions(ctx context.Context) ([]versionName, error) {
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
-			c.report.Versions++
 			v := versionName{name, n}
-			_, _, _, err := c.store.manifest(name, n)
-			if errors.Is(err, fs.ErrNotExist) { // deleted since it was listed
-				c.report.Versions--
-				continue
-			}
-			if isDamage(err) {
-				i := c.problem(manifestPath(name, n), "%v", err)
-				c.report.Problems[i].Affects = []string{v.String()}
-				c.broken = append(c.broken, v)
-				continue
-			}
+			problems, err := c.proveVersion(v)
 			if err != nil {
 				return nil, err
 			}
-			sound = append(sound, v)
+			if problems == [2]string{} {
+				sound = append(sound, v)
+			} else {
+				doubtful = append(doubtful, v)
+			}
 		}
 	}
-	return sound, nil
+	c.report.Versions = len(sound)
+	missing, err := c.store.incomplete()
+	if err != nil || len(doubtful)+len(missing) == 0 {
+		return sound, err
+	}
+	// Whoever publishes or deletes is between two files for a moment.
+	lock, err := c.store.waitShared(ctx, publishLock)
+	if err != nil {
+		return nil, err
+	}
+	more, err := c.doubtfulVersions(doubtful)
+	return append(sound, more...), errors.Join(err, lock.Close())
+}
+
+// proveVersion says what is wrong with the two files of a version.
+func (c *checker) proveVersion(v versionName) (problems [2]string, err error) {
+	var content [2][]byte
+	for i, file := range both(manifestPath(v.image, v.sequence)) {
+		envelope, _, _, err := c.store.readManifest(file)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			problems[i] = isMissing
+		case i == 1 && c.store.absent(err): // for us
+		case isDamage(err):
+			problems[i] = err.Error()
+		case err != nil:
+			return problems, err
+		}
+		content[i] = envelope
+	}
+	if problems == [2]string{} && content[1] != nil && !bytes.Equal(content[0], content[1]) {
+		problems[1] = "it differs from the manifest"
+	}
+	return problems, nil
+}
+
+const isMissing = "is missing"
+
+// doubtfulVersions reports versions of which a file is not as it should be, and lists those that
+// can be read. Nobody publishes meanwhile.
+func (c *checker) doubtfulVersions(doubtful []versionName) (sound []versionName, err error) {
+	for _, v := range doubtful {
+		problems, err := c.proveVersion(v)
+		if err != nil {
+			return nil, err
+		}
+		if problems == [2]string{isMissing, isMissing} {
+			continue // deleted since it was listed
+		}
+		c.report.Versions++
+		files := both(manifestPath(v.image, v.sequence))
+		switch {
+		case problems[0] == "" && problems[1] == "":
+			sound = append(sound, v) // published since it was looked at
+			continue
+		case problems[0] == "" || problems[1] == "":
+			bad := 0
+			if problems[0] == "" {
+				bad = 1
+			}
+			c.problem(files[bad], "%s; the version is read from %s, and clonecast store repair makes this file from it",
+				problems[bad], files[1-bad])
+			c.half = append(c.half, v)
+			sound = append(sound, v)
+		default:
+			if problems[0] == isMissing {
+				problems[0] += ", and its copy is damaged: " + problems[1]
+			}
+			i := c.problem(files[0], "%s", problems[0])
+			c.report.Problems[i].Affects = []string{v.String()}
+			c.broken = append(c.broken, v)
+		}
+	}
+	missing, err := c.store.incomplete()
+	for _, file := range missing {
+		if strings.HasSuffix(file, deletedSuffix) {
+			c.problem(file, "is missing: it keeps the number of a deleted version from being used again; "+
+				"it is made from %s when the store is opened for writing", twinOf(file))
+		}
+	}
+	return sound, err
 }
 
 // allPacks checks packs and indexes; an index without a pack tells of a lost one.
@@ -213,7 +294,7 @@ func (c *checker) pack(ctx context.Context, name string) error {
 	}
 	length, frames, idxErr := parseIdx(b)
 	if idxErr != nil && !noIdx {
-		c.problem(idxPath(name), "%v; it is made anew when the store is opened for writing", idxErr)
+		c.problem(idxPath(name), "%v; "+indexMeaning, idxErr)
 	}
 	f, err := c.store.fs.Open(packPath(name))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -232,6 +313,11 @@ func (c *checker) pack(ctx context.Context, name string) error {
 		return err
 	}
 	size := info.Size()
+	if noIdx {
+		if err := c.noIndex(name); err != nil {
+			return err
+		}
+	}
 	if idxErr != nil {
 		if frames, err = c.survey(name, f, size); err != nil {
 			return err
@@ -244,6 +330,32 @@ func (c *checker) pack(ctx context.Context, name string) error {
 		}
 	}
 	return c.frames(ctx, name, f, size, frames)
+}
+
+// indexMeaning tells what a lost index means.
+const indexMeaning = "no chunk is lost, the pack itself says what it holds, but what is damaged in it cannot be told so well; " +
+	"it is made anew when the store is opened for writing"
+
+// noIndex reports an index that is missing, unless the pack's writer is about to write it, or
+// a collection is about to remove the pack.
+func (c *checker) noIndex(name string) error {
+	lock, err := c.store.fs.LockShared(stagedLock(name))
+	if errors.Is(err, vfs.ErrLocked) {
+		return nil
+	}
+	if err == nil {
+		err = lock.Close()
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for file, there := range map[string]bool{idxPath(name): false, packPath(name): true} {
+		if _, err := c.store.fs.Stat(file); errors.Is(err, fs.ErrNotExist) == there {
+			return nil
+		}
+	}
+	c.problem(idxPath(name), "is missing; "+indexMeaning)
+	return nil
 }
 
 // survey lists the frames of a pack that has no index to go by. What was in its gaps nobody

@@ -22,13 +22,18 @@ import (
 //	first   list what all versions need; condemn packs of which less than half is needed,
 //	        after that half was written to new packs; begin a new epoch
 //	second  when MinAge has passed and all older epochs are empty: list again what is needed;
-//	        for each needed chunk of a condemned pack read and verify a copy elsewhere, or
-//	        write one; remove the packs
+//	        for each needed chunk of a condemned pack read and verify a copy elsewhere, and
+//	        remove the packs where that worked; of the others move what is needed to new
+//	        packs, then prove and remove as before
 //
 // A capture that began before the first mark may rely on condemned packs: it holds its
 // epoch. One that began after it treats their chunks as missing. So the second mark sees
 // every version that can need them, and a crash between any two steps leaves a store in which
 // the next collection does the rest.
+//
+// Nothing is removed on the word of a write that went well: every copy that replaces one is read
+// from the medium, after its pack was synced. The first write that fails is the last one of
+// this collection: on a full disk it goes on to remove what needs no copy, else it stops.
 type collector struct {
 	store  *Store
 	opts   chunkstore.CollectOptions
@@ -46,7 +51,8 @@ type collector struct {
 // Collect implements chunkstore.Store. A version whose manifest is damaged stops it: nobody
 // knows what that needs.
 func (s *Store) Collect(ctx context.Context, opts chunkstore.CollectOptions) (chunkstore.CollectReport, error) {
-	c := &collector{store: s, opts: opts, now: s.opts.Now(), reader: packReader{store: s}, writer: packWriter{store: s}}
+	c := &collector{store: s, opts: opts, now: s.opts.Now(),
+		reader: packReader{store: s, fresh: true}, writer: packWriter{store: s}}
 	defer c.close()
 	if err := c.lockedRun(ctx); err != nil {
 		return chunkstore.CollectReport{}, fmt.Errorf("collect: %w", err)
@@ -65,8 +71,8 @@ func (c *collector) lockedRun(ctx context.Context) error {
 	if c.opts.DryRun {
 		return c.run(ctx)
 	}
-	if c.store.opts.ReadOnly {
-		return errors.New("the store was opened for reading only")
+	if err := c.store.writable(); err != nil {
+		return err
 	}
 	lock, err := c.store.fs.Lock(collectLock)
 	if errors.Is(err, vfs.ErrLocked) {
@@ -75,7 +81,11 @@ func (c *collector) lockedRun(ctx context.Context) error {
 	if err != nil {
 		return full(err)
 	}
-	return errors.Join(c.run(ctx), c.writer.seal(), lock.Close())
+	err = c.store.complete() // what a failed write left with one manifest
+	if err == nil {
+		err = c.run(ctx)
+	}
+	return errors.Join(err, c.writer.discard(), lock.Close())
 }
 
 func (c *collector) run(ctx context.Context) error {
@@ -108,17 +118,20 @@ func (c *collector) run(ctx context.Context) error {
 	return nil
 }
 
-// tellWaiting reports what is left to a later collection.
+// tellWaiting reports what is left to a later collection. A dry run may speak of a mark that it
+// would make: nothing is due by that.
 func (c *collector) tellWaiting(m *marks) {
 	if m == nil {
 		return
 	}
-	c.report.Due = m.time.Add(c.opts.MinAge)
 	for i := range c.census.packs {
 		if p := &c.census.packs[i]; m.packs[p.name] {
 			c.report.Condemned++
 			c.report.Waiting += p.size
 		}
+	}
+	if c.report.Condemned > 0 && m.made {
+		c.report.Due = m.time.Add(c.opts.MinAge)
 	}
 }
 
@@ -134,13 +147,19 @@ func (c *collector) count(ctx context.Context) (err error) {
 	}
 	c.sound, c.moved = map[location]bool{}, map[chunk.ID]bool{}
 	c.report.Versions = 0
-	return c.store.eachVersion(ctx, func(m *image.Manifest, _ image.VersionID) error {
+	err = c.store.eachVersion(ctx, func(m *image.Manifest, _ image.VersionID) error {
 		c.report.Versions++
 		for id := range m.Chunks() {
 			c.census.need(id)
 		}
 		return nil
 	})
+	if err != nil || c.opts.DryRun {
+		return err
+	}
+	// What is not listed was deleted, but perhaps on no medium yet: a power cut would bring back
+	// a version whose chunks are gone.
+	return c.store.syncImages()
 }
 
 // settle leaves each needed chunk live in one place and adds up what is needed.
@@ -184,6 +203,7 @@ func (c *collector) first(ctx context.Context) (*marks, error) {
 	if err := c.store.writeMarks(m); err != nil {
 		return nil, err
 	}
+	m.made = true
 	return m, c.store.beginEpoch(m.epoch + 1)
 }
 
@@ -214,11 +234,7 @@ func (c *collector) second(ctx context.Context, m *marks) (*marks, error) {
 	if err := c.count(ctx); err != nil {
 		return nil, err
 	}
-	remove, err := c.removable(ctx, m)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.remove(ctx, remove); err != nil {
+	if err := c.removeOrMove(ctx, m); err != nil {
 		return nil, err
 	}
 	if err := c.store.removeMarks(); err != nil {
@@ -227,31 +243,64 @@ func (c *collector) second(ctx context.Context, m *marks) (*marks, error) {
 	return nil, c.count(ctx)
 }
 
-// removable lists condemned packs of whose needed chunks there are sound copies elsewhere.
-func (c *collector) removable(ctx context.Context, m *marks) (remove []*countedPack, err error) {
+// removeOrMove removes condemned packs of whose needed chunks there are proven copies
+// elsewhere. Of sparse ones it makes the copies, and removes those where that can be proven.
+func (c *collector) removeOrMove(ctx context.Context, m *marks) error {
+	left, err := c.removeProven(ctx, m, m.packs)
+	if err != nil {
+		return err
+	}
 	var sparse []*countedPack
-	done, total := int64(0), c.census.sizeOf(m.packs)
+	for _, p := range left {
+		if p.liveBytes() < p.size/2 {
+			sparse = append(sparse, p)
+		} else {
+			c.keep(p, "versions need it again")
+		}
+	}
+	moved, err := c.evacuate(ctx, sparse)
+	if err != nil || len(moved) == 0 {
+		return err
+	}
+	names := map[string]bool{}
+	for _, p := range moved {
+		names[p.name] = true
+	}
+	if err := c.count(ctx); err != nil {
+		return err
+	}
+	if left, err = c.removeProven(ctx, m, names); err != nil {
+		return err
+	}
+	for _, p := range left {
+		c.keep(p, "what was moved out of it cannot be read back")
+		c.store.log.Error("a collection cannot read back what it wrote", "pack", packPath(p.name))
+	}
+	return nil
+}
+
+// removeProven removes those of the named condemned packs that hold no needed chunk but such
+// as were read and verified in a pack that stays, and lists the others.
+func (c *collector) removeProven(ctx context.Context, m *marks, names map[string]bool) (left []*countedPack, err error) {
+	var remove []*countedPack
+	done, total := int64(0), c.census.sizeOf(names)
 	for i := range c.census.packs {
 		p := &c.census.packs[i]
-		if !m.packs[p.name] {
+		if !names[p.name] {
 			continue
 		}
 		if err := c.forget(ctx, p, m); err != nil {
 			return nil, err
 		}
-		switch live := p.liveBytes(); {
-		case live == 0:
+		if p.liveBytes() == 0 {
 			remove = append(remove, p)
-		case live < p.size/2:
-			sparse = append(sparse, p)
-		default:
-			c.keep(p, "versions need it again")
+		} else {
+			left = append(left, p)
 		}
 		done += p.size
 		c.progress(done, total)
 	}
-	moved, err := c.evacuate(ctx, sparse)
-	return append(remove, moved...), err
+	return left, c.remove(ctx, remove)
 }
 
 func (c *collector) progress(done, total int64) {
@@ -273,14 +322,7 @@ func (c *collector) forget(ctx context.Context, p *countedPack, m *marks) error 
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if f.live>>k&1 == 0 {
-				continue
-			}
-			found, err := c.elsewhere(c.census.index.ids[f.first+k], m)
-			if err != nil {
-				return err
-			}
-			if found {
+			if f.live>>k&1 == 1 && c.elsewhere(c.census.index.ids[f.first+k], m) {
 				f.live &^= 1 << k
 			}
 		}
@@ -288,8 +330,8 @@ func (c *collector) forget(ctx context.Context, p *countedPack, m *marks) error 
 	return nil
 }
 
-// elsewhere reads a copy of a chunk in a pack that stays.
-func (c *collector) elsewhere(id chunk.ID, m *marks) (bool, error) {
+// elsewhere tells whether a copy of a chunk was read and verified in a pack that stays.
+func (c *collector) elsewhere(id chunk.ID, m *marks) bool {
 	for e := range c.census.index.find(id) {
 		at := c.census.index.at[e]
 		p, f := &c.census.packs[at.pack], c.census.frame(at)
@@ -299,18 +341,17 @@ func (c *collector) elsewhere(id chunk.ID, m *marks) (bool, error) {
 		sound, known := c.sound[at]
 		if !known {
 			_, err := c.reader.frame(id, copyOf{at, p.name, frame{offset: f.offset, size: f.size}})
-			var invalid *chunk.InvalidError
-			if err != nil && !errors.As(err, &invalid) && !errors.Is(err, errGone) {
-				return false, fmt.Errorf("read %s: %w", packPath(p.name), err)
+			if err != nil && !errors.Is(err, errGone) {
+				c.store.log.Error("a copy of a chunk cannot be read", "chunk", id, "pack", packPath(p.name), "cause", err)
 			}
 			sound = err == nil
 			c.sound[at] = sound
 		}
 		if sound {
-			return true, nil
+			return true
 		}
 	}
-	return false, nil
+	return false
 }
 
 // evacuate writes the needed chunks of packs to new packs and lists the packs of which that
@@ -327,33 +368,36 @@ func (c *collector) evacuate(ctx context.Context, packs []*countedPack) (moved [
 		total += p.liveBytes()
 	}
 	for _, p := range packs {
+		var unreadable *unreadableError
 		if err = c.evacuatePack(ctx, p); err == nil {
 			moved = append(moved, p)
-		} else if c.unreadable(err) {
+		} else if errors.As(err, &unreadable) {
 			c.keep(p, "%v", err)
+			err = nil
 		} else {
 			break
 		}
 		done += p.liveBytes()
 		c.progress(done, total)
 	}
-	if err == nil || c.unreadable(err) {
+	if err == nil {
 		err = c.writer.seal()
 	}
 	if errors.Is(err, chunkstore.ErrFull) {
+		c.store.log.Warn("the collection moves no more chunks", "cause", err)
 		for _, p := range packs {
 			c.keep(p, "there is no room to move what is needed of it")
 		}
-		moved, err = nil, nil
+		return nil, nil
 	}
 	return moved, err
 }
 
-func (c *collector) unreadable(err error) bool {
-	var invalid *chunk.InvalidError
-	var missing *chunk.MissingError
-	return errors.As(err, &invalid) || errors.As(err, &missing)
-}
+// unreadableError tells that a needed chunk cannot be read, so that its pack must stay.
+type unreadableError struct{ err error }
+
+func (e *unreadableError) Error() string { return e.err.Error() }
+func (e *unreadableError) Unwrap() error { return e.err }
 
 func (c *collector) evacuatePack(ctx context.Context, p *countedPack) error {
 	for _, f := range p.frames {
@@ -370,7 +414,7 @@ func (c *collector) evacuatePack(ctx context.Context, p *countedPack) error {
 				err = &chunk.MissingError{ID: id}
 			}
 			if err != nil {
-				return err
+				return &unreadableError{err}
 			}
 			if err := c.write(b, func(id chunk.ID) bool { return slices.Contains(wanted, id) && !c.moved[id] }); err != nil {
 				return err
@@ -408,12 +452,17 @@ func (c *collector) write(frame []byte, wanted func(chunk.ID) bool) error {
 
 func (c *collector) remove(ctx context.Context, packs []*countedPack) error {
 	var names []string
+	freed := int64(0)
 	for _, p := range packs {
 		names = append(names, p.name)
-		c.report.Freed += p.size
+		freed += p.size
+	}
+	if err := c.store.removePacks(ctx, names); err != nil {
+		return err
 	}
 	c.report.Removed += len(packs)
-	return c.store.removePacks(ctx, names)
+	c.report.Freed += freed
+	return nil
 }
 
 // removePacks takes packs away, some at a time.

@@ -252,8 +252,13 @@ func TestCollectRefusesDamagedManifest(t *testing.T) {
 	s := createFS(t, disk, small)
 	capture(t, s, newSample(t, 1, 9, 0))
 	capture(t, s, newSample(t, 2, 9, 0))
-	if err := disk.Corrupt("images/lab/1.manifest", func(b []byte) []byte { b[len(b)-1] ^= 1; return b }); err != nil {
-		t.Fatal(err)
+	for _, file := range []string{"images/lab/1.manifest", "copies/images/lab/1.manifest"} {
+		if r := collect(t, s, 0); r.Versions != 2 || r.Removed != 0 {
+			t.Errorf("Collect with one sound manifest = %+v", r)
+		}
+		if err := disk.Corrupt(file, func(b []byte) []byte { b[len(b)-1] ^= 1; return b }); err != nil {
+			t.Fatal(err)
+		}
 	}
 	packs := files(t, disk, "packs", "")
 	if _, err := s.Collect(t.Context(), chunkstore.CollectOptions{}); err == nil || !strings.Contains(err.Error(), "lab@1") {

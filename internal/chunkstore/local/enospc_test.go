@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -62,7 +64,10 @@ func TestRealDiskFull(t *testing.T) {
 				if err != nil {
 					failed++
 				}
-				if p := check(t, s, true); len(p) > 0 {
+				p := slices.DeleteFunc(check(t, s, true), func(p chunkstore.Problem) bool {
+					return strings.HasPrefix(p.Object, "index/") // there was no room for it
+				})
+				if len(p) > 0 {
 					t.Errorf("%s: Check = %v", where, p)
 				}
 				if err := os.Remove(filler); err != nil {

@@ -243,10 +243,12 @@ func cycle(ctx context.Context, fsys vfs.FS, disk *storetest.Sample, opts local.
 	}
 	r, err := s.Check(ctx, chunkstore.CheckOptions{ReadData: true})
 	if err == nil && len(r.Problems) > 0 {
-		err = fmt.Errorf("problems: %v", r.Problems)
+		err = fmt.Errorf("%w: %v", errProblems, r.Problems)
 	}
 	return err
 }
+
+var errProblems = errors.New("problems")
 
 // Each operation fails in its turn, once and for good. None may go unreported (by an
 // error, or in the log where the work can go on), none may hand out wrong data, and when
@@ -306,7 +308,7 @@ func judgeFault(t *testing.T, failed string, err error, logged int64, cause erro
 		t.Errorf("%s failed and nobody was told", failed)
 	case errors.As(err, &wrong):
 		t.Errorf("%s failed: wrong data: %v", failed, err)
-	case cause == syscall.ENOSPC && err != nil && strings.Contains(failed, "(write ") && !errors.Is(err, chunkstore.ErrFull):
+	case cause == syscall.ENOSPC && err != nil && !errors.Is(err, errProblems) && strings.Contains(failed, "(write ") && !errors.Is(err, chunkstore.ErrFull):
 		t.Errorf("%s: %v, want ErrFull", failed, err)
 	}
 }
@@ -339,7 +341,8 @@ func TestFailedSyncIsFinal(t *testing.T) {
 			disk := memfs.New()
 			createFS(t, disk, small)
 			inject := &faultfs.Nth{N: n, Err: syscall.EIO, Match: func(o faultfs.Op, name string) bool {
-				return o == op && !strings.HasSuffix(name, ".idx") && name != "index" && name != "staging"
+				return o == op && !strings.HasSuffix(name, ".idx") && name != "index" && name != "staging" &&
+					!strings.Contains(name, "cop") // the second manifest: the version exists by the first one
 			}}
 			syncs := map[string]int{}
 			s := open(t, faultfs.New(disk, func(o faultfs.Op, name string) error {
@@ -519,8 +522,8 @@ func TestFlippedBits(t *testing.T) {
 				harmless++
 				continue
 			}
-			if suffix == ".idx" && len(broken) > 0 {
-				t.Fatalf("%s: an index can be made anew, but %v are broken", what, broken)
+			if suffix != ".pack" && len(broken) > 0 {
+				t.Fatalf("%s: an index can be made anew and a manifest is there twice, but %v are broken", what, broken)
 			}
 			got := affected(problems)
 			for _, v := range broken {
@@ -554,10 +557,10 @@ func TestDamagedFiles(t *testing.T) {
 		"cut index":       {suffix: ".idx", change: cut(5), whole: true},
 		"empty index":     {suffix: ".idx", change: cut(0), whole: true},
 		"zero index":      {suffix: ".idx", change: zero, whole: true},
-		"cut manifest":    {suffix: ".manifest", change: cut(5)},
-		"empty manifest":  {suffix: ".manifest", change: cut(0)},
-		"zero manifest":   {suffix: ".manifest", change: zero},
-		"longer manifest": {suffix: ".manifest", change: func(b []byte) []byte { return append(b, 0) }},
+		"cut manifest":    {suffix: ".manifest", change: cut(5), whole: true},
+		"empty manifest":  {suffix: ".manifest", change: cut(0), whole: true},
+		"zero manifest":   {suffix: ".manifest", change: zero, whole: true},
+		"longer manifest": {suffix: ".manifest", change: func(b []byte) []byte { return append(b, 0) }, whole: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			base, samples := twoVersions(t)
@@ -582,7 +585,7 @@ func TestDamagedFiles(t *testing.T) {
 func TestMissingAndSwappedFiles(t *testing.T) {
 	base, samples := twoVersions(t)
 	packs, idx := files(t, base, ".", ".pack"), files(t, base, ".", ".idx")
-	manifests := files(t, base, ".", ".manifest")
+	manifests := files(t, base, "images", ".manifest")
 	swap := func(a, b string) func(f *memfs.FS) error {
 		return func(f *memfs.FS) error {
 			return errors.Join(f.Rename(a, "x"), f.Rename(b, a), f.Rename("x", b))
@@ -599,7 +602,9 @@ func TestMissingAndSwappedFiles(t *testing.T) {
 	for name, change := range map[string]func(f *memfs.FS) error{
 		"missing pack":           remove(packs[0]),
 		"missing pack and index": remove(packs[0], idx[0]),
-		"swapped manifests":      swap(manifests[0], manifests[1]),
+		"swapped manifests": func(f *memfs.FS) error {
+			return errors.Join(swap(manifests[0], manifests[1])(f), swap("copies/"+manifests[0], "copies/"+manifests[1])(f))
+		},
 		"manifest of a key that nobody knows": func(f *memfs.FS) error {
 			other := memfs.New()
 			capture(t, createFS(t, other, small), samples[0])
@@ -611,7 +616,8 @@ func TestMissingAndSwappedFiles(t *testing.T) {
 			if _, err := foreign.ReadAt(b, 0); err != nil {
 				return err
 			}
-			return f.Corrupt(manifests[0], func([]byte) []byte { return b })
+			theirs := func([]byte) []byte { return b }
+			return errors.Join(f.Corrupt(manifests[0], theirs), f.Corrupt("copies/"+manifests[0], theirs))
 		},
 	} {
 		disk := clone(base)
@@ -636,7 +642,7 @@ func TestMissingAndSwappedFiles(t *testing.T) {
 	if err := remove(idx...)(disk); err != nil {
 		t.Fatal(err)
 	}
-	if broken, problems := damaged(t, "no indexes", disk, samples); len(broken)+len(problems) > 0 {
+	if broken, problems := damaged(t, "no indexes", disk, samples); len(broken) > 0 || len(problems) != len(idx) {
 		t.Errorf("without indexes: broken are %v, the check says %v", broken, problems)
 	}
 	open(t, disk, small)
@@ -826,13 +832,14 @@ func TestCreateRefuses(t *testing.T) {
 	if _, err := local.CreateFS(other, small); err == nil || !strings.Contains(err.Error(), `"home"`) {
 		t.Errorf("Create in a used directory = %v", err)
 	}
-	if err := disk.Corrupt("format", func([]byte) []byte { return []byte("clonecast store 2\n") }); err != nil {
+	newer := func([]byte) []byte { return []byte("clonecast store 2\n") }
+	if err := errors.Join(disk.Corrupt("format", newer), disk.Corrupt("copies/format", newer)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := local.OpenFS(disk, small); err == nil || errors.Is(err, chunkstore.ErrNotStore) || !strings.Contains(err.Error(), "newer") {
 		t.Errorf("Open of a newer format = %v", err)
 	}
-	if err := disk.Corrupt("format", bytes.ToUpper); err != nil {
+	if err := errors.Join(disk.Corrupt("format", bytes.ToUpper), disk.Corrupt("copies/format", bytes.ToUpper)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := local.OpenFS(disk, small); !errors.Is(err, chunkstore.ErrNotStore) {

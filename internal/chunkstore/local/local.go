@@ -5,6 +5,7 @@
 //	packs/NAME.pack                  frames back to back, in capture order (pack.go)
 //	index/NAME.idx                   which chunks are where in a pack (idx.go)
 //	images/IMAGE/SEQUENCE.manifest   a version: a signed manifest
+//	copies/                          format, keys and images once more (copies.go)
 //	staging/                         packs and files being written
 //	images/IMAGE/SEQUENCE.deleted    keeps the number of a version that was deleted
 //	pins/EPOCH                       locked by captures and readers (pins.go)
@@ -37,8 +38,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path"
-	"strings"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -54,6 +54,8 @@ const (
 	publishLock = "publish.lock"
 	collectLock = "collect.lock"
 	marksFile   = "condemned"
+	publishFile = stagingDir + "/publish.new" // what is written under publish.lock
+	copyFile    = stagingDir + "/copy.new"    // and its copy
 
 	keysDir    = "keys"
 	packsDir   = "packs"
@@ -61,6 +63,7 @@ const (
 	imagesDir  = "images"
 	stagingDir = "staging"
 	pinsDir    = "pins"
+	copiesDir  = "copies"
 
 	packSuffix     = ".pack"
 	idxSuffix      = ".idx"
@@ -69,15 +72,18 @@ const (
 	deletedSuffix  = ".deleted"
 )
 
-var dirs = []string{keysDir, packsDir, indexDir, imagesDir, stagingDir, pinsDir}
+var dirs = []string{keysDir, packsDir, indexDir, imagesDir, stagingDir, pinsDir, copiesDir,
+	copiesDir + "/" + keysDir, copiesDir + "/" + imagesDir}
 
 // Options tune a store. The zero value is good.
 type Options struct {
 	// ReadOnly changes nothing in the directory: no captures, no repair of indexes, and
 	// packs that a dead process left in staging stay there.
 	ReadOnly bool
-	Logger   *slog.Logger     // nil discards
-	Now      func() time.Time // clock for Created; nil is time.Now
+	// Damaged opens a store that is not sound enough to be used, for Check and Repair.
+	Damaged bool
+	Logger  *slog.Logger     // nil discards
+	Now     func() time.Time // clock for Created; nil is time.Now
 
 	PackSize quantity.Bytes // a pack is sealed when it reaches this; 0 is 64 MiB
 	Reserve  quantity.Bytes // free space that captures leave alone; 0 is 256 MiB, negative none
@@ -109,9 +115,15 @@ type Store struct {
 	packs   []*pack
 	names   map[string]bool // of packs
 	index   index
-	failed  error              // why no capture may begin any more
+	failed  error              // why nothing is written any more
 	listing map[string]summary // of manifests that were opened once
+
+	restored []chunkstore.Problem // what Open made anew
 }
+
+// ErrDamaged reports a store that lacks something without which nothing can be done in it. Check
+// says what that means, and Repair may bring it back.
+var ErrDamaged = errors.New("the store is damaged")
 
 var _ chunkstore.Store = (*Store)(nil)
 
@@ -172,14 +184,18 @@ func CreateFS(fsys vfs.FS, opts Options) (*Store, error) {
 			return nil, fmt.Errorf("create store: %w", err)
 		}
 	}
-	if err := fsys.SyncDir("."); err != nil {
-		return nil, fmt.Errorf("create store: %w", err)
+	for _, d := range []string{copiesDir, "."} {
+		if err := fsys.SyncDir(d); err != nil {
+			return nil, fmt.Errorf("create store: %w", err)
+		}
 	}
 	if err := createKeys(fsys); err != nil {
 		return nil, fmt.Errorf("create store: %w", err)
 	}
-	if err := writeFile(fsys, stagingDir+"/"+formatFile, formatFile, 0o600, []byte(formatText)); err != nil {
-		return nil, fmt.Errorf("create store: %w", err)
+	for _, file := range both(formatFile) { // the copy comes last: alone it tells of a loss
+		if err := replaceFile(fsys, publishFile, file, 0o600, []byte(formatText)); err != nil {
+			return nil, fmt.Errorf("create store: %w", err)
+		}
 	}
 	return OpenFS(fsys, opts)
 }
@@ -207,14 +223,14 @@ func OpenFS(fsys vfs.FS, opts Options) (*Store, error) {
 	s.opts.PackSize = min(cmp.Or(opts.PackSize, defaultPackSize), maxPackSize)
 	s.opts.Reserve = cmp.Or(opts.Reserve, defaultReserve)
 	s.cache = newFrameCache(int64(cmp.Or(opts.Cache, defaultCache)))
-	if err := checkFormat(fsys); err != nil {
-		return nil, err
-	}
-	if err := s.loadKeys(); err != nil {
+	if err := s.openBase(); err != nil {
 		return nil, err
 	}
 	if !opts.ReadOnly {
 		if err := s.beginEpoch(1); err != nil {
+			return nil, err
+		}
+		if err := s.complete(); err != nil {
 			return nil, err
 		}
 		if err := s.salvage(); err != nil {
@@ -227,36 +243,93 @@ func OpenFS(fsys vfs.FS, opts Options) (*Store, error) {
 	return s, nil
 }
 
-func checkFormat(fsys vfs.FS) error {
-	b, err := readFile(fsys, formatFile, 1<<10)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w: it has no file %q", chunkstore.ErrNotStore, formatFile)
-	case err != nil:
-		return fmt.Errorf("read format of store: %w", err)
-	case string(b) == formatText:
-		return nil
-	case strings.HasPrefix(string(b), strings.TrimSuffix(formatText, "1\n")):
-		return fmt.Errorf("store has %q, this program knows %q: use a newer clonecast",
-			strings.TrimSpace(string(b)), strings.TrimSpace(formatText))
+// openBase reads what everything else relies on, and mends what may be mended without a question.
+func (s *Store) openBase() error {
+	b, err := inspect(s.fs, s.opts.ReadOnly)
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("%w: its file %q says something else", chunkstore.ErrNotStore, formatFile)
+	if !s.opts.ReadOnly {
+		if err := s.mendAuto(b); err != nil {
+			return err
+		}
+	}
+	for _, f := range b.flaws {
+		if f.fatal && !s.opts.Damaged {
+			return fmt.Errorf("%w: %s %s", ErrDamaged, f.Object, f.Problem.Problem)
+		}
+	}
+	s.trusted = b.trusted
+	if !s.opts.ReadOnly {
+		s.signing = b.signing
+	}
+	return nil
+}
+
+// mendAuto mends what may be mended without a question, unless somebody else does, or publishes:
+// then there is another time.
+func (s *Store) mendAuto(b *base) error {
+	flaws := slices.DeleteFunc(slices.Clone(b.flaws), func(f flaw) bool { return !f.auto })
+	if len(flaws) == 0 {
+		return nil
+	}
+	lock, err := s.fs.Lock(publishLock)
+	if errors.Is(err, vfs.ErrLocked) {
+		return nil
+	}
+	if err != nil {
+		return full(err)
+	}
+	err = s.mend(flaws)
+	if errors.Is(err, chunkstore.ErrFull) {
+		err = nil // the store can be read, and freed
+	}
+	return errors.Join(err, lock.Close())
+}
+
+// mend mends flaws of the base. The caller has publish.lock.
+func (s *Store) mend(flaws []flaw) error {
+	for _, f := range flaws {
+		if f.mend == nil {
+			continue
+		}
+		if err := f.mend(); err != nil {
+			s.log.Error("a file of the store cannot be made anew", "file", f.Object, "cause", err)
+			return fmt.Errorf("make %s anew: %w", f.Object, err)
+		}
+		s.log.Warn("a file of the store was made anew", "file", f.Object)
+		s.restored = append(s.restored, f.Problem)
+	}
+	return nil
 }
 
 // Close frees what the store holds in memory. Sessions must be closed before.
 func (s *Store) Close() error { return s.fs.Close() }
 
-// fail remembers that the medium lost data, so that no capture trusts it again.
+// fail remembers that the medium lost data, so that nothing that writes trusts it again.
 func (s *Store) fail(err error) {
 	if errors.Is(err, chunkstore.ErrFull) {
 		return
 	}
-	s.log.Error("store accepts no more captures until it is opened again", "cause", err)
+	s.log.Error("the store is not written to until it is opened again", "cause", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.failed == nil {
 		s.failed = err
 	}
+}
+
+// writable tells why nothing may be written: nil, or what fail was told.
+func (s *Store) writable() error {
+	if s.opts.ReadOnly {
+		return errors.New("the store was opened for reading only")
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.failed != nil {
+		return fmt.Errorf("the store could not be written before: %w", s.failed)
+	}
+	return nil
 }
 
 // full marks the errors of a full disk as chunkstore.ErrFull.
@@ -267,63 +340,26 @@ func full(err error) error {
 	return err
 }
 
-// syncError marks the failure of an fsync.
-type syncError struct{ err error }
-
-func (e *syncError) Error() string { return e.err.Error() }
-func (e *syncError) Unwrap() error { return e.err }
-
-func syncFailed(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &syncError{err}
+// syncLost tells whether an fsync failed, after which nobody knows what the medium has.
+func syncLost(err error) bool {
+	var lost *vfs.SyncError
+	return errors.As(err, &lost)
 }
 
-// writeFile stores data under the name to: written to temp, which nobody else may use,
-// synced, renamed, the directory synced. On an error there is no file of either name,
-// as far as the file system still obeys.
+// writeFile stores data under a new name. On an error there is no file of that name, as far
+// as the file system still obeys. Nobody else may use temp.
 func writeFile(fsys vfs.FS, temp, to string, perm fs.FileMode, data []byte) error {
-	if err := moveFile(fsys, temp, to, perm, data); err != nil {
-		return err
-	}
-	if err := fsys.SyncDir(path.Dir(to)); err != nil {
+	err := replaceFile(fsys, temp, to, perm, data)
+	if syncLost(err) {
 		_ = fsys.Remove(to)
-		return full(syncFailed(err))
 	}
-	return nil
+	return err
 }
 
-// replaceFile is writeFile for a name that has a file already: on an error it has the old
-// or the new one.
+// replaceFile is writeFile for a name that may have a file already: on an error it has the
+// old or the new one.
 func replaceFile(fsys vfs.FS, temp, to string, perm fs.FileMode, data []byte) error {
-	if err := moveFile(fsys, temp, to, perm, data); err != nil {
-		return err
-	}
-	return full(syncFailed(fsys.SyncDir(path.Dir(to))))
-}
-
-// moveFile writes and syncs temp and renames it.
-func moveFile(fsys vfs.FS, temp, to string, perm fs.FileMode, data []byte) error {
-	if err := fsys.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := fsys.Create(temp, perm)
-	if err != nil {
-		return full(err)
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = syncFailed(f.Sync())
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = fsys.Rename(temp, to)
-	}
-	if err != nil {
-		_ = fsys.Remove(temp)
-		return full(err)
-	}
-	return nil
+	return full(vfs.Replace(fsys, temp, to, perm, func(w io.Writer) error { return vfs.WriteAll(w, data) }))
 }
 
 // readFile reads a whole file of at most limit bytes.

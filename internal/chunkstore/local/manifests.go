@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"clonecast/internal/chunk"
@@ -29,24 +28,21 @@ func versionPath(name string, sequence uint64, suffix string) string {
 
 // Images implements chunkstore.Reader.
 func (s *Store) Images(ctx context.Context) ([]string, error) {
-	entries, err := s.fs.ReadDir(imagesDir)
+	all, err := s.imageNames()
 	if err != nil {
-		return nil, fmt.Errorf("list images: %w", err)
+		return nil, err
 	}
 	var names []string
-	for _, e := range entries {
+	for _, name := range all {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if !e.IsDir() || image.CheckName(e.Name()) != nil {
-			continue
-		}
-		sequences, err := s.sequences(e.Name())
+		sequences, err := s.sequences(name)
 		if err != nil {
 			return nil, fmt.Errorf("list images: %w", err)
 		}
 		if len(sequences) > 0 { // a publication that was cut may leave an empty directory
-			names = append(names, e.Name())
+			names = append(names, name)
 		}
 	}
 	return names, nil
@@ -54,30 +50,6 @@ func (s *Store) Images(ctx context.Context) ([]string, error) {
 
 // sequences lists the numbers of an image's manifests in order, none for an unknown image.
 func (s *Store) sequences(name string) ([]uint64, error) { return s.numbers(name, manifestSuffix) }
-
-// numbers lists the numbers of an image's files with a suffix in order.
-func (s *Store) numbers(name, suffix string) ([]uint64, error) {
-	if image.CheckName(name) != nil {
-		return nil, nil
-	}
-	entries, err := s.fs.ReadDir(imagesDir + "/" + name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var sequences []uint64
-	for _, e := range entries {
-		digits, ok := strings.CutSuffix(e.Name(), suffix)
-		n, err := strconv.ParseUint(digits, 10, 64)
-		if ok && err == nil && n > 0 && strconv.FormatUint(n, 10) == digits {
-			sequences = append(sequences, n)
-		}
-	}
-	slices.Sort(sequences)
-	return sequences, nil
-}
 
 // summary is a list entry and the file that it was read from.
 type summary struct {
@@ -120,6 +92,9 @@ func (s *Store) Versions(ctx context.Context, name string) ([]image.Version, err
 func (s *Store) version(name string, sequence uint64) (image.Version, error) {
 	path := manifestPath(name, sequence)
 	info, err := s.fs.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		info, err = s.fs.Stat(copyPath(path))
+	}
 	if err != nil {
 		return image.Version{}, err
 	}
@@ -163,22 +138,6 @@ func (s *Store) Manifest(ctx context.Context, name string, sequence uint64) ([]b
 	return envelope, nil
 }
 
-// manifest reads and proves a manifest: its signature, and that it stands in its place.
-func (s *Store) manifest(name string, sequence uint64) ([]byte, *image.Manifest, image.VersionID, error) {
-	envelope, err := readFile(s.fs, manifestPath(name, sequence), maxEnvelope)
-	if err != nil {
-		return nil, nil, image.VersionID{}, err
-	}
-	m, id, err := image.Open(envelope, s.trusted)
-	if err != nil {
-		return nil, nil, image.VersionID{}, &damage{err}
-	}
-	if m.Image != name || m.Sequence != sequence {
-		return nil, nil, image.VersionID{}, &damage{fmt.Errorf("it is the manifest of %s@%d", m.Image, m.Sequence)}
-	}
-	return envelope, m, id, nil
-}
-
 // publish stores m as the next version of its image. All packs of the session are sealed.
 func (s *Store) publish(ctx context.Context, m *image.Manifest, condemned map[string]bool) ([]byte, image.Version, error) {
 	if err := m.Validate(); err != nil {
@@ -213,8 +172,8 @@ func (s *Store) alone(ctx context.Context, f func() error) error {
 // Delete implements chunkstore.Store. The file that keeps the number comes first, so that a
 // crash does not give it to another version; it goes when a later number needs none.
 func (s *Store) Delete(ctx context.Context, name string, sequence uint64) error {
-	if s.opts.ReadOnly {
-		return errors.New("delete version: the store was opened for reading only")
+	if err := s.writable(); err != nil {
+		return fmt.Errorf("delete version: %w", err)
 	}
 	err := s.alone(ctx, func() error { return s.deleteLocked(name, sequence) })
 	if err != nil {
@@ -232,15 +191,13 @@ func (s *Store) deleteLocked(name string, sequence uint64) error {
 		return chunkstore.ErrNotFound
 	}
 	if sequence == sequences[len(sequences)-1] {
-		kept := versionPath(name, sequence, deletedSuffix)
-		if err := writeFile(s.fs, stagingDir+"/publish"+deletedSuffix, kept, 0o600, nil); err != nil {
-			return err
+		for _, kept := range both(versionPath(name, sequence, deletedSuffix)) {
+			if err := s.keep(kept, 0o600, nil); err != nil {
+				return err
+			}
 		}
 	}
-	if err := s.fs.Remove(manifestPath(name, sequence)); err != nil {
-		return err
-	}
-	if err := s.fs.SyncDir(imagesDir + "/" + name); err != nil {
+	if err := s.removeVersion(name, sequence); err != nil {
 		return err
 	}
 	return s.forgetNumbers(name)
@@ -253,8 +210,10 @@ func (s *Store) forgetNumbers(name string) error {
 		return err
 	}
 	for _, n := range kept[:max(0, len(kept)-1)] {
-		if err := s.fs.Remove(versionPath(name, n, deletedSuffix)); err != nil {
-			return err
+		for _, file := range both(versionPath(name, n, deletedSuffix)) {
+			if err := s.fs.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
 	}
 	return nil
@@ -271,19 +230,8 @@ func (s *Store) publishLocked(m *image.Manifest) ([]byte, image.Version, error) 
 	if err != nil {
 		return nil, image.Version{}, err
 	}
-	if last == 0 {
-		if err := s.fs.Mkdir(imagesDir+"/"+m.Image, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, image.Version{}, full(err)
-		}
-		if err := s.fs.SyncDir(imagesDir); err != nil {
-			s.fail(full(err))
-			return nil, image.Version{}, full(err)
-		}
-	}
-	err = writeFile(s.fs, stagingDir+"/publish"+manifestSuffix, manifestPath(m.Image, next.Sequence), 0o600, envelope)
-	if err != nil {
-		var lost *syncError
-		if errors.As(err, &lost) {
+	if err := s.writeVersion(manifestPath(m.Image, next.Sequence), envelope); err != nil {
+		if syncLost(err) {
 			s.fail(err)
 		}
 		return nil, image.Version{}, err
@@ -338,6 +286,24 @@ func (s *Store) checkComplete(ctx context.Context, m *image.Manifest, condemned 
 		return &chunkstore.IncompleteError{Missing: missing}
 	}
 	return ctx.Err()
+}
+
+// waitShared waits until nobody has a lock alone. Nobody ever had one that does not exist.
+func (s *Store) waitShared(ctx context.Context, name string) (interface{ Close() error }, error) {
+	for {
+		lock, err := s.fs.LockShared(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return noPin{}, nil
+		}
+		if !errors.Is(err, vfs.ErrLocked) {
+			return lock, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // waitForLock waits for another process to finish.

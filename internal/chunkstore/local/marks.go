@@ -33,6 +33,7 @@ type marks struct {
 	epoch uint64
 	time  time.Time
 	packs map[string]bool // by name
+	made  bool            // it is in the file, not only what a dry run would mark
 }
 
 var errMarks = errors.New("file is damaged")
@@ -92,6 +93,7 @@ func (s *Store) readMarks() (*marks, error) {
 	if err == nil {
 		var m *marks
 		if m, err = parseMarks(b); err == nil {
+			m.made = true
 			return m, nil
 		}
 		err = &damage{err}
@@ -104,7 +106,7 @@ func (s *Store) readMarks() (*marks, error) {
 }
 
 func (s *Store) writeMarks(m *marks) error {
-	err := writeFile(s.fs, stagingDir+"/"+marksFile, marksFile, 0o600, m.marshal())
+	err := replaceFile(s.fs, stagingDir+"/"+marksFile, marksFile, 0o600, m.marshal())
 	if err != nil {
 		return fmt.Errorf("write %s: %w", marksFile, err)
 	}

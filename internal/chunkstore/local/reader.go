@@ -168,6 +168,7 @@ func (s *Store) markBad(at location) {
 // packReader reads frames and keeps the pack of the last one open.
 type packReader struct {
 	store *Store
+	fresh bool // read what the medium has, not what memory holds of it
 	name  string
 	file  vfs.File
 
@@ -253,6 +254,9 @@ func (r *packReader) frame(id chunk.ID, c copyOf) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+		if r.fresh {
+			f.DropCache()
+		}
 		r.name, r.file = c.pack, f
 	}
 	b := make([]byte, c.size)
@@ -272,4 +276,26 @@ func (r *packReader) frame(id chunk.ID, c copyOf) ([]byte, error) {
 		}
 	}
 	return nil, &chunk.InvalidError{ID: id, Problem: "another chunk is in its place"}
+}
+
+// provePack reads a whole pack from the medium and verifies every frame. Damage is an error.
+func (s *Store) provePack(ctx context.Context, name string) error {
+	f, err := s.fs.Open(packPath(name))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	f.DropCache()
+	_, end, err := scanPack(f, info.Size(), func(frame []byte) bool {
+		_, err := s.verify(frame)
+		return err == nil && ctx.Err() == nil
+	})
+	if err = errors.Join(err, ctx.Err()); err == nil && end != info.Size() {
+		err = &damage{fmt.Errorf("no whole frame at byte %d", end)}
+	}
+	return err
 }

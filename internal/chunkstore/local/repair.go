@@ -1,6 +1,7 @@
 package local
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,33 +20,38 @@ import (
 // RepairOptions say what a repair may use.
 type RepairOptions struct {
 	From     chunkstore.Reader       // where lost chunks and manifests may be, or nil
+	NewKey   bool                    // make a new signing key when the old one is lost
 	Progress func(done, total int64) // bytes read, may be nil
 }
 
 // RepairReport tells what a repair did.
 type RepairReport struct {
-	Found     []chunkstore.Problem // by the check that came first
+	Found     []chunkstore.Problem // when the store was opened, and by the check that came first
+	Restored  []string             // files that were made anew
+	NewKey    bool                 // a signing key was made
 	Bytes     int64                // of packs that were read
 	Moved     int                  // chunks of damaged packs that were sound
 	Healed    int                  // chunks that came from the other store
-	Manifests []string             // that came from the other store, as image@sequence
+	Manifests []string             // made anew from the copy or from the other store, as image@sequence
 	Replaced  int                  // damaged packs that were removed
 	Lost      []chunkstore.Problem // what could not be healed
 }
 
-// A repair reads everything, like a check. Then
+// A repair mends format, directories and keys, then reads everything, like a check. Then
 //
+//	manifests that are damaged or lost come from their copies
 //	the sound frames of damaged packs go into new packs
-//	damaged manifests come from the other store, if a trusted key signed them
+//	manifests without a sound copy come from the other store, if a trusted key signed them
 //	chunks without a sound copy that a version needs come from the other store
 //	damaged packs go, but for those that may hold something of a chunk that is still lost
 //
 // Every frame is verified before it is written, and nothing goes before what replaces it is
-// durable. So a repair may run beside captures and readers and may be cut at any point.
+// durable and was read back from the medium. So a repair may run beside captures and readers and may be cut at any point.
 type repairer struct {
 	*checker
 	ctx    context.Context
 	from   chunkstore.Reader
+	newKey bool
 	writer packWriter
 	sieve  *chunk.Sieve
 	report RepairReport
@@ -55,8 +61,8 @@ type repairer struct {
 
 // Repair heals a store as far as it can. ErrBusy while a collection runs.
 func (s *Store) Repair(ctx context.Context, opts RepairOptions) (RepairReport, error) {
-	if s.opts.ReadOnly {
-		return RepairReport{}, errors.New("repair store: it was opened for reading only")
+	if err := s.writable(); err != nil {
+		return RepairReport{}, fmt.Errorf("repair store: %w", err)
 	}
 	sieve, err := chunk.NewSieve(zstd.SpeedDefault)
 	if err != nil {
@@ -70,8 +76,8 @@ func (s *Store) Repair(ctx context.Context, opts RepairOptions) (RepairReport, e
 	if err != nil {
 		return RepairReport{}, fmt.Errorf("repair store: %w", full(err))
 	}
-	r := &repairer{checker: newChecker(s, chunkstore.CheckOptions{ReadData: true, Progress: opts.Progress}), ctx: ctx, from: opts.From,
-		writer: packWriter{store: s}, sieve: sieve, moved: map[chunk.ID]bool{}, lost: map[chunk.ID]bool{}}
+	r := &repairer{checker: newChecker(s, chunkstore.CheckOptions{ReadData: true, Progress: opts.Progress}), ctx: ctx,
+		from: opts.From, newKey: opts.NewKey, writer: packWriter{store: s}, sieve: sieve, moved: map[chunk.ID]bool{}, lost: map[chunk.ID]bool{}}
 	if err := errors.Join(r.run(), r.writer.seal(), lock.Close()); err != nil {
 		return RepairReport{}, fmt.Errorf("repair store: %w", err)
 	}
@@ -79,10 +85,20 @@ func (s *Store) Repair(ctx context.Context, opts RepairOptions) (RepairReport, e
 }
 
 func (r *repairer) run() error {
+	if err := r.mendBase(); err != nil {
+		return err
+	}
 	if err := r.checker.run(r.ctx); err != nil {
 		return err
 	}
-	r.report.Found, r.report.Bytes = r.checker.report.Problems, r.checker.report.Bytes
+	r.report.Found, r.report.Bytes = slices.Concat(r.store.restored, r.checker.report.Problems), r.checker.report.Bytes
+	for _, p := range r.store.restored {
+		r.report.Restored = append(r.report.Restored, p.Object)
+	}
+	r.store.restored = nil
+	if err := r.dropMarks(); err != nil {
+		return err
+	}
 	damaged, err := r.damaged()
 	if err != nil {
 		return err
@@ -92,7 +108,7 @@ func (r *repairer) run() error {
 			return fmt.Errorf("rescue %s: %w", packPath(name), err)
 		}
 	}
-	for _, v := range r.broken {
+	for _, v := range slices.Concat(r.half, r.broken) {
 		if err := r.manifest(v); err != nil {
 			return err
 		}
@@ -103,7 +119,48 @@ func (r *repairer) run() error {
 	if err := r.writer.seal(); err != nil {
 		return err
 	}
+	if err := r.writer.readBack(r.ctx); err != nil {
+		return err
+	}
 	return r.replace(damaged)
+}
+
+// mendBase mends what everything else relies on, reads it again, and reports what is lost of it.
+func (r *repairer) mendBase() error {
+	s := r.store
+	b, err := inspect(s.fs, false)
+	if err != nil {
+		return err
+	}
+	if err := s.alone(r.ctx, func() error { return s.mend(b.flaws) }); err != nil {
+		return err
+	}
+	if s.trusted, s.signing = b.trusted, b.signing; s.signing == nil && r.newKey {
+		if err := s.alone(r.ctx, s.newKey); err != nil {
+			return fmt.Errorf("make a new signing key: %w", err)
+		}
+		r.report.NewKey = true
+	}
+	if b, err = inspect(s.fs, false); err != nil {
+		return err
+	}
+	s.trusted, s.signing = b.trusted, b.signing
+	for _, f := range b.flaws {
+		r.report.Lost = append(r.report.Lost, f.Problem)
+	}
+	// Versions that the lost keys hid can be told from their copies now.
+	return s.complete()
+}
+
+// dropMarks removes the damaged mark of a collection.
+func (r *repairer) dropMarks() error {
+	for _, p := range r.report.Found {
+		if p.Object == marksFile {
+			r.report.Restored = append(r.report.Restored, marksFile)
+			return r.store.removeMarks()
+		}
+	}
+	return nil
 }
 
 // damaged lists the packs to replace: not those whose writer is just sealing them. A pack that
@@ -199,7 +256,7 @@ func (r *repairer) write(frame []byte, wanted func(chunk.ID) bool) (int, error) 
 	return len(h.Entries), nil
 }
 
-// manifest brings a damaged manifest back.
+// manifest brings a damaged or lost manifest back, and its copy.
 func (r *repairer) manifest(v versionName) error {
 	path := manifestPath(v.image, v.sequence)
 	envelope, err := r.goodManifest(v)
@@ -211,7 +268,16 @@ func (r *repairer) manifest(v versionName) error {
 		return nil
 	}
 	err = r.store.alone(r.ctx, func() error {
-		return replaceFile(r.store.fs, stagingDir+"/publish"+manifestSuffix, path, 0o600, envelope)
+		for _, file := range both(path) {
+			if have, err := readFile(r.store.fs, file, maxEnvelope); err == nil && bytes.Equal(have, envelope) {
+				continue
+			}
+			if err := r.store.keep(file, 0o600, envelope); err != nil {
+				return err
+			}
+			r.report.Restored = append(r.report.Restored, file)
+		}
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -220,11 +286,17 @@ func (r *repairer) manifest(v versionName) error {
 	return nil
 }
 
+// goodManifest gives the envelope of a version: its own, from whichever file is sound, or that of
+// the other store.
 func (r *repairer) goodManifest(v versionName) ([]byte, error) {
-	if r.from == nil {
-		return nil, errors.New("it is damaged, and there is no other store to take it from")
+	envelope, _, _, err := r.store.manifest(v.image, v.sequence)
+	if err == nil || !isDamage(err) && !errors.Is(err, fs.ErrNotExist) {
+		return envelope, err
 	}
-	envelope, err := r.from.Manifest(r.ctx, v.image, v.sequence)
+	if r.from == nil {
+		return nil, errors.New("it and its copy are damaged, and there is no other store to take it from")
+	}
+	envelope, err = r.from.Manifest(r.ctx, v.image, v.sequence)
 	if err != nil {
 		return nil, fmt.Errorf("the other store: %w", err)
 	}

@@ -146,8 +146,10 @@ func TestRepairFromTheWrongStore(t *testing.T) {
 	}
 	disk := clone(base)
 	manifest := files(t, disk, "images", ".manifest")[0]
-	if err := disk.Corrupt(manifest, func(b []byte) []byte { return b[:100] }); err != nil {
-		t.Fatal(err)
+	for _, file := range []string{manifest, "copies/" + manifest} {
+		if err := disk.Corrupt(file, func(b []byte) []byte { return b[:100] }); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s := open(t, disk, small)
 	r := repair(t, s, foreign)

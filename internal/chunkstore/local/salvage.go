@@ -84,5 +84,6 @@ func (s *Store) scanStaged(f vfs.File) ([]packFrame, int64, error) {
 		return nil, 0, err
 	}
 	defer decoders.Put(d)
+	f.DropCache() // what a failed fsync forgot would read as if it were there
 	return scanPack(f, info.Size(), func(frame []byte) bool { _, err := d.verify(frame); return err == nil })
 }

@@ -41,14 +41,8 @@ func (s *Store) open(ctx context.Context, own bool) (chunkstore.Session, error) 
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if s.opts.ReadOnly {
-		return nil, errors.New("begin capture: the store was opened for reading only")
-	}
-	s.mu.RLock()
-	failed := s.failed
-	s.mu.RUnlock()
-	if failed != nil {
-		return nil, fmt.Errorf("begin capture: the store could not be written before: %w", failed)
+	if err := s.writable(); err != nil {
+		return nil, fmt.Errorf("begin capture: %w", err)
 	}
 	n, err := s.begin(ctx)
 	if err != nil {
@@ -126,7 +120,7 @@ func form(frame []byte) (chunk.FrameHeader, error) {
 func (n *session) put(ctx context.Context, h chunk.FrameHeader, frame []byte) (int64, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := errors.Join(ctx.Err(), n.err); err != nil {
+	if err := errors.Join(ctx.Err(), n.err, n.store.writable()); err != nil {
 		return 0, err
 	}
 	known := true
@@ -159,7 +153,7 @@ func (n *session) seal() error {
 func (n *session) Publish(ctx context.Context, m *image.Manifest) ([]byte, image.Version, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := errors.Join(ctx.Err(), n.err); err != nil {
+	if err := errors.Join(ctx.Err(), n.err, n.store.writable()); err != nil {
 		return nil, image.Version{}, err
 	}
 	if err := n.seal(); err != nil {

@@ -226,7 +226,7 @@ func (s *Store) Collect(ctx context.Context, opts chunkstore.CollectOptions) (ch
 		return chunkstore.CollectReport{}, err
 	}
 	now, needed := time.Now(), s.needed()
-	r := chunkstore.CollectReport{Bytes: s.bytes, Pinned: s.readers > 0}
+	r := chunkstore.CollectReport{Bytes: s.bytes}
 	for _, versions := range s.versions {
 		r.Versions += len(versions)
 	}
@@ -244,9 +244,12 @@ func (s *Store) Collect(ctx context.Context, opts chunkstore.CollectOptions) (ch
 		switch {
 		case opts.DryRun || !old || s.readers > 0:
 			waiting[f] = true
-			r.Due = since.Add(opts.MinAge)
+			r.Pinned = s.readers > 0
 			if !opts.DryRun {
-				s.marked[id] = since
+				s.marked[id], marked = since, true
+			}
+			if due := since.Add(opts.MinAge); marked && (r.Due.IsZero() || due.Before(r.Due)) {
+				r.Due = due
 			}
 		default:
 			delete(s.frames, id)

@@ -109,17 +109,18 @@ func testCollect(t *testing.T, s chunkstore.Store) {
 	first, second := sample(t, "lab", 1, 12, 4), sample(t, "lab", 2, 12, 4)
 	capture(t, s, first)
 	capture(t, s, second)
-	if r := collect(t, s, 0); r.Removed != 0 || r.Freed != 0 || r.Versions != 2 || r.Bytes == 0 {
+	if r := collect(t, s, 0); r.Removed != 0 || r.Freed != 0 || r.Versions != 2 || r.Bytes == 0 ||
+		!r.Due.IsZero() || r.Pinned {
 		t.Errorf("Collect where all is needed = %+v", r)
 	}
 	remove(t, s, "lab", 1)
 	before, err := s.Collect(t.Context(), chunkstore.CollectOptions{DryRun: true})
-	if err != nil || before.Condemned == 0 || before.Removed != 0 {
+	if err != nil || before.Condemned == 0 || before.Removed != 0 || !before.Due.IsZero() {
 		t.Errorf("dry run = %+v, %v", before, err)
 	}
 	wantChunks(t, s, first.Chunks, true)
 	r := collect(t, s, 0)
-	if r.Removed == 0 || r.Freed == 0 || r.Condemned != 0 || r.Pinned {
+	if r.Removed == 0 || r.Freed == 0 || r.Condemned != 0 || r.Pinned || !r.Due.IsZero() {
 		t.Errorf("Collect = %+v", r)
 	}
 	if err := second.Verify(t.Context(), s, 2); err != nil {
@@ -143,8 +144,10 @@ func testCollect(t *testing.T, s chunkstore.Store) {
 	remove(t, s, "lab", v.Sequence)
 	collect(t, s, 0)
 	wantChunks(t, s, slices.Concat(first.Chunks, second.Chunks), false)
-	if r = collect(t, s, 0); r.Bytes != 0 {
-		t.Errorf("an empty store has %d bytes", r.Bytes)
+	for _, minAge := range []time.Duration{0, time.Hour} {
+		if r = collect(t, s, minAge); r.Bytes != 0 || !r.Due.IsZero() {
+			t.Errorf("an empty store has %d bytes, and something is due at %v", r.Bytes, r.Due)
+		}
 	}
 }
 
@@ -153,8 +156,8 @@ func testCollectAge(t *testing.T, s chunkstore.Store) {
 	capture(t, s, disk)
 	remove(t, s, "lab", 1)
 	for range 3 {
-		if r := collect(t, s, time.Hour); r.Removed != 0 {
-			t.Fatalf("Collect removes what is younger than an hour: %+v", r)
+		if r := collect(t, s, time.Hour); r.Removed != 0 || r.Due.IsZero() != (r.Condemned == 0) {
+			t.Fatalf("Collect removes what is younger than an hour, or is due without a reason: %+v", r)
 		}
 	}
 	if v, stored := capture(t, s, disk); v.Sequence != 2 || disk.Verify(t.Context(), s, 2) != nil {

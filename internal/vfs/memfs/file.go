@@ -87,8 +87,44 @@ func (f *file) Sync() error {
 	if err := f.use("sync", false); err != nil {
 		return err
 	}
-	f.node.synced = bytes.Clone(f.node.data)
+	f.node.synced = f.node.durable()
 	return nil
+}
+
+// FailSync is a Sync that fails as Linux lets it: nothing is written, and what was to be
+// written counts as clean from now on. It can still be read until DropCache.
+func (f *file) FailSync() {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	f.node.forgotten = bytes.Clone(f.node.data)
+}
+
+// DropCache implements vfs.File: blocks that a failed sync forgot read as the medium has them.
+func (f *file) DropCache() {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	if f.node.forgotten == nil {
+		return
+	}
+	f.node.data, f.node.forgotten = f.node.durable(), nil
+}
+
+// clean tells whether the block at a byte will not be written by a sync: a failed one forgot it.
+func (n *node) clean(at int) bool {
+	end := min(at+blockSize, len(n.data))
+	return end <= len(n.forgotten) && bytes.Equal(n.data[at:end], n.forgotten[at:end])
+}
+
+// durable is what a sync leaves on the medium.
+func (n *node) durable() []byte {
+	out := bytes.Clone(n.data)
+	for at := 0; at < len(out) && n.forgotten != nil; at += blockSize {
+		if end := min(at+blockSize, len(out)); n.clean(at) {
+			clear(out[at:end])
+			copy(out[at:end], n.synced[min(at, len(n.synced)):])
+		}
+	}
+	return out
 }
 
 func (f *file) Stat() (fs.FileInfo, error) {

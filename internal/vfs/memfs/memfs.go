@@ -43,6 +43,9 @@ type node struct {
 	modified int64
 
 	data, synced []byte
+	// forgotten is data as it was when a sync failed: blocks that are still like it count as
+	// written, although the medium has what synced says. nil: no sync failed.
+	forgotten []byte
 
 	entries, syncedEntries map[string]*node // nil for a file
 }
@@ -376,7 +379,7 @@ func (c *crash) content(n *node) []byte {
 	copy(out, n.synced)
 	for at := 0; at < size; at += blockSize {
 		end := min(at+blockSize, size)
-		if at < len(n.data) && !bytes.Equal(out[at:end], n.data[at:min(end, len(n.data))]) && c.keep() {
+		if at < len(n.data) && !bytes.Equal(out[at:end], n.data[at:min(end, len(n.data))]) && !n.clean(at) && c.keep() {
 			copy(out[at:end], n.data[at:])
 		}
 	}

@@ -1,0 +1,265 @@
+package local_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"clonecast/internal/chunkstore"
+	"clonecast/internal/chunkstore/local"
+	"clonecast/internal/chunkstore/storetest"
+	"clonecast/internal/faultfs"
+	"clonecast/internal/image"
+	"clonecast/internal/vfs"
+	"clonecast/internal/vfs/memfs"
+)
+
+// Faults come in pairs as well: the disk is full, and the copy that was just made is rotten.
+// Every operation that a kind of fault can hit is hit, followed by every operation after it that
+// another kind can hit. With CLONECAST_LONG=1 all pairs are tried, else some hundred of them.
+
+// kind is a kind of fault.
+type kind struct {
+	name   string
+	err    error // what an operation returns, or a silent fault of faultfs
+	match  func(op faultfs.Op, name string) bool
+	silent bool // nobody is told
+}
+
+func ops(list ...faultfs.Op) func(faultfs.Op, string) bool {
+	return func(op faultfs.Op, _ string) bool {
+		for _, o := range list {
+			if o == op {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+// errCrash ends a run: the disk is what a power cut leaves.
+var errCrash = errors.New("power cut")
+
+var kinds = []kind{
+	{"ENOSPC", syscall.ENOSPC, ops(faultfs.OpCreate, faultfs.OpWrite), false},
+	{"EIO", syscall.EIO, ops(faultfs.OpRead, faultfs.OpWrite, faultfs.OpRemove, faultfs.OpReadDir), false},
+	{"short write", faultfs.ErrShort, ops(faultfs.OpWrite), false},
+	{"failed fsync", syscall.EIO, ops(faultfs.OpSync, faultfs.OpSyncDir), false},
+	{"failed rename", syscall.EIO, ops(faultfs.OpRename), false},
+	{"rotten copy", faultfs.ErrRot, ops(faultfs.OpWrite), true},
+	{"lost file", faultfs.ErrLost, ops(faultfs.OpRename), true},
+	{"crash", errCrash, func(op faultfs.Op, _ string) bool { return op.Changes() }, true},
+}
+
+// pair is two faults: the first hits the number-th operation that it can hit, the second one
+// counts from there. A number of 0 hits nothing.
+type pair struct {
+	faults  [2]kind
+	numbers [2]int
+
+	disk  *memfs.FS
+	seed  uint64
+	stage int // 0, or faults that hit
+	seen  int // operations that the present fault could hit
+	later map[string]int
+	dead  *memfs.FS
+	hit   []string
+}
+
+// inject is the Injector.
+func (p *pair) inject(op faultfs.Op, name string) error {
+	if p.dead != nil {
+		return errCrash
+	}
+	if p.stage == 1 {
+		for _, k := range kinds {
+			if k.match(op, name) {
+				p.later[k.name]++
+			}
+		}
+	}
+	if p.stage == 2 || !p.faults[p.stage].match(op, name) {
+		return nil
+	}
+	if p.seen++; p.seen != p.numbers[p.stage] {
+		return nil
+	}
+	k := p.faults[p.stage]
+	p.hit = append(p.hit, fmt.Sprintf("%s at %s %s", k.name, op, name))
+	p.stage, p.seen = p.stage+1, 0
+	if errors.Is(k.err, errCrash) {
+		p.dead = p.disk.CrashClone([]int{0, 50, 100}[p.seed%3], rand.New(rand.NewPCG(p.seed, 0)))
+	}
+	return k.err
+}
+
+// told tells whether a fault that hit has to be reported.
+func (p *pair) told() bool {
+	for i := range p.stage {
+		if !p.faults[i].silent {
+			return true
+		}
+	}
+	return false
+}
+
+// work is a piece of work on a store. It tells whether it reported, other than by its error, that
+// something was not done.
+type work func(ctx context.Context, fsys vfs.FS, opts local.Options) (said bool, err error)
+
+// pairs runs work on clones of base with every pair of faults, or one pair in stride, and lets
+// judge look at what is left.
+func pairs(t *testing.T, stride int, base *memfs.FS, do work, judge func(t *testing.T, name string, disk *memfs.FS)) {
+	if os.Getenv("CLONECAST_LONG") != "" {
+		stride = 1
+	}
+	run := func(p *pair) {
+		p.disk, p.later = clone(base), map[string]int{}
+		var logged atomic.Int64
+		opts := small
+		opts.Logger = slog.New(alarms{n: &logged})
+		said, err := do(t.Context(), faultfs.New(p.disk, p.inject), opts)
+		name := strings.Join(p.hit, ", then ")
+		if p.told() && !said && err == nil && logged.Load() == 0 {
+			t.Errorf("%s: nobody was told", name)
+		}
+		left := []*memfs.FS{p.dead}
+		if p.dead == nil {
+			left = []*memfs.FS{p.disk.CrashClone(int(p.seed%2)*50, rand.New(rand.NewPCG(p.seed, 1))), p.disk}
+		}
+		for i, disk := range left {
+			judge(t, fmt.Sprintf("%s (disk %d of %d)", name, i+1, len(left)), disk)
+		}
+	}
+	number, ran := 0, 0
+	for _, first := range kinds {
+		for i := 1; ; i++ {
+			single := &pair{faults: [2]kind{first, kinds[0]}, numbers: [2]int{i, 0}, seed: uint64(i)}
+			run(single)
+			if single.stage == 0 {
+				break
+			}
+			for _, second := range kinds {
+				for j := 1; j <= single.later[second.name]; j++ {
+					if number++; number%stride == 0 {
+						run(&pair{faults: [2]kind{first, second}, numbers: [2]int{i, j}, seed: uint64(number)})
+						ran++
+					}
+				}
+			}
+		}
+	}
+	t.Logf("%d of %d pairs", ran, number)
+	if number < 800 || ran < 30 {
+		t.Errorf("only %d of %d pairs: the test no longer sees the store", ran, number)
+	}
+}
+
+// A version is deleted, and what only it needed is collected.
+func TestFaultPairsOfCollect(t *testing.T) {
+	t.Parallel()
+	base, gone, kept := twoToCollect(t)
+	pairs(t, 211, base, func(ctx context.Context, fsys vfs.FS, opts local.Options) (said bool, err error) {
+		s, err := local.OpenFS(fsys, opts)
+		if err != nil {
+			return false, err
+		}
+		if err := s.Delete(ctx, "lab", 1); err != nil {
+			return false, err
+		}
+		// What fails once is tried again, as a server does a day later.
+		for _, age := range []time.Duration{time.Nanosecond, 0, 0} {
+			r, err2 := s.Collect(ctx, chunkstore.CollectOptions{MinAge: age})
+			said, err = said || len(r.Kept) > 0, errors.Join(err, err2)
+		}
+		return said, err
+	}, func(t *testing.T, name string, disk *memfs.FS) { afterCollections(t, name, disk, gone, kept) })
+}
+
+// afterCollections: the version that stayed is whole, the other one whole or absent, and both
+// outlast more collections. What silent faults did to a file may be found, but costs no version.
+func afterCollections(t *testing.T, name string, disk *memfs.FS, gone, kept *storetest.Sample) {
+	t.Helper()
+	s, err := local.OpenFS(disk, small)
+	if err != nil {
+		t.Fatalf("%s: Open = %v", name, err)
+	}
+	for round := range 3 {
+		if p := check(t, s, true); len(affected(p)) > 0 {
+			t.Fatalf("%s: after %d more collections: Check = %v", name, round, p)
+		}
+		if err := kept.Verify(t.Context(), s, 2); err != nil {
+			t.Fatalf("%s: after %d more collections: the version that stayed: %v", name, round, err)
+		}
+		if err := gone.Verify(t.Context(), s, 1); err != nil && !errors.Is(err, chunkstore.ErrNotFound) {
+			t.Fatalf("%s: after %d more collections: the version is listed and not whole: %v", name, round, err)
+		}
+		collect(t, s, 0)
+	}
+}
+
+// A second version is captured beside the first.
+func TestFaultPairsOfCapture(t *testing.T) {
+	t.Parallel()
+	base := memfs.New()
+	first, second := newSample(t, 1, 6, 2), newSample(t, 2, 9, 2)
+	capture(t, createFS(t, base, small), first)
+	base = clone(base)
+	pairs(t, 17, base, func(ctx context.Context, fsys vfs.FS, opts local.Options) (bool, error) {
+		s, err := local.OpenFS(fsys, opts)
+		if err == nil {
+			_, _, err = second.Capture(ctx, s)
+		}
+		return false, err
+	}, func(t *testing.T, name string, disk *memfs.FS) { afterFaults(t, name, disk, first, second) })
+}
+
+// afterFaults: what was there before is whole; the capture again gives a whole version, at the
+// second time at the latest: it relies on what was stored, until a read finds that rotten.
+func afterFaults(t *testing.T, name string, disk *memfs.FS, first, second *storetest.Sample) {
+	t.Helper()
+	s, err := local.OpenFS(disk, small)
+	if err != nil {
+		t.Fatalf("%s: Open = %v", name, err)
+	}
+	if err := first.Verify(t.Context(), s, 1); err != nil {
+		t.Fatalf("%s: the version that was there: %v", name, err)
+	}
+	for range 2 {
+		var v image.Version
+		if v, _, err = second.Capture(t.Context(), s); err == nil {
+			err = second.Verify(t.Context(), s, v.Sequence)
+		}
+	}
+	if err != nil {
+		t.Fatalf("%s: the capture again: %v", name, err)
+	}
+}
+
+// A store with damage of several kinds is repaired.
+func TestFaultPairsOfRepair(t *testing.T) {
+	t.Parallel()
+	base, other, samples := broken(t)
+	pairs(t, 67, base, func(ctx context.Context, fsys vfs.FS, opts local.Options) (bool, error) {
+		s, err := local.OpenFS(fsys, opts)
+		if err != nil {
+			return false, err
+		}
+		r, err := s.Repair(ctx, local.RepairOptions{From: other})
+		return len(r.Lost) > 0, err
+	}, func(t *testing.T, name string, disk *memfs.FS) {
+		s := open(t, disk, small)
+		if r := repair(t, s, other); len(r.Lost) > 0 {
+			t.Fatalf("%s: lost %v", name, r.Lost)
+		}
+		wantWhole(t, name, s, samples)
+	})
+}
