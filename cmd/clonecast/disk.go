@@ -144,6 +144,8 @@ type partitionSummary struct {
 	Reason     string `json:"reason"`
 	Remedy     string `json:"remedy,omitempty"`
 	Refused    bool   `json:"refused,omitempty"`
+
+	Notes []string `json:"notes,omitempty"` // what is left out of it, or kept beside its file system
 }
 
 type diskSummary struct {
@@ -163,7 +165,8 @@ func summarize(dev *blockdev.Device, l *clone.Layout) diskSummary {
 	for i := range l.Partitions {
 		p := &l.Partitions[i]
 		parts = append(parts, partitionSummary{p.Number, int64(p.Start), int64(p.Length), p.Type, p.GUID, p.Name, p.Active, p.Volume.Type, p.Volume.UUID, p.Volume.Label,
-			int64(p.Allocated()), int64(p.Discarded()), string(p.Mode), p.Reason, p.Remedy, p.Refuse})
+			int64(p.Allocated()), int64(p.Discarded()), string(p.Mode), p.Reason, p.Remedy, p.Refuse,
+			p.Volume.Notes})
 	}
 	return diskSummary{dev.Path, int64(dev.Size), int64(dev.LogicalSector), dev.Model, dev.Serial, string(l.Table.Kind), l.Table.DiskID, l.Table.Notes, parts}
 }
@@ -244,6 +247,12 @@ func notes(l *clone.Layout) []string {
 		p := &l.Partitions[i]
 		if p.Mode == image.ModeClone {
 			out = append(out, wholeNotes(p)...)
+		}
+		if p.Mode == image.ModeClone || p.Mode == image.ModeSwap {
+			for _, note := range p.Volume.Notes {
+				note = strings.ReplaceAll(note, "--policy N=", fmt.Sprintf("--policy %d=", p.Number))
+				out = append(out, fmt.Sprintf("partition %d: %s", p.Number, printable(note)))
+			}
 		}
 		if p.Mode == image.ModeClone || p.Mode == image.ModeSwap {
 			continue
