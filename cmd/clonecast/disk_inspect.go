@@ -65,6 +65,8 @@ type partitionSummary struct {
 	Reason     string `json:"reason"`
 	Remedy     string `json:"remedy,omitempty"`
 	Refused    bool   `json:"refused,omitempty"`
+
+	Notes []string `json:"notes,omitempty"` // what is left out of it, or kept beside its file system
 }
 
 type diskSummary struct {
@@ -84,7 +86,8 @@ func summarize(dev *blockdev.Device, l *layout.Layout) diskSummary {
 	for i := range l.Partitions {
 		p := &l.Partitions[i]
 		parts = append(parts, partitionSummary{p.Number, int64(p.Start), int64(p.Length), p.Type, p.GUID, p.Name, p.Active, p.Volume.Type, p.Volume.UUID, p.Volume.Label,
-			int64(p.Allocated()), int64(p.Discarded()), string(p.Mode), p.Reason, p.Remedy, p.Refuse})
+			int64(p.Allocated()), int64(p.Discarded()), string(p.Mode), p.Reason, p.Remedy, p.Refuse,
+			p.Volume.Notes})
 	}
 	return diskSummary{dev.Path, int64(dev.Size), int64(dev.LogicalSector), dev.Model, dev.Serial, string(l.Table.Kind), l.Table.DiskID, l.Table.Notes, parts}
 }

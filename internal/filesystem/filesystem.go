@@ -49,7 +49,8 @@ type Volume struct {
 	// because the map of what they hold must not be used.
 	Whole []Part
 
-	// Notes say what a capture of this volume leaves out, or keeps beside it; each one clause.
+	// Notes say what a capture of this volume leaves out, or keeps beside it; each one clause. "N" in
+	// --policy N= stands for the partition's number.
 	Notes []string
 
 	// Doubt is set when the allocation map must not be used.

@@ -29,6 +29,9 @@ func (l *Layout) Notes() []Note {
 		p := &l.Partitions[i]
 		switch p.Mode {
 		case image.ModeClone:
+			for _, n := range p.Volume.Notes {
+				out = append(out, Note{Text: fmt.Sprintf("partition %d: %s", p.Number, n)})
+			}
 			out = append(out, p.wholeNotes()...)
 		case image.ModeRaw, image.ModeFormat, image.ModeSkip:
 			out = append(out, Note{p.modeText(), p.Remedy})

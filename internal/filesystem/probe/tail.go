@@ -53,7 +53,7 @@ func withTail(v filesystem.Volume, r io.ReaderAt, size quantity.Bytes) (filesyst
 		v.Allocated, v.Discarded, v.Whole, v.Notes = nil, nil, nil, nil
 		v.Doubt = &filesystem.Doubt{Reason: behind + " hold " + what}
 	case v.Type == "swap", what == "" && tail.Length > shortTail:
-		v.Notes = append(v.Notes, behind+" are not stored: nothing known is in them; policy raw stores all")
+		v.Notes = append(v.Notes, behind+" are not stored: nothing known is in them (--policy N=raw stores all)")
 	default:
 		v.Allocated = quantity.Normalize(append(v.Allocated, tail))
 		if what == "" && tail.Length >= notedTail {

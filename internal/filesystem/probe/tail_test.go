@@ -123,7 +123,7 @@ func TestTailOfLogicalVolume(t *testing.T) {
 	v := disktest.Volume(t, pv, Read)
 	notes := []string{
 		"logical volume root: 8.0 MiB behind the ext4 are stored as well: DM_verity_hash",
-		"236.0 MiB behind the LVM2_member are not stored: nothing known is in them; policy raw stores all",
+		"236.0 MiB behind the LVM2_member are not stored: nothing known is in them (--policy N=raw stores all)",
 	}
 	if v.Doubt != nil || !slices.Equal(v.Notes, notes) || v.Size != 64*quantity.MiB {
 		t.Fatalf("volume of %v, notes %q, doubt %+v", v.Size, v.Notes, v.Doubt)

@@ -15,7 +15,6 @@ func TestWrongValues(t *testing.T) {
 	const last = sampleSize - 512
 	zero := func(off quantity.Bytes, n int) []piece { return []piece{{off, make([]byte, n)}} }
 	set := func(off quantity.Bytes, s string) []piece { return []piece{{off, []byte(s)}} }
-	all := formats()
 	for name, edit := range map[string]struct {
 		format string
 		pieces []piece
@@ -52,8 +51,7 @@ func TestWrongValues(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			image := disktest.Image(t, sampleSize)
 			f := disktest.Open(t, image)
-			_, marks := all[edit.format].build(t)
-			put(t, f, marks)
+			put(t, f, marksOf(t, edit.format))
 			if v := disktest.Volume(t, image, Read); v.Type == "" {
 				t.Fatalf("%s is not found before it is damaged", edit.format)
 			}
@@ -91,7 +89,7 @@ func TestFATBootSector(t *testing.T) {
 	}
 	for _, below := range []string{"ext4", "fat16"} {
 		image, _ := all[below].build(t)
-		_, boot := all["fat16"].build(t)
+		boot := marksOf(t, "fat16")
 		f := disktest.Open(t, image)
 		for name, tc := range tests {
 			b := bytes.Clone(boot[0].bytes)
