@@ -33,11 +33,13 @@ type superblock struct {
 	LogBlocks        uint32   `offset:"0x60"`
 	VersionNum       uint16   `offset:"0x64"` // low four bits: version; others: features of version 4
 	SectorSize       uint16   `offset:"0x66"`
-	_                uint32   `offset:"0x68"` // inodes
+	InodeSize        uint16   `offset:"0x68"`
+	_                uint16   `offset:"0x6a"`
 	Name             [12]byte `offset:"0x6c"`
 	BlockLog         uint8    `offset:"0x78"`
 	SectorLog        uint8    `offset:"0x79"`
-	_                uint16   `offset:"0x7a"`
+	_                uint8    `offset:"0x7a"`
+	InodesLog        uint8    `offset:"0x7b"` // per block
 	AGBlockLog       uint8    `offset:"0x7c"`
 	_                uint8    `offset:"0x7d"`
 	InProgress       uint8    `offset:"0x7e"`

@@ -9,6 +9,7 @@
 //
 //	superblock -> geometry, features, checksum
 //	not known well enough, or the log is not clean -> identity and Doubt, no map
+//	the log is not clean -> is there a swap file with a hibernated system? (swapfile.go)
 //	for each group: AGF -> tree of free extents -> all between them is in use
 //
 // Clean means what the kernel means by it, and more: the log's last record is the one
@@ -18,7 +19,7 @@
 // Version 5 carries a checksum, the place and the owner in every block; all are
 // verified. Numbers are big-endian but for the checksums.
 //
-// Not guaranteed: inodes are not read, so that a file whose blocks are in the tree of
+// Not guaranteed: inodes of a clean file system are not read, so that a file whose blocks are in the tree of
 // free extents is not found out. Nothing is read from the superblocks of later groups.
 //
 // The format: "XFS Algorithms & Data Structures" and Linux's fs/xfs/libxfs.
@@ -57,6 +58,7 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 		return filesystem.Volume{}, fmt.Errorf("read the log of xfs: %w", err)
 	}
 	if v.Doubt != nil {
+		v.Doubt = rd.hibernation(v.Doubt)
 		return v, nil
 	}
 	if v.Allocated, err = rd.allocated(); err != nil {

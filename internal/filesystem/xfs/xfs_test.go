@@ -21,6 +21,7 @@ func TestLayouts(t *testing.T) {
 	layouttest.Check[agf](t, agfSize)
 	layouttest.Check[treeHeader](t, treeHeaderV5)
 	layouttest.Check[recordHeader](t, 0x144)
+	layouttest.Check[dinode](t, 0x53)
 }
 
 const page = 4096
