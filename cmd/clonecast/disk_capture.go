@@ -11,6 +11,7 @@ import (
 	"clonecast/internal/blockdev"
 	"clonecast/internal/clone/capture"
 	"clonecast/internal/clone/layout"
+	"clonecast/internal/clone/rescue"
 	"clonecast/internal/image"
 	"clonecast/internal/kernelfs"
 	"clonecast/internal/quantity"
@@ -118,7 +119,7 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 	defer session.Close()
 	means := capture.Means{Sink: session, Level: level, FillBadSectors: opts.fillBadSectors, Progress: bytesProgress(rep)}
 	result, err := capture.Execute(ctx, plan, disks, means)
-	var unreadable *capture.UnreadableError
+	var unreadable *rescue.UnreadableError
 	if errors.As(err, &unreadable) {
 		rep.warnUnreadable(paths, unreadable)
 	}
@@ -196,7 +197,7 @@ func unreadableBytes(r capture.Result) int64 {
 }
 
 // warnUnreadable lists what of a disk could not be read.
-func (r *reporter) warnUnreadable(paths []string, u *capture.UnreadableError) {
+func (r *reporter) warnUnreadable(paths []string, u *rescue.UnreadableError) {
 	const most = 50
 	for _, e := range u.Extents[:min(most, len(u.Extents))] {
 		r.warn("%s: bytes %d to %d cannot be read", paths[u.Disk], int64(e.Start), int64(e.End())-1)

@@ -168,7 +168,10 @@ func smallDisk(seed byte) (*memDisk, *layout.Layout) {
 	l.Partitions = []layout.Partition{
 		layout.NewPartition(partition.Partition{Number: 1, Start: 63 * 512, Length: 700 << 10}, filesystem.Volume{Type: "ext4", Allocated: extents}),
 		layout.NewPartition(partition.Partition{Number: 2, Start: 1 << 20, Length: 300<<10 + 512}, filesystem.Volume{Doubt: &filesystem.Doubt{Reason: "no known file system"}}),
-		layout.NewPartition(partition.Partition{Number: 3, Start: 3 << 19, Length: 40 << 10}, filesystem.Volume{Type: "swap", UUID: "0b5e0005-1111-4a4a-8888-c10eca570005", BlockSize: 4096}),
+		{ // as versions have it that were made before headers were stored
+			Partition: partition.Partition{Number: 3, Start: 3 << 19, Length: 40 << 10}, Mode: image.ModeSwap,
+			Volume: filesystem.Volume{Type: "swap", UUID: "0b5e0005-1111-4a4a-8888-c10eca570005", BlockSize: 4096},
+		},
 	}
 	return disk, l
 }

@@ -43,7 +43,7 @@ func TestPolicies(t *testing.T) {
 	store := &memStore{}
 	captureTo(t, store, source, l)
 	d := &store.manifest.Disks[0]
-	want := []image.Mode{image.ModeFormat, image.ModeRaw, image.ModeSwap, image.ModeSkip}
+	want := []image.Mode{image.ModeFormat, image.ModeRaw, image.ModeClone, image.ModeSkip}
 	for i, p := range d.Partitions {
 		if p.Mode != want[i] {
 			t.Errorf("partition %d has mode %s, want %s", p.Number, p.Mode, want[i])

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"testing"
 
-	"clonecast/internal/clone/capture"
+	"clonecast/internal/clone/rescue"
 	"clonecast/internal/quantity"
 
 	"github.com/klauspost/compress/zstd"
@@ -82,7 +82,7 @@ func TestBadSectors(t *testing.T) {
 			failing := &badDisk{memDisk: disk, bad: c.bad, shaky: c.shaky}
 			store := &memStore{}
 			_, err := captureOne(context.Background(), failing, l, store, options)
-			var bad *capture.UnreadableError
+			var bad *rescue.UnreadableError
 			if len(c.want) == 0 {
 				if err != nil {
 					t.Fatal(err)

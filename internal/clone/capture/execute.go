@@ -9,6 +9,7 @@ import (
 	"clonecast/internal/chunk"
 	"clonecast/internal/chunkstore"
 	"clonecast/internal/clone"
+	"clonecast/internal/clone/rescue"
 	"clonecast/internal/image"
 	"clonecast/internal/quantity"
 
@@ -42,7 +43,7 @@ type Means struct {
 	Progress  clone.Progress
 
 	// FillBadSectors stores zeroes in the place of what cannot be read. Without it the capture
-	// fails with an *UnreadableError once everything else was read.
+	// fails with an *rescue.UnreadableError once everything else was read.
 	FillBadSectors bool
 }
 
@@ -53,7 +54,7 @@ type Result struct {
 	Read      quantity.Bytes // bytes read from the disk
 	Stored    quantity.Bytes // new bytes in the store, compressed
 
-	Unreadable []*UnreadableError // what was filled, by disk
+	Unreadable []*rescue.UnreadableError // what was filled, by disk
 }
 
 // maxPasses bounds how often a capture is repeated because the store lost chunks
@@ -127,7 +128,7 @@ func storeDisks(ctx context.Context, disks []Disk, manifest *image.Manifest, m M
 
 // unreadableOf says of which disk of the capture an UnreadableError tells.
 func unreadableOf(err error, disk int) error {
-	var bad *UnreadableError
+	var bad *rescue.UnreadableError
 	if errors.As(err, &bad) {
 		bad.Disk = disk
 	}
@@ -141,9 +142,10 @@ func storeContents(ctx context.Context, disk io.ReaderAt, contents []*image.Cont
 	if err := s.run(ctx); err != nil {
 		return Result{}, err
 	}
-	if bad := s.rescue.unreadable(); bad != nil {
+	var bad *rescue.UnreadableError
+	if err := s.rescue.Unreadable(); errors.As(err, &bad) {
 		if !m.FillBadSectors {
-			return Result{}, bad
+			return Result{}, err
 		}
 		s.result.Unreadable = append(s.result.Unreadable, bad)
 	}

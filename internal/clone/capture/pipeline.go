@@ -8,6 +8,7 @@ import (
 
 	"clonecast/internal/chunk"
 	"clonecast/internal/clone"
+	"clonecast/internal/clone/rescue"
 	"clonecast/internal/image"
 	"clonecast/internal/quantity"
 
@@ -32,7 +33,7 @@ type pipeline struct {
 	contents []*image.Content
 	means    Means
 	result   Result
-	rescue   rescue
+	rescue   rescue.Reader
 	free     chan *batch
 }
 
@@ -55,9 +56,9 @@ type batch struct {
 
 func newPipeline(disk io.ReaderAt, contents []*image.Content, m Means) *pipeline {
 	s := &pipeline{disk: disk, contents: contents, means: m, free: make(chan *batch, 2*clone.Workers()+2)}
-	s.rescue.disk = disk
+	s.rescue.Disk = disk
 	if !m.FillBadSectors {
-		s.rescue.limit = maxUnreadable
+		s.rescue.Limit = rescue.Tolerated
 	}
 	for _, c := range contents {
 		c.Chunks = make([]chunk.ID, image.ChunkCount(c.Extents))
@@ -174,7 +175,7 @@ func (s *pipeline) prepare(ctx context.Context, b *batch) error {
 	var err error
 	b.read, err = clone.ReadBatch(s.disk, b.group, b.buf)
 	if err != nil && ctx.Err() == nil {
-		b.read, err = s.rescue.batch(b.group, b.buf)
+		b.read, err = s.rescue.Batch(b.group, b.buf)
 	}
 	if err != nil {
 		return err

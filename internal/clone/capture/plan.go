@@ -95,9 +95,12 @@ func manifestDisk(l *layout.Layout, r io.ReaderAt) (image.Disk, error) {
 				Extents: []quantity.Extent{{Start: 0, Length: a.Length}}})
 			continue
 		}
-		data := make([]byte, a.Length)
-		if err := clone.ReadFull(r, data, a.Start); err != nil {
-			return image.Disk{}, fmt.Errorf("partition table: %w", err)
+		data := a.Data
+		if data == nil {
+			data = make([]byte, a.Length)
+			if err := clone.ReadFull(r, data, a.Start); err != nil {
+				return image.Disk{}, fmt.Errorf("partition table: %w", err)
+			}
 		}
 		d.Table = append(d.Table, image.TableArea{Start: a.Start, Data: data})
 	}

@@ -115,7 +115,7 @@ func (w *writing) step(ctx context.Context, s Step) error {
 	case Flush:
 		return w.target.Sync()
 	case Verify:
-		return w.verify(ctx)
+		return w.verify(ctx, s)
 	case Finish:
 		return w.finish(s)
 	case Extend:
@@ -192,7 +192,7 @@ func (w *writing) trim(ctx context.Context) error {
 }
 
 // verify reads back what was written.
-func (w *writing) verify(ctx context.Context) error {
+func (w *writing) verify(ctx context.Context, s Step) error {
 	if err := w.target.DropCache(); err != nil {
 		return err
 	}
@@ -205,28 +205,36 @@ func (w *writing) verify(ctx context.Context) error {
 		}
 		w.verified.add(p.Allocated())
 	})
-	return errors.Join(err, bad)
+	if err := errors.Join(err, bad); err != nil {
+		return err
+	}
+	return w.check(s.Patches)
 }
 
-// finish writes what makes the disk whole, LBA 0 last, and reads it back.
+// check finds out whether the medium holds patches.
+func (w *writing) check(patches []Patch) error {
+	for _, p := range patches {
+		same, err := holds(w.target, p)
+		if err != nil {
+			return err
+		}
+		if !same {
+			return &clone.MediumError{Offset: p.Start}
+		}
+	}
+	return nil
+}
+
+// finish writes what makes the disk whole, LBA 0 last, and reads it back: the table is only written
+// over first chunks that the medium holds.
 func (w *writing) finish(s Step) error {
 	for _, firmware := range []bool{false, true} {
-		for _, h := range w.heads.all() {
-			if w.plan.Regions[h.Region].Firmware != firmware {
-				continue
-			}
-			for _, e := range h.Extents {
-				if err := w.writeDiffering(h.data[e.Start:e.End()], h.Start+e.Start); err != nil {
-					return err
-				}
-			}
-		}
-		if err := w.target.Sync(); err != nil {
+		if err := w.putHeads(firmware); err != nil {
 			return err
 		}
 	}
-	for _, r := range s.Patches {
-		if err := w.writeDiffering(r.bytes(), r.Start); err != nil {
+	for _, p := range s.Patches {
+		if err := w.writeDiffering(p.bytes(), p.Start); err != nil {
 			return err
 		}
 		if err := w.target.Sync(); err != nil {
@@ -236,16 +244,35 @@ func (w *writing) finish(s Step) error {
 	if err := w.target.DropCache(); err != nil {
 		return err
 	}
-	for _, r := range s.Patches {
-		same, err := holds(w.target, r)
-		if err != nil {
-			return err
+	return w.check(s.Patches)
+}
+
+// putHeads writes the first chunks that were withheld, from the firmware or from everybody, and reads
+// them back.
+func (w *writing) putHeads(firmware bool) error {
+	var written []Patch
+	for _, h := range w.heads.all() {
+		if w.plan.Regions[h.Region].Firmware != firmware {
+			continue
 		}
-		if !same {
-			return &clone.MediumError{Offset: r.Start}
+		for _, e := range h.Extents {
+			p := newPatch(h.Start+e.Start, h.data[e.Start:e.End()], "first chunk")
+			if err := w.writeDiffering(p.Data, p.Start); err != nil {
+				return err
+			}
+			written = append(written, p)
 		}
 	}
-	return nil
+	if err := w.target.Sync(); err != nil {
+		return err
+	}
+	if len(written) == 0 {
+		return nil
+	}
+	if err := w.target.DropCache(); err != nil {
+		return err
+	}
+	return w.check(written)
 }
 
 // blockSize is the grain in which a deploy leaves alone what is the same already.

@@ -8,6 +8,7 @@ import (
 
 	"clonecast/internal/filesystem"
 	"clonecast/internal/filesystem/ntfs"
+	"clonecast/internal/filesystem/swap"
 	"clonecast/internal/quantity"
 )
 
@@ -37,18 +38,19 @@ func (w *writing) growFilesystem(ctx context.Context, g *Grown) (quantity.Bytes,
 	where := quantity.Extent{Start: g.start, Length: g.To}
 	switch {
 	case g.Filesystem == "swap":
-		return g.To, nil // its header was made for the new length
+		return w.growOwn(where, swap.Grow)
 	case g.Filesystem == "ntfs":
-		return w.growNTFS(where)
+		return w.growOwn(where, ntfs.Grow)
 	case w.means.Grower == nil:
 		return 0, &filesystem.UnchangedError{Reason: "this program cannot mount it"}
 	}
 	return w.means.Grower.Grow(ctx, w.number, g.Filesystem, where)
 }
 
-// growNTFS does what ntfs.Grow plans.
-func (w *writing) growNTFS(where quantity.Extent) (quantity.Bytes, error) {
-	plan, err := ntfs.Grow(io.NewSectionReader(w.target, int64(where.Start), int64(where.Length)), where.Length)
+// growOwn does what a package of ours plans.
+func (w *writing) growOwn(where quantity.Extent,
+	grow func(io.ReaderAt, quantity.Bytes) (filesystem.Growth, error)) (quantity.Bytes, error) {
+	plan, err := grow(io.NewSectionReader(w.target, int64(where.Start), int64(where.Length)), where.Length)
 	if err != nil {
 		return 0, err
 	}
@@ -61,6 +63,21 @@ func (w *writing) growNTFS(where quantity.Extent) (quantity.Bytes, error) {
 		if err := w.target.Sync(); err != nil {
 			return 0, err
 		}
+		if err := w.checkWrites(step, where.Start); err != nil {
+			return 0, err
+		}
 	}
 	return plan.To, nil
+}
+
+// checkWrites reads back the writes of a step of growing.
+func (w *writing) checkWrites(step []filesystem.Write, start quantity.Bytes) error {
+	if err := w.target.DropCache(); err != nil {
+		return err
+	}
+	var patches []Patch
+	for _, write := range step {
+		patches = append(patches, newPatch(start+write.Offset, write.Data, "file system"))
+	}
+	return w.check(patches)
 }

@@ -48,3 +48,19 @@ func (t *target) free(i int) []quantity.Extent {
 	add(at, r.Length)
 	return out
 }
+
+// untrimmed are the stale marks that stay zero: what a disk gives back of trimmed bytes is not defined.
+func (t *target) untrimmed() []Patch {
+	var trimmed []quantity.Extent
+	for _, r := range t.plan.Regions {
+		trimmed = append(trimmed, r.Trim...)
+	}
+	trimmed = quantity.Normalize(trimmed)
+	var out []Patch
+	for _, p := range t.stale {
+		if !quantity.Overlaps(trimmed, quantity.Extent{Start: p.Start, Length: p.Length}) {
+			out = append(out, p)
+		}
+	}
+	return out
+}

@@ -58,7 +58,7 @@ func toGrow(d *image.Disk, rule image.GrowDisk) ([]*image.Partition, error) {
 	if rule.Last {
 		for i := range d.Partitions { // by start
 			p := &d.Partitions[i]
-			if p.Mode != image.ModeSwap && p.Type != recoveryGPT && p.Type != recoveryMBR {
+			if p.Filesystem.Type != "swap" && p.Type != recoveryGPT && p.Type != recoveryMBR {
 				out = []*image.Partition{p}
 			}
 		}
@@ -110,7 +110,7 @@ func staysBecause(p *image.Partition) string {
 		return "it was not captured by its allocation map"
 	}
 	switch p.Filesystem.Type {
-	case "ext2", "ext3", "ext4", "xfs", "btrfs", "ntfs":
+	case "ext2", "ext3", "ext4", "xfs", "btrfs", "ntfs", "swap":
 		return ""
 	case "vfat", "fat12", "fat16", "fat32":
 		return "a FAT has no room for more clusters; a larger one would move all files"

@@ -146,6 +146,10 @@ func (t *target) withoutTables() ([]Patch, error) {
 	var out []Patch
 	sector := t.Geometry.LogicalSector
 	seen := map[quantity.Bytes]bool{}
+	if kept := t.toKeep(); len(kept) > 0 {
+		out = append(out, newPatch(0, cutMark(sector, kept), "no partition table, but what is kept"))
+		seen[0] = true
+	}
 	for _, r := range append(t.oldHeaders(), t.closing...) {
 		b := make([]byte, r.Length)
 		if err := clone.ReadFull(t.Target, b, r.Start); err != nil {

@@ -47,7 +47,8 @@ func NewPlan(ctx context.Context, disks []Disk, s Source, opts Options, progress
 type target struct {
 	Disk
 	plan    DiskPlan
-	old     partition.Table // the target's, if a partition is kept
+	old     partition.Table   // the target's, if a partition is kept
+	before  []quantity.Extent // of the disk, kept by a deploy that was cut
 	lengths map[int]quantity.Bytes
 	table   []Patch // table sectors in the order of writing
 	closing []Patch // swap headers, then the table: what is written last
@@ -81,6 +82,9 @@ func check(d Disk, grow image.GrowDisk) (*target, error) {
 	t := &target{Disk: d}
 	var err error
 	if t.old, err = keepable(d.Image, d.Target, d.Geometry); err != nil {
+		return nil, err
+	}
+	if t.before, err = keptBefore(d.Image, d.Target, d.Geometry); err != nil {
 		return nil, err
 	}
 	t.plan = DiskPlan{Geometry: d.Geometry, Regions: regions(d.Image)}
@@ -208,7 +212,7 @@ func (p *Plan) addWrites(targets []*target, s Source, opts Options) error {
 	}
 	for i := range targets {
 		if opts.Verify {
-			p.add(Step{Do: Verify, Disk: i, Bytes: p.Disks[i].lacking()})
+			p.add(Step{Do: Verify, Disk: i, Bytes: p.Disks[i].lacking(), Patches: targets[i].untrimmed()})
 		}
 	}
 	for i := len(targets) - 1; i >= 0; i-- { // the first disk was invalidated first, and is whole last

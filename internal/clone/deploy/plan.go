@@ -2,6 +2,8 @@ package deploy
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"clonecast/internal/clone"
@@ -128,6 +130,15 @@ func newPatch(start quantity.Bytes, data []byte, why string) Patch {
 
 func zeroPatch(start, length quantity.Bytes, why string) Patch {
 	return Patch{Start: start, Length: length, Why: why}
+}
+
+// sortedPatches gives patches from the disk's start on.
+func sortedPatches(found map[quantity.Bytes]Patch) []Patch {
+	var out []Patch
+	for _, start := range slices.Sorted(maps.Keys(found)) {
+		out = append(out, found[start])
+	}
+	return out
 }
 
 // Differ is how many bytes of all targets are not as they should be.

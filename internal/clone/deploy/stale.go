@@ -1,44 +1,84 @@
 package deploy
 
 import (
+	"clonecast/internal/clone"
 	"clonecast/internal/filesystem/probe"
-	"clonecast/internal/image"
-	"clonecast/internal/partition"
+	"clonecast/internal/partition/table"
 	"clonecast/internal/quantity"
 )
 
 // staleMarks finds marks of the target's old life that the version does not overwrite and that could
-// win a later probe: file system magics in free blocks, and a GPT's backup header at the disk's
-// end. Each is to be zeroed.
+// win a later probe: of file systems, RAID and volume members and partition tables, in free blocks of
+// partitions, in gaps and at both ends of the disk. Each is to be zeroed. Partitions that are kept keep
+// theirs.
 func (t *target) staleMarks() ([]Patch, error) {
-	var out []Patch
-	look := func(start quantity.Bytes, magic []byte, length quantity.Bytes, what string) error {
-		if !t.isFree(start, length) {
-			return nil
-		}
-		stale, err := holds(t.Target, newPatch(start, magic, ""))
-		if stale {
-			out = append(out, zeroPatch(start, length, "stale mark of "+what))
-		}
-		return err
-	}
-	for _, p := range t.Image.Partitions {
-		if p.Mode != image.ModeClone && p.Mode != image.ModeSwap && p.Mode != image.ModeFormat {
-			continue
-		}
-		for _, s := range probe.Signatures(lengthOf(p, t.lengths)) {
-			if err := look(p.Content.Start+s.Offset, s.Magic, s.Length(), s.Type); err != nil {
-				return nil, err
-			}
-		}
-	}
-	if t.Image.TableKind != string(partition.GPT) {
-		sector := quantity.Bytes(t.Geometry.LogicalSector)
-		if err := look(t.Geometry.Size-sector, []byte(gptMagic), sector, "gpt"); err != nil {
+	found := map[quantity.Bytes]Patch{}
+	for _, part := range t.probed() {
+		if err := t.marksIn(part, found); err != nil {
 			return nil, err
 		}
 	}
-	return out, nil
+	return sortedPatches(found), nil
+}
+
+// probed are the parts of the disk that somebody may look at for a file system: all of it, the new
+// partitions, the gaps between them and what the old table calls a partition.
+func (t *target) probed() []quantity.Extent {
+	parts := []quantity.Extent{{Start: 0, Length: t.Geometry.Size}}
+	used := []quantity.Extent{}
+	for _, p := range t.Image.Partitions {
+		e := quantity.Extent{Start: p.Content.Start, Length: lengthOf(p, t.lengths)}
+		parts, used = append(parts, e), append(used, e)
+	}
+	at := quantity.Bytes(0)
+	for _, e := range append(quantity.Normalize(used), quantity.Extent{Start: t.Geometry.Size}) {
+		if e.Start > at {
+			parts = append(parts, quantity.Extent{Start: at, Length: e.Start - at})
+		}
+		at = e.End()
+	}
+	old, err := table.Read(t.Target, t.Geometry.Size, t.Geometry.LogicalSector)
+	if err != nil {
+		return parts // an old table that nobody can read names no partitions
+	}
+	for _, p := range old.Partitions {
+		parts = append(parts, quantity.Extent{Start: p.Start, Length: p.Length})
+	}
+	return parts
+}
+
+// marksIn adds the marks in a part of the disk.
+func (t *target) marksIn(part quantity.Extent, found map[quantity.Bytes]Patch) error {
+	for _, area := range probe.Areas(part.Length) {
+		if !t.hasFree(part.Start+area.Start, area.Length) {
+			continue
+		}
+		data := make([]byte, area.Length)
+		if err := clone.ReadFull(t.Target, data, part.Start+area.Start); err != nil {
+			return err
+		}
+		for _, s := range area.Found(data) {
+			start := part.Start + s.Offset
+			if t.isFree(start, s.Length()) && found[start].Length < s.Length() {
+				found[start] = zeroPatch(start, s.Length(), "stale mark of "+s.Type)
+			}
+		}
+	}
+	return nil
+}
+
+// hasFree tells whether a run of bytes of the disk is not stored from end to end.
+func (t *target) hasFree(start, length quantity.Bytes) bool {
+	for _, r := range t.plan.Regions {
+		e := quantity.Extent{Start: start - r.Start, Length: length}
+		if e.Start < 0 || e.End() > r.Length {
+			continue
+		}
+		if r.Fate == Leave || quantity.Covers(r.Content.Extents, e) {
+			return false
+		}
+	}
+	return true
 }
 
 // isFree tells whether the version stores nothing in these bytes of the disk.

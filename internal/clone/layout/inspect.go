@@ -1,28 +1,136 @@
 package layout
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"clonecast/internal/clone"
+	"clonecast/internal/clone/rescue"
+	"clonecast/internal/filesystem"
 	"clonecast/internal/filesystem/probe"
+	"clonecast/internal/image"
+	"clonecast/internal/partition"
 	"clonecast/internal/partition/table"
+	"clonecast/internal/quantity"
 )
+
+// Options say how a disk is looked at.
+type Options struct {
+	// Policy has the modes that an operator wants, by partition number: what is to be left out is
+	// not looked into.
+	Policy map[int]image.Mode
+	// WholeDisk takes the disk as one run of bytes, whatever its table says.
+	WholeDisk bool
+	// BootGap is how much of the disk's start is a boot area, whatever stands there.
+	BootGap quantity.Bytes
+}
 
 // Inspect finds out what is on a disk and how each partition would be captured. It
 // only reads.
-func Inspect(r io.ReaderAt, g clone.Geometry) (*Layout, error) {
-	t, err := table.Read(r, g.Size, g.LogicalSector)
-	if err != nil {
-		return nil, fmt.Errorf("partition table: %w", err)
-	}
-	l := &Layout{Geometry: g, Table: t}
-	for _, p := range t.Partitions {
-		v, err := probe.Read(io.NewSectionReader(r, int64(p.Start), int64(p.Length)), p.Length)
-		if err != nil {
-			return nil, fmt.Errorf("partition %d: %w", p.Number, err)
+func Inspect(r io.ReaderAt, g clone.Geometry) (*Layout, error) { return Options{}.Inspect(r, g) }
+
+// Inspect is Inspect with options. Tables that cannot be used are errors with a Hint; unreadable bytes
+// anywhere else are not.
+func (o Options) Inspect(r io.ReaderAt, g clone.Geometry) (*Layout, error) {
+	l := &Layout{Geometry: g, Table: wholeDisk(g.Size)}
+	if !o.WholeDisk {
+		if err := o.readTable(r, l); err != nil {
+			return nil, err
 		}
-		l.Partitions = append(l.Partitions, NewPartition(p, v))
+	}
+	for _, p := range l.Table.Partitions {
+		inside := io.NewSectionReader(r, int64(p.Start), int64(p.Length))
+		switch {
+		case o.WholeDisk:
+			l.Partitions = append(l.Partitions, rawPartition(p, Ordered))
+		case o.Policy[p.Number] == image.ModeSkip:
+			skipped := Partition{Partition: p}
+			skipped.skip()
+			l.Partitions = append(l.Partitions, skipped)
+		default:
+			v, err := look(inside, p.Length)
+			if err != nil {
+				return nil, fmt.Errorf("partition %d: %w", p.Number, err)
+			}
+			l.Partitions = append(l.Partitions, NewPartition(p, v))
+		}
 	}
 	return l, nil
+}
+
+func wholeDisk(size quantity.Bytes) partition.Table {
+	return partition.Table{Kind: partition.None, Partitions: []partition.Partition{{Length: size}}}
+}
+
+func rawPartition(p partition.Partition, reason string) Partition {
+	return Partition{Partition: p, Mode: image.ModeRaw, Reason: reason,
+		Extents: []quantity.Extent{{Start: 0, Length: p.Length}}}
+}
+
+// readTable reads the partition table, and finds out whether it is the disk's: whether it counts in
+// the disk's sectors, and whether an array or a volume manager claims all of the disk.
+func (o Options) readTable(r io.ReaderAt, l *Layout) error {
+	t, err := table.Options{BootGap: o.BootGap}.Read(r, l.Size, l.LogicalSector)
+	known := func(e quantity.Extent) bool {
+		v, err := look(io.NewSectionReader(r, int64(e.Start), int64(e.Length)), e.Length)
+		return err == nil && v.Type != ""
+	}
+	if counted := table.SectorSize(r, l.Size, l.LogicalSector, known); counted != l.LogicalSector {
+		return fmt.Errorf("partition table: %w", &partition.SectorSizeError{Disk: l.LogicalSector, Counted: counted})
+	}
+	if err != nil {
+		return fmt.Errorf("partition table: %w", err)
+	}
+	l.Table = t
+	if t.Kind == partition.None {
+		return nil // what claims the disk is found on its one partition
+	}
+	var places []quantity.Extent
+	for _, p := range t.Partitions {
+		places = append(places, quantity.Extent{Start: p.Start, Length: p.Length})
+	}
+	l.Members, err = probe.Members(&rescue.Reader{Disk: r}, l.Size, quantity.Normalize(places))
+	return err
+}
+
+// look finds out what a partition holds. Bytes that cannot be read matter only where the file system has
+// something: its map is not used then, for it may be read wrongly.
+func look(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
+	rescued := &rescue.Reader{Disk: r}
+	v, err := probe.Read(rescued, size)
+	if err != nil {
+		return filesystem.Volume{}, err
+	}
+	var bad *rescue.UnreadableError
+	if !errors.As(rescued.Unreadable(), &bad) {
+		return v, nil
+	}
+	first := bad.Extents[0]
+	what := fmt.Sprintf("%v cannot be read where it was looked into, the first at byte %d of it",
+		quantity.Total(bad.Extents), int64(first.Start))
+	used := false
+	for _, e := range bad.Extents {
+		used = used || quantity.Overlaps(v.Allocated, e)
+	}
+	switch {
+	case v.Doubt != nil:
+		v.Notes = append(v.Notes, what)
+	case used:
+		v.Doubt = &filesystem.Doubt{Reason: what, Remedy: checkDisk}
+		v.Allocated, v.Discarded, v.Whole = nil, nil, nil
+	default:
+		v.Notes = append(v.Notes, what+": nothing is stored there")
+	}
+	return v, nil
+}
+
+// checkDisk is what to do about structures that cannot be read.
+const checkDisk = "replace the disk; to capture it all the same: --fill-bad-sectors"
+
+// memberText says that something claims the whole disk.
+func memberText(names []string) string {
+	return fmt.Sprintf("the whole disk is marked as a member of %s: its partitions are one part of that, "+
+		"and may be out of date", strings.Join(names, " and "))
 }

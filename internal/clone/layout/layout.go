@@ -25,6 +25,10 @@ type Layout struct {
 	clone.Geometry
 	Table      partition.Table
 	Partitions []Partition
+
+	// Members are the RAID arrays and volume managers that claim the whole disk, by blkid's names. A
+	// capture is refused unless forced.
+	Members []string
 }
 
 // Partition is one partition of a Layout.
@@ -70,8 +74,6 @@ func NewPartition(p partition.Partition, v filesystem.Volume) Partition {
 	case v.Doubt != nil:
 		l.Mode, l.Reason, l.Remedy, l.Refuse = image.ModeRaw, v.Doubt.Reason, Remedy(v.Doubt), v.Doubt.Refuse
 		l.Extents = []quantity.Extent{{Start: 0, Length: p.Length}}
-	case v.Type == "swap":
-		l.Mode, l.Reason = image.ModeSwap, "only UUID and label are kept"
 	default:
 		l.Mode, l.Extents = image.ModeClone, v.Allocated
 	}
@@ -80,6 +82,9 @@ func NewPartition(p partition.Partition, v filesystem.Volume) Partition {
 
 // Refusal says why the disk must not be captured, if so.
 func (l *Layout) Refusal(force bool) error {
+	if len(l.Members) > 0 && !force {
+		return &clone.RefusedError{Reason: memberText(l.Members), Remedy: memberRemedy}
+	}
 	for i := range l.Partitions {
 		p := &l.Partitions[i]
 		if p.Refuse && !force {
@@ -91,3 +96,7 @@ func (l *Layout) Refusal(force bool) error {
 	}
 	return nil
 }
+
+// memberRemedy is what to do about a disk that something claims as a whole.
+const memberRemedy = "capture the array or the volumes (as /dev/md0), or take the disk as it is: --force; " +
+	"stale marks are erased by wipefs"

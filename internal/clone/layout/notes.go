@@ -25,16 +25,21 @@ func (n Note) String() string {
 // Notes tells of every partition that is not cloned by its allocation map why it is not.
 func (l *Layout) Notes() []Note {
 	var out []Note
+	if len(l.Members) > 0 {
+		out = append(out, Note{memberText(l.Members), memberRemedy})
+	}
+	for _, n := range l.Table.Notes {
+		out = append(out, Note{Text: "table: " + n})
+	}
 	for i := range l.Partitions {
 		p := &l.Partitions[i]
 		switch p.Mode {
 		case image.ModeClone:
-			for _, n := range p.Volume.Notes {
-				out = append(out, Note{Text: fmt.Sprintf("partition %d: %s", p.Number, n)})
-			}
+			out = append(out, p.volumeNotes()...)
 			out = append(out, p.wholeNotes()...)
 		case image.ModeRaw, image.ModeFormat, image.ModeSkip:
 			out = append(out, Note{p.modeText(), p.Remedy})
+			out = append(out, p.volumeNotes()...)
 		}
 	}
 	return out
@@ -50,6 +55,15 @@ func (p *Partition) modeText() string {
 		return fmt.Sprintf("partition %d is not captured unless forced: %s", p.Number, p.Reason)
 	}
 	return fmt.Sprintf("partition %d is copied block by block: %s", p.Number, p.Reason)
+}
+
+// volumeNotes says what is unusual about what it holds.
+func (p *Partition) volumeNotes() []Note {
+	var out []Note
+	for _, n := range p.Volume.Notes {
+		out = append(out, Note{Text: fmt.Sprintf("partition %d: %s", p.Number, n)})
+	}
+	return out
 }
 
 // wholeNotes says which volumes inside of a partition are not cloned, and why.

@@ -38,14 +38,14 @@ func (l *Layout) Apply(r io.ReaderAt, policy map[int]image.Mode) error {
 func (p *Partition) apply(r io.ReaderAt, mode image.Mode) error {
 	switch {
 	case mode == image.ModeSkip:
-		p.Mode, p.Reason, p.Remedy, p.Refuse, p.Extents = mode, Ordered, "", false, nil
+		p.skip()
 	case mode == image.ModeRaw:
 		if p.Mode != image.ModeRaw {
 			p.Reason, p.Remedy = Ordered, ""
 		}
 		p.Mode, p.Extents = mode, []quantity.Extent{{Start: 0, Length: p.Length}}
-	case mode == image.ModeFormat && p.Mode == image.ModeSwap:
-		// Swap is made anew in any case.
+	case mode == image.ModeFormat && p.Mode == image.ModeClone && p.Volume.Type == "swap":
+		// Its header is all that is stored of it in any case.
 	case mode == image.ModeFormat:
 		return p.format(r)
 	case p.Mode != mode:
@@ -55,6 +55,11 @@ func (p *Partition) apply(r io.ReaderAt, mode image.Mode) error {
 		}
 	}
 	return nil
+}
+
+// skip leaves the partition out.
+func (p *Partition) skip() {
+	p.Mode, p.Reason, p.Remedy, p.Refuse, p.Extents = image.ModeSkip, Ordered, "", false, nil
 }
 
 // format keeps the identity of a file system, to be made anew by every deploy. What is

@@ -131,9 +131,27 @@ func (l *Layout) MayReplay(r io.ReaderAt, opts ReplayOptions) error {
 	if err := trial.Refusal(opts.Force); err != nil {
 		return err
 	}
-	for _, p := range l.Partitions {
-		if p.Refuse && p.Volume.Type != "ntfs" && p.Volume.Type != "BitLocker" {
-			return &clone.RefusedError{Reason: fmt.Sprintf("no journal may be replayed under a hibernated system: partition %d (%s): %s", p.Number, p.Volume.Type, p.Reason), Remedy: p.Remedy}
+	for i := range l.Partitions {
+		p := &l.Partitions[i]
+		if asleep := p.hibernated(); asleep != nil {
+			return &clone.RefusedError{
+				Reason: fmt.Sprintf("no journal may be replayed beside a hibernated system: partition %d (%s): %s",
+					p.Number, p.Volume.Type, asleep.Reason),
+				Remedy: asleep.Remedy,
+			}
+		}
+	}
+	return nil
+}
+
+// hibernated gives the doubt that says that a system sleeps in the partition, or in a volume inside of it.
+func (p *Partition) hibernated() *filesystem.Doubt {
+	if d := p.Volume.Doubt; d != nil && d.Hibernated {
+		return d
+	}
+	for _, part := range p.Volume.Whole {
+		if part.Doubt.Hibernated {
+			return part.Doubt
 		}
 	}
 	return nil

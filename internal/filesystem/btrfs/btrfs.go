@@ -9,6 +9,7 @@
 //	root tree -> root of the extent tree
 //	for each extent in the extent tree: all its copies are in use
 //	the first MiB (boot loaders) and the superblock's mirrors are in use
+//	is there a swap file with a hibernated system? (swapfile.go)
 //
 // Snapshots, compressed data and either kind of free space cache need nothing of
 // their own: the extent tree has every extent that any tree refers to, once.
@@ -23,7 +24,7 @@
 // the second, as the kernel does. In the end the extents must add up to the
 // number of bytes that the superblock says are used.
 //
-// Not read: the trees of files, the device tree, superblock mirrors.
+// Not read: the trees of files but for swap files, the device tree, superblock mirrors.
 package btrfs
 
 import (
@@ -58,10 +59,13 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 		return filesystem.Volume{}, corrupt("superblock", superblockOffset, problem)
 	}
 	v.BlockSize = quantity.Bytes(sb.SectorSize)
+	rd := reader{r: r, size: size, sb: &sb, nodes: uint64(size) / uint64(sb.NodeSize)}
 	if v.Doubt = sb.stateDoubt(); v.Doubt != nil {
+		if v.Doubt.Replay {
+			v.Doubt = rd.unlessHibernated(v.Doubt)
+		}
 		return v, nil
 	}
-	rd := reader{r: r, size: size, sb: &sb, nodes: uint64(size) / uint64(sb.NodeSize)}
 	v.Allocated, err = rd.allocated()
 	var doubt *doubtError
 	if errors.As(err, &doubt) {
@@ -72,7 +76,25 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 		return filesystem.Volume{}, err
 	}
 	v.Size = quantity.Bytes(sb.DevTotalBytes)
+	rd.nodes = uint64(size) / uint64(sb.NodeSize)
+	if asleep, _ := rd.hibernation(); asleep != nil { // without an answer the map is as good as before
+		v.Doubt, v.Allocated = asleep, nil
+	}
 	return v, nil
+}
+
+// unlessHibernated gives the doubt, or that the file system holds a hibernated system. Where that
+// cannot be found out the log must not be replayed.
+func (rd *reader) unlessHibernated(doubt *filesystem.Doubt) *filesystem.Doubt {
+	asleep, err := rd.hibernation()
+	if asleep != nil {
+		return asleep
+	}
+	if err != nil {
+		doubt.Replay = false
+		doubt.Reason += fmt.Sprintf("; whether a swap file holds a hibernated system is not known: %v", err)
+	}
+	return doubt
 }
 
 // reader reads trees of a file system whose superblock is sound.

@@ -62,6 +62,7 @@ type pointer struct {
 	generation uint64
 	level      uint8
 	isRoot     bool // first is not known
+	shared     bool // snapshots share nodes: the node may be of another tree
 	first      key  // the node's first key
 	last       key  // no key in the node is greater
 }
@@ -98,6 +99,7 @@ func (n *node) child(p pointer, i int) pointer {
 	b := n.data[headerSize+i*keyPointerSize+keySize:]
 	c := pointer{
 		tree:       p.tree,
+		shared:     p.shared,
 		logical:    binary.LittleEndian.Uint64(b),
 		generation: binary.LittleEndian.Uint64(b[8:]),
 		level:      n.Level - 1,
@@ -190,7 +192,7 @@ func (n *node) headerProblem(p pointer, fsid [16]byte) string {
 		return fmt.Sprintf("says that it is node %d", n.Bytenr)
 	case n.FSID != fsid:
 		return "belongs to another file system"
-	case n.Owner != p.tree:
+	case n.Owner != p.tree && !p.shared:
 		return fmt.Sprintf("belongs to tree %d", n.Owner)
 	case n.Level != p.level:
 		return fmt.Sprintf("level %d, want %d", n.Level, p.level)

@@ -49,10 +49,10 @@ func withTail(v filesystem.Volume, r io.ReaderAt, size quantity.Bytes) (filesyst
 	}
 	behind := fmt.Sprintf("%s behind the %s", tail.Length, v.Type)
 	switch {
-	case what != "" && (tail.Length > knownTail || v.Type == "swap"):
+	case what != "" && tail.Length > knownTail:
 		v.Allocated, v.Discarded, v.Whole, v.Notes = nil, nil, nil, nil
 		v.Doubt = &filesystem.Doubt{Reason: behind + " hold " + what}
-	case v.Type == "swap", what == "" && tail.Length > shortTail:
+	case what == "" && tail.Length > shortTail:
 		v.Notes = append(v.Notes, behind+" are not stored: nothing known is in them (--policy N=raw stores all)")
 	default:
 		v.Allocated = quantity.Normalize(append(v.Allocated, tail))

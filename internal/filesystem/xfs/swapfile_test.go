@@ -1,6 +1,7 @@
 package xfs
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,11 +17,12 @@ import (
 func TestSwapFiles(t *testing.T) {
 	for _, tc := range []struct {
 		name, mkfs string
+		files      int // many make a tree of inodes with levels
 		pieces     int // of the swap file: many make a tree of extents
 	}{
-		{"version 5", "mkfs.xfs -q -m bigtime=1", 1},
-		{"version 5, many pieces", "mkfs.xfs -q", 3000},
-		{"small blocks", "mkfs.xfs -q -b size=1024", 3000},
+		{"one piece", "mkfs.xfs -q -m bigtime=1", 100, 1},
+		{"many pieces", "mkfs.xfs -q", 100, 1500},
+		{"many files, small blocks", "mkfs.xfs -q -b size=1024 -d agcount=2", 5000, 1500},
 	} {
 		for _, signature := range []string{"S1SUSPEND\x00", "SWAPSPACE2"} {
 			t.Run(fmt.Sprintf("%s/%.9s", tc.name, signature), func(t *testing.T) {
@@ -28,10 +30,16 @@ func TestSwapFiles(t *testing.T) {
 				disktest.Run(t, "", "sh", "-ec", tc.mkfs+" "+path)
 				dev := disktest.Loop(t, path, 512)
 				dir := disktest.Mount(t, dev, "mount -t xfs DEV DIR")
-				disktest.Fill(t, dir, 3000, 4*quantity.KiB) // so that the tree of inodes has levels
-				file := filepath.Join(dir, "d1", "any name")
-				writeSwap(t, file, signature, tc.pieces)
+				for i := range tc.files {
+					if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				writeSwap(t, filepath.Join(dir, "any name"), signature, tc.pieces)
 				disktest.Unmount(t, dir)
+				if levels := inodeLevels(t, path); (levels > 1) != (tc.files > 1000) {
+					t.Errorf("the tree of inodes has %d levels", levels)
+				}
 				if v := disktest.Volume(t, path, Read); v.Doubt != nil {
 					t.Fatalf("clean: doubt %+v", v.Doubt)
 				}
@@ -47,7 +55,7 @@ func TestSwapFiles(t *testing.T) {
 				// The number is the one that the kernel calls the file by.
 				if hibernated {
 					mounted := disktest.Mount(t, disktest.Loop(t, path, 512), "mount -t xfs DEV DIR")
-					inode := strings.TrimSpace(disktest.Run(t, "", "stat", "-c", "%i", filepath.Join(mounted, "d1", "any name")))
+					inode := strings.TrimSpace(disktest.Run(t, "", "stat", "-c", "%i", filepath.Join(mounted, "any name")))
 					disktest.Unmount(t, mounted)
 					if !strings.Contains(d.Reason, "inode "+inode+")") {
 						t.Errorf("reason %q, the kernel says inode %s", d.Reason, inode)
@@ -56,6 +64,17 @@ func TestSwapFiles(t *testing.T) {
 			})
 		}
 	}
+}
+
+// inodeLevels gives how many levels the tree of inodes has in the first group.
+func inodeLevels(t *testing.T, path string) uint32 {
+	t.Helper()
+	rd := openFile(t, path)
+	b := make([]byte, rd.sectorSize)
+	if _, err := rd.r.ReadAt(b, int64(agiSector*rd.sectorSize)); err != nil {
+		t.Fatal(err)
+	}
+	return binary.BigEndian.Uint32(b[agiLevels:])
 }
 
 // TestSwapFilesV4 looks into a file system that mkfs.xfs has filled: not every kernel mounts

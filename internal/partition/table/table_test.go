@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -96,6 +97,46 @@ func TestReadRefuses(t *testing.T) {
 	}
 	if got, err := table.Read(bytes.NewReader(nil), 4096, 512); err == nil {
 		t.Errorf("disk that ends early: %+v, want an error", got)
+	}
+}
+
+// TestLiveSticks reads sticks made of ISO images of live systems, whose partitions overlap. They are
+// refused with the way round, or can be captured.
+func TestLiveSticks(t *testing.T) {
+	dir := t.TempDir()
+	disktest.Run(t, "", "sh", "-ec", "cd "+dir+`; mkdir -p iso/isolinux; head -c 3M /dev/urandom >iso/vmlinuz
+		head -c 20480 /dev/urandom >iso/isolinux/isolinux.bin; head -c 432 /dev/urandom >mbr
+		truncate -s 1M iso/efi.img; mkfs.fat -F 12 iso/efi.img`)
+	const boot = "-c isolinux/boot.cat -b isolinux/isolinux.bin -no-emul-boot -boot-load-size 4 -boot-info-table"
+	const efi = " -eltorito-alt-boot -e efi.img -no-emul-boot -isohybrid-gpt-basdat"
+	for name, tc := range map[string]struct {
+		args string
+		kind partition.Kind // none: refused
+	}{
+		"from sector 0":   {"-isohybrid-mbr mbr " + boot + efi, ""},
+		"from sector 64":  {"-isohybrid-mbr mbr -partition_offset 16 " + boot + efi, ""},
+		"nothing for EFI": {"-isohybrid-mbr mbr " + boot, partition.None},
+		"GPT": {"--grub2-mbr mbr -partition_offset 16 -append_partition 2 28732ac11ff8d211ba4b00a0c93ec93b iso/efi.img " +
+			"-appended_part_as_gpt " + boot + " -eltorito-alt-boot -e --interval:appended_partition_2:all:: -no-emul-boot", partition.GPT},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(dir, strings.ReplaceAll(name, " ", "-"))
+			disktest.Run(t, "", "sh", "-ec", "cd "+dir+"; xorriso -as mkisofs -quiet -o "+path+" "+tc.args+" iso; truncate -s 64M "+path)
+			got, err := table.Read(disktest.Open(t, path), diskSize, 512)
+			if tc.kind != "" {
+				if err != nil || got.Kind != tc.kind {
+					t.Errorf("a table of kind %q, %v, want %q", got.Kind, err, tc.kind)
+				}
+				return
+			}
+			var hint interface{ Hint() string }
+			if !errors.As(err, &hint) || !strings.Contains(hint.Hint(), "--whole-disk") {
+				t.Errorf("%+v, %v, want an error with the way round", got, err)
+			}
+		})
+	}
+	if hint, ok := partition.ErrUnsupported.(interface{ Hint() string }); !ok || !strings.Contains(hint.Hint(), "--whole-disk") {
+		t.Error("dynamic disks: no way round is named")
 	}
 }
 

@@ -1,4 +1,4 @@
-package capture
+package rescue
 
 import (
 	"errors"
@@ -13,10 +13,10 @@ type deadDisk struct{}
 func (deadDisk) ReadAt([]byte, int64) (int, error) { return 0, errors.New("medium error") }
 
 // A disk that gives nothing any more ends a capture early, unless it is to be filled.
-func TestRescueGivesUp(t *testing.T) {
-	r := rescue{disk: deadDisk{}, limit: 8 * quantity.MiB}
+func TestGivesUp(t *testing.T) {
+	r := Reader{Disk: deadDisk{}, Limit: 8 * quantity.MiB}
 	var bad *UnreadableError
-	if err := r.read(make([]byte, 16<<20), 0, rescueSteps); !errors.As(err, &bad) || len(bad.Extents) != 1 {
+	if err := r.read(make([]byte, 16<<20), 0, steps); !errors.As(err, &bad) || len(bad.Extents) != 1 {
 		t.Errorf("read = %v, want an UnreadableError", err)
 	}
 }
