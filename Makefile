@@ -33,7 +33,7 @@ test: deps build
 
 # unit runs every test that needs no virtual PC.
 unit:
-	$(TESTRUN) -summary build/summary/unit ./...
+	$(TESTRUN) -limit 40m -summary build/summary/unit ./...
 
 # test-long runs what takes too long for every change, or judges how fast something is and so needs a quiet machine.
 test-long: deps build

@@ -73,12 +73,7 @@ func (s *ImageSource) Prepare(ctx context.Context, ids []chunk.ID) error {
 		s.cancel(err)
 		return err
 	}
-	select {
-	case <-s.reception.Begun():
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return s.reception.Begin(ctx)
 }
 
 // Frames gives each frame that Prepare was told to get when it is complete.

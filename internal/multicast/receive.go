@@ -223,8 +223,18 @@ func (f *Found) Start(ctx context.Context, need *blocks.Set, write Write, progre
 	return r, nil
 }
 
-// Begun is closed when blocks can come: the session runs, or this receiver has left the group, or all is over.
-func (s *Reception) Begun() <-chan struct{} { return s.begun }
+// Begin waits until blocks can come: the session runs, or this receiver has left the group, or all is over. If it is over
+// because ctx has ended, that is the error.
+func (s *Reception) Begin(ctx context.Context) error {
+	select {
+	case <-s.begun:
+	case <-ctx.Done():
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
 
 // Wait waits until every block was written, or for the error when that cannot be.
 func (s *Reception) Wait() error {

@@ -100,6 +100,34 @@ func TestGone(t *testing.T) {
 	<-sent
 }
 
+// TestBegin takes the end of a reception that was called off for no beginning: a deploy would change its disk.
+func TestBegin(t *testing.T) {
+	enough := errors.New("enough")
+	ctx, stop := context.WithCancelCause(t.Context())
+	stop(enough)
+	r := &Reception{begun: make(chan struct{})}
+	close(r.begun)
+	for range 100 { // what is ready is chosen at random
+		if err := r.Begin(ctx); !errors.Is(err, enough) {
+			t.Fatalf("Begin = %v, want %v", err, enough)
+		}
+	}
+	if err := r.Begin(t.Context()); err != nil {
+		t.Errorf("Begin = %v", err)
+	}
+}
+
+// joinedHost does something when a place is given.
+type joinedHost struct {
+	Host
+	joined func()
+}
+
+func (h joinedHost) Join(ctx context.Context, q protocol.SessionJoin) (protocol.SessionPlace, error) {
+	defer h.joined()
+	return h.Host.Join(ctx, q)
+}
+
 // TestPrepare waits for a session to begin before a deploy changes its disk, and leaves a session that does not begin.
 func TestPrepare(t *testing.T) {
 	dir, _ := captureRandom(t, 6<<20)
@@ -126,18 +154,17 @@ func TestPrepare(t *testing.T) {
 	}
 	enough := errors.New("enough")
 	early, stop := context.WithCancelCause(ctx)
+	host := f.host
+	f.host = joinedHost{host, func() { stop(enough) }}
 	impatient := source()
-	left := make(chan error, 1)
-	go func() { left <- impatient.Prepare(early, payloadChunks(m)) }()
-	await.True(func() bool { _, joined := impatient.Summary(); return joined })
-	stop(enough)
-	if err := <-left; !errors.Is(err, enough) {
+	if err := impatient.Prepare(early, payloadChunks(m)); !errors.Is(err, enough) {
 		t.Errorf("Prepare for a session that waits for another receiver = %v", err)
 	}
 	impatient.Close()
 	if summary, joined := impatient.Summary(); !joined || summary.State != packet.StateFailed {
 		t.Errorf("who gives up waiting ends as %+v, %v", summary, joined)
 	}
+	f.host = host
 	first, second := source(), source()
 	defer first.Close()
 	defer second.Close()
