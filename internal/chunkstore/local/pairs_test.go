@@ -72,10 +72,33 @@ type pair struct {
 	later map[string]int
 	dead  *memfs.FS
 	hit   []string
+
+	spoilt map[string]faultfs.Op // files of which a write or a sync failed
+	wrong  []string              // operations on such files that may not be
+}
+
+// watch notes files that are written to after a write that failed, or once more synced after a
+// sync that failed.
+func (p *pair) watch(op faultfs.Op, name string, err error) {
+	failed, spoilt := p.spoilt[name]
+	switch {
+	case op == faultfs.OpCreate || op == faultfs.OpRename:
+		delete(p.spoilt, name) // another file of that name
+	case spoilt && (op == faultfs.OpWrite || op == faultfs.OpSync && failed == faultfs.OpSync):
+		p.wrong = append(p.wrong, fmt.Sprintf("%s %s after a failed %s", op, name, failed))
+	case err != nil && !errors.Is(err, faultfs.ErrRot) && (op == faultfs.OpWrite || op == faultfs.OpSync):
+		p.spoilt[name] = op
+	}
 }
 
 // inject is the Injector.
 func (p *pair) inject(op faultfs.Op, name string) error {
+	err := p.fault(op, name)
+	p.watch(op, name, err)
+	return err
+}
+
+func (p *pair) fault(op faultfs.Op, name string) error {
 	if p.dead != nil {
 		return errCrash
 	}
@@ -122,7 +145,7 @@ func pairs(t *testing.T, stride int, base *memfs.FS, do work, judge func(t *test
 		stride = 1
 	}
 	run := func(p *pair) {
-		p.disk, p.later = clone(base), map[string]int{}
+		p.disk, p.later, p.spoilt = clone(base), map[string]int{}, map[string]faultfs.Op{}
 		var logged atomic.Int64
 		opts := small
 		opts.Logger = slog.New(alarms{n: &logged})
@@ -130,6 +153,9 @@ func pairs(t *testing.T, stride int, base *memfs.FS, do work, judge func(t *test
 		name := strings.Join(p.hit, ", then ")
 		if p.told() && !said && err == nil && logged.Load() == 0 {
 			t.Errorf("%s: nobody was told", name)
+		}
+		if len(p.wrong) > 0 && p.dead == nil {
+			t.Errorf("%s: %v", name, p.wrong)
 		}
 		left := []*memfs.FS{p.dead}
 		if p.dead == nil {
@@ -262,4 +288,57 @@ func TestFaultPairsOfRepair(t *testing.T) {
 		}
 		wantWhole(t, name, s, samples)
 	})
+}
+
+// A process that deletes is killed between any two operations; another one collects at once; then
+// the power fails. A version whose deletion was on no medium yet must not come back in part.
+func TestPowerCutAfterKilledDeletion(t *testing.T) {
+	base, gone, kept := twoToCollect(t)
+	for n := 1; ; n++ {
+		disk := clone(base)
+		killed := &faultfs.Nth{N: n, Persistent: true, Err: errCrash, Match: func(op faultfs.Op, _ string) bool {
+			return op.Changes()
+		}}
+		s, err := local.OpenFS(faultfs.New(disk, killed.Inject), small)
+		if err == nil {
+			_ = s.Delete(t.Context(), "lab", 1)
+		}
+		collect(t, open(t, disk, small), 0)
+		for seed := range uint64(3) {
+			cut := disk.CrashClone(int(seed)*50, rand.New(rand.NewPCG(seed, uint64(n))))
+			afterCollections(t, fmt.Sprintf("killed before operation %d, seed %d", n, seed), cut, gone, kept)
+		}
+		if killed.Fired() == 0 {
+			return
+		}
+	}
+}
+
+// The sync of a pack fails, and so does its removal. The next process finds bytes in memory that no
+// sync writes any more: it must not take them for a pack.
+func TestForgottenPack(t *testing.T) {
+	disk := memfs.New()
+	sample := newSample(t, 1, 6, 0)
+	createFS(t, disk, small)
+	disk = clone(disk)
+	failed := 0
+	s := open(t, faultfs.New(disk, func(op faultfs.Op, name string) error {
+		staged := strings.HasPrefix(name, "staging/") && strings.HasSuffix(name, ".pack")
+		if staged && (op == faultfs.OpSync || op == faultfs.OpRemove) {
+			failed++
+			return syscall.EIO
+		}
+		return nil
+	}), small)
+	if _, _, err := sample.Capture(t.Context(), s); !errors.Is(err, syscall.EIO) || failed < 2 {
+		t.Fatalf("capture = %v after %d faults", err, failed)
+	}
+	v, _, err := sample.Capture(t.Context(), open(t, disk, small))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut := disk.CrashClone(0, rand.New(rand.NewPCG(1, 1)))
+	if err := sample.Verify(t.Context(), open(t, cut, small), v.Sequence); err != nil {
+		t.Errorf("after a power cut: %v", err)
+	}
 }
