@@ -34,8 +34,9 @@ func newStoreCheckCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check --store DIR",
 		Short: "Find damage in a chunk store",
-		Long: `Compares packs with their indexes, proves the signature of every version and looks
-up all of its chunks. With --read-data it also reads and verifies every byte.
+		Long: `Compares packs with their indexes and every file that is kept twice with its copy, proves
+the signature of every version and looks up all of its chunks. With --read-data it also reads
+and verifies every byte. Each file that is lost or damaged is named, with what that means.
 
 The check changes nothing and may run while the server captures and deploys.
 
@@ -76,9 +77,10 @@ type storeSummary struct {
 }
 
 func runStoreCheck(ctx context.Context, opts storeCheckOptions, out *reporter) error {
-	store, err := local.Open(opts.store, local.Options{ReadOnly: true})
+	store, err := local.Open(opts.store, local.Options{ReadOnly: true, Damaged: true})
 	if errors.Is(err, chunkstore.ErrNotStore) {
-		return withCode(exitNotFound, err, "a store is a directory that holds a file \"format\"; the server makes it when it starts")
+		return withCode(exitNotFound, err,
+			"a store is a directory that holds a file \"format\"; the server makes it when it starts")
 	}
 	if err != nil {
 		return err
@@ -106,7 +108,7 @@ func runStoreCheck(ctx context.Context, opts storeCheckOptions, out *reporter) e
 
 func printCheck(opts storeCheckOptions, r chunkstore.CheckReport, out *reporter) error {
 	for _, p := range r.Problems {
-		affects := "no version needs it, or another copy is sound"
+		affects := "no version is lost by it"
 		if len(p.Affects) > 0 {
 			affects = "affects " + strings.Join(p.Affects, ", ")
 		}
@@ -134,9 +136,10 @@ func checkHint(opts storeCheckOptions, r chunkstore.CheckReport) string {
 		}
 	}
 	if !opts.readData {
-		return "no version is affected as far as the structure shows; run it again with --read-data"
+		return "no version is affected as far as the structure shows; run it again with --read-data, " +
+			"then clonecast store repair"
 	}
-	return "no version is affected"
+	return "no version is affected; clonecast store repair makes anew what can be made"
 }
 
 func plural(n int, noun string) string {

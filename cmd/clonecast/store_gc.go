@@ -72,7 +72,9 @@ func runStoreGC(ctx context.Context, c *connection, opts storeGCOptions, rep *re
 	return rep.summary(gcSummary{opts.dryRun, r})
 }
 
-func collectHere(ctx context.Context, _ *connection, opts storeGCOptions, rep *reporter) (r chunkstore.CollectReport, err error) {
+func collectHere(
+	ctx context.Context, _ *connection, opts storeGCOptions, rep *reporter,
+) (r chunkstore.CollectReport, err error) {
 	open := openStoreForWriting
 	if opts.dryRun {
 		open = openStore
@@ -88,18 +90,22 @@ func collectHere(ctx context.Context, _ *connection, opts storeGCOptions, rep *r
 	})
 }
 
-func collectOnServer(ctx context.Context, c *connection, opts storeGCOptions, _ *reporter) (r chunkstore.CollectReport, err error) {
+func collectOnServer(
+	ctx context.Context, c *connection, opts storeGCOptions, _ *reporter,
+) (r chunkstore.CollectReport, err error) {
 	cl, err := c.open(ctx)
 	if err != nil {
 		return r, err
 	}
-	err = cl.call(ctx, "POST", "/api/v1/store/collect", api.Collect{DryRun: opts.dryRun, MinAgeSeconds: int64(opts.minAge / time.Second)}, &r)
+	order := api.Collect{DryRun: opts.dryRun, MinAgeSeconds: int64(opts.minAge / time.Second)}
+	err = cl.call(ctx, "POST", "/api/v1/store/collect", order, &r)
 	return r, err
 }
 
 func printCollect(opts storeGCOptions, r chunkstore.CollectReport, rep *reporter) {
 	size := func(n int64) quantity.Bytes { return quantity.Bytes(n) }
-	rep.printf("%d %s, %v in packs, %v of it needed\n", r.Versions, plural(r.Versions, "version"), size(r.Bytes), size(r.Live))
+	rep.printf("%d %s, %v in packs, %v of it needed\n",
+		r.Versions, plural(r.Versions, "version"), size(r.Bytes), size(r.Live))
 	if r.Removed > 0 {
 		rep.printf("removed %d %s, %v\n", r.Removed, plural(r.Removed, "pack"), size(r.Freed))
 	}
@@ -117,10 +123,11 @@ func printCollect(opts storeGCOptions, r chunkstore.CollectReport, rep *reporter
 	case r.Condemned > 0 && opts.dryRun:
 		rep.printf("to remove: %d %s, %v\n", r.Condemned, plural(r.Condemned, "pack"), size(r.Waiting))
 	case r.Condemned > 0 && r.Pinned:
-		rep.printf("condemned: %d %s, %v; a capture or reader that ran before still needs them\n", r.Condemned, plural(r.Condemned, "pack"), size(r.Waiting))
+		rep.printf("condemned: %d %s, %v; a capture or reader that ran before still needs them\n",
+			r.Condemned, plural(r.Condemned, "pack"), size(r.Waiting))
 	case r.Condemned > 0:
-		rep.printf("condemned: %d %s, %v; a collection from %s on removes them\n", r.Condemned, plural(r.Condemned, "pack"), size(r.Waiting),
-			r.Due.Local().Format("2006-01-02 15:04"))
+		rep.printf("condemned: %d %s, %v; a collection from %s on removes them\n",
+			r.Condemned, plural(r.Condemned, "pack"), size(r.Waiting), r.Due.Local().Format("2006-01-02 15:04"))
 	case r.Removed == 0:
 		rep.printf("nothing to remove\n")
 	}

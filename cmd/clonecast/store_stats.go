@@ -73,8 +73,8 @@ func runStoreStats(ctx context.Context, dir string, rep *reporter) (err error) {
 		return err
 	}
 	for _, v := range s.Versions {
-		err := rep.event("version", versionStats{v.Image, v.Sequence, v.ID.String(), time.Unix(v.Created, 0).UTC(), int64(v.Allocated), v.Chunks,
-			v.Own, v.Shared, v.OwnStored, v.SharedStored})
+		err := rep.event("version", versionStats{v.Image, v.Sequence, v.ID.String(),
+			time.Unix(v.Created, 0).UTC(), int64(v.Allocated), v.Chunks, v.Own, v.Shared, v.OwnStored, v.SharedStored})
 		if err != nil {
 			return err
 		}
@@ -84,7 +84,10 @@ func runStoreStats(ctx context.Context, dir string, rep *reporter) (err error) {
 			return err
 		}
 	}
-	return rep.summary(statsSummary{len(s.Versions), s.Logical, s.Unique, s.Stored, s.Packs, s.Bytes, s.Bytes - s.Stored, s.Missing})
+	return rep.summary(statsSummary{
+		Versions: len(s.Versions), Logical: s.Logical, Unique: s.Unique, Stored: s.Stored,
+		Packs: s.Packs, Bytes: s.Bytes, Waste: s.Bytes - s.Stored, Missing: s.Missing,
+	})
 }
 
 func printStats(rep *reporter, s chunkstore.Stats) error {
@@ -92,7 +95,8 @@ func printStats(rep *reporter, s chunkstore.Stats) error {
 	t := tabwriter.NewWriter(rep.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "VERSION\tALLOCATED\tOWN\tOWN, STORED\tSHARED\tSHARED, STORED")
 	for _, v := range s.Versions {
-		fmt.Fprintf(t, "%s@%d\t%v\t%v\t%v\t%v\t%v\n", v.Image, v.Sequence, v.Allocated, size(v.Own), size(v.OwnStored), size(v.Shared), size(v.SharedStored))
+		fmt.Fprintf(t, "%s@%d\t%v\t%v\t%v\t%v\t%v\n", v.Image, v.Sequence, v.Allocated,
+			size(v.Own), size(v.OwnStored), size(v.Shared), size(v.SharedStored))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -100,7 +104,8 @@ func printStats(rep *reporter, s chunkstore.Stats) error {
 	rep.printf("logical  %v in %d %s\n", size(s.Logical), len(s.Versions), plural(len(s.Versions), "version"))
 	rep.printf("unique   %v of different chunks\n", size(s.Unique))
 	rep.printf("stored   %v of the same, compressed\n", size(s.Stored))
-	rep.printf("packs    %v in %d %s, %v of it not needed or there twice\n", size(s.Bytes), s.Packs, plural(s.Packs, "pack"), size(s.Bytes-s.Stored))
+	rep.printf("packs    %v in %d %s, %v of it not needed or there twice\n",
+		size(s.Bytes), s.Packs, plural(s.Packs, "pack"), size(s.Bytes-s.Stored))
 	if s.Missing > 0 {
 		rep.printf("missing  %d chunks: run clonecast store check\n", s.Missing)
 	}

@@ -306,3 +306,113 @@ func TestLockShared(t *testing.T) {
 		}
 	})
 }
+
+// A failed sync forgets what it should have written: the next one succeeds and writes nothing of
+// it, and only DropCache shows that.
+func TestForgottenSync(t *testing.T) {
+	disk := memfs.New()
+	fail := true
+	f := create(t, faultfs.New(disk, func(op faultfs.Op, _ string) error {
+		if op == faultfs.OpSync && fail {
+			return syscall.EIO
+		}
+		return nil
+	}), "a", string(bytes.Repeat([]byte("x"), 512)))
+	if err := f.Sync(); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("Sync = %v", err)
+	}
+	fail = false
+	if _, err := io.WriteString(f, "later"); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Sync(), disk.SyncDir(".")); err != nil {
+		t.Fatal(err)
+	}
+	want := string(make([]byte, 512)) + "later"
+	if got := read(t, crash(disk, 100, 1), "a"); got != want {
+		t.Errorf("after a crash the file holds %q", got)
+	}
+	if got := read(t, disk, "a"); got[0] != 'x' {
+		t.Errorf("memory holds %q", got)
+	}
+	f.DropCache()
+	if got := read(t, disk, "a"); got != want {
+		t.Errorf("after DropCache the file holds %q", got)
+	}
+}
+
+func TestSilentFaults(t *testing.T) {
+	for fault, want := range map[error]string{faultfs.ErrShort: "12", faultfs.ErrRot: "1224", nil: "1234"} {
+		disk := memfs.New()
+		file, err := faultfs.New(disk, func(op faultfs.Op, _ string) error {
+			if op == faultfs.OpWrite {
+				return fault
+			}
+			return nil
+		}).Create("a", 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = vfs.WriteAll(file, []byte("1234"))
+		if short := errors.Is(err, io.ErrShortWrite); short != (fault == faultfs.ErrShort) || !short && err != nil {
+			t.Errorf("%v: WriteAll = %v", fault, err)
+		}
+		if got := read(t, disk, "a"); got != want {
+			t.Errorf("%v: the file holds %q, want %q", fault, got, want)
+		}
+	}
+	disk := memfs.New()
+	create(t, disk, "a", "x")
+	lossy := faultfs.New(disk, func(op faultfs.Op, _ string) error {
+		return map[bool]error{true: faultfs.ErrLost}[op == faultfs.OpRename]
+	})
+	if err := lossy.Rename("a", "b"); err != nil {
+		t.Errorf("Rename = %v", err)
+	}
+	if entries, err := disk.ReadDir("."); err != nil || len(entries) > 0 {
+		t.Errorf("ReadDir = %v, %v", entries, err)
+	}
+}
+
+// Replace fails at every operation, and the machine loses its power before each: the name has what
+// it had before or what it should have.
+func TestReplace(t *testing.T) {
+	each(t, func(t *testing.T, f vfs.FS) {
+		for _, content := range []string{"first", "second, longer"} {
+			err := vfs.Replace(f, "a.new", "a", 0o600, func(w io.Writer) error { return vfs.WriteAll(w, []byte(content)) })
+			if err != nil || read(t, f, "a") != content {
+				t.Errorf("Replace = %v, the file holds %q", err, read(t, f, "a"))
+			}
+		}
+	})
+	for n := 1; ; n++ {
+		disk := memfs.New()
+		old := create(t, disk, "a", "old")
+		if err := errors.Join(old.Sync(), disk.SyncDir(".")); err != nil {
+			t.Fatal(err)
+		}
+		inject := &faultfs.Nth{N: n, Err: syscall.EIO}
+		var cut []*memfs.FS
+		err := vfs.Replace(faultfs.New(disk, func(op faultfs.Op, name string) error {
+			for _, percent := range []int{0, 50, 100} {
+				cut = append(cut, crash(disk, percent, uint64(n)))
+			}
+			return inject.Inject(op, name)
+		}), "a.new", "a", 0o600, func(w io.Writer) error { return vfs.WriteAll(w, []byte("new content")) })
+		for _, c := range append(cut, disk) {
+			if got := read(t, c, "a"); got != "old" && got != "new content" {
+				t.Fatalf("operation %d: the file holds %q", n, got)
+			}
+		}
+		var lost *vfs.SyncError
+		if got := read(t, disk, "a"); err != nil && !errors.As(err, &lost) && got != "old" {
+			t.Errorf("operation %d: Replace = %v, and the file holds %q", n, err, got)
+		}
+		if inject.Fired() == 0 {
+			if err != nil || n < 6 || read(t, crash(disk, 0, 1), "a") != "new content" {
+				t.Errorf("without a fault, after %d operations: %v", n, err)
+			}
+			return
+		}
+	}
+}

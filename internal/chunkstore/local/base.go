@@ -53,7 +53,8 @@ var whatIsLost = map[string]string{
 	imagesDir: "clonecast store repair brings the versions back from their copies",
 	keysDir:   "clonecast store repair brings the keys back from their copies",
 	indexDir:  "indexes are made anew from the packs when the store is opened for writing",
-	copiesDir: "nothing is lost, but manifests and keys are there only once; it is made anew when the store is opened for writing",
+	copiesDir: "nothing is lost, but manifests and keys are there only once; " +
+		"it is made anew when the store is opened for writing",
 }
 
 func (b *base) directories() error {
@@ -345,7 +346,7 @@ func (b *base) otherKey(name string) error {
 		return err
 	}
 	if own == nil {
-		t.meaning += "; take it from keys/" + path.Base(signingPub) + " of the store that it belongs to, or remove it and " + copyPath(name)
+		t.meaning += "; take it from " + signingPub + " of the store that it belongs to, or remove it and " + copyPath(name)
 		b.judge(t, nil, t.data[0] == nil)
 		return nil
 	}

@@ -75,7 +75,8 @@ func (s *Store) countPacks(ctx context.Context) (*census, error) {
 
 func (c *census) add(p countedPack, frames []packFrame) {
 	for i, f := range frames {
-		p.frames = append(p.frames, countedFrame{offset: f.offset, size: f.size, first: uint32(len(c.index.ids)), chunks: uint8(len(f.chunks))})
+		p.frames = append(p.frames, countedFrame{offset: f.offset, size: f.size,
+			first: uint32(len(c.index.ids)), chunks: uint8(len(f.chunks))})
 		for _, e := range f.chunks {
 			c.index.add(e, location{uint32(len(c.packs)), uint32(i)})
 		}

@@ -76,7 +76,8 @@ func (c *checker) run(ctx context.Context) (err error) {
 }
 
 func (c *checker) problem(object, format string, args ...any) int {
-	c.report.Problems = append(c.report.Problems, chunkstore.Problem{Object: object, Problem: fmt.Sprintf(format, args...)})
+	p := chunkstore.Problem{Object: object, Problem: fmt.Sprintf(format, args...)}
+	c.report.Problems = append(c.report.Problems, p)
 	return len(c.report.Problems) - 1
 }
 
@@ -259,6 +260,9 @@ func (c *checker) newPacks(seen map[string]bool) ([]string, error) {
 	names := map[string]bool{}
 	for dir, suffix := range map[string]string{packsDir: packSuffix, indexDir: idxSuffix} {
 		entries, err := c.store.fs.ReadDir(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a problem of the base
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -299,7 +303,12 @@ func (c *checker) pack(ctx context.Context, name string) error {
 	f, err := c.store.fs.Open(packPath(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		// A collection removes the index first, then the pack.
-		if _, err := c.store.fs.Stat(idxPath(name)); idxErr == nil && !errors.Is(err, fs.ErrNotExist) {
+		if _, err := c.store.fs.Stat(idxPath(name)); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if idxErr != nil { // a repair removes it
+			c.fault(name)
+		} else {
 			c.lost(name, frames, c.problem(packPath(name), "is missing: %d bytes", length))
 		}
 		return nil
@@ -333,7 +342,7 @@ func (c *checker) pack(ctx context.Context, name string) error {
 }
 
 // indexMeaning tells what a lost index means.
-const indexMeaning = "no chunk is lost, the pack itself says what it holds, but what is damaged in it cannot be told so well; " +
+const indexMeaning = "no chunk is lost, the pack itself says what it holds, but damage in it cannot be told so well; " +
 	"it is made anew when the store is opened for writing"
 
 // noIndex reports an index that is missing, unless the pack's writer is about to write it, or

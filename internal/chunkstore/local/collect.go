@@ -281,7 +281,9 @@ func (c *collector) removeOrMove(ctx context.Context, m *marks) error {
 
 // removeProven removes those of the named condemned packs that hold no needed chunk but such
 // as were read and verified in a pack that stays, and lists the others.
-func (c *collector) removeProven(ctx context.Context, m *marks, names map[string]bool) (left []*countedPack, err error) {
+func (c *collector) removeProven(
+	ctx context.Context, m *marks, names map[string]bool,
+) (left []*countedPack, err error) {
 	var remove []*countedPack
 	done, total := int64(0), c.census.sizeOf(names)
 	for i := range c.census.packs {

@@ -206,7 +206,7 @@ func (s *Store) completeFiles(missing []string) error {
 			return fmt.Errorf("write %s: %w", file, err)
 		}
 		s.log.Warn("a file of a version was there only once", "restored", file)
-		s.restored = append(s.restored, chunkstore.Problem{Object: file, Problem: "was missing; made anew from " + twin})
+		s.noteRestored(chunkstore.Problem{Object: file, Problem: "was missing; made anew from " + twin})
 	}
 	return nil
 }

@@ -213,7 +213,8 @@ func isOurs(name string) bool {
 
 // OpenFS is Open on any file system. Close of the store closes it.
 func OpenFS(fsys vfs.FS, opts Options) (*Store, error) {
-	s := &Store{fs: fsys, opts: opts, log: opts.Logger, names: map[string]bool{}, listing: map[string]summary{}, index: newIndex()}
+	s := &Store{fs: fsys, opts: opts, log: opts.Logger,
+		names: map[string]bool{}, listing: map[string]summary{}, index: newIndex()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -230,17 +231,24 @@ func OpenFS(fsys vfs.FS, opts Options) (*Store, error) {
 		if err := s.beginEpoch(1); err != nil {
 			return nil, err
 		}
-		if err := s.complete(); err != nil {
-			return nil, err
-		}
-		if err := s.salvage(); err != nil {
-			return nil, err
+		if !opts.Damaged {
+			if err := s.recover(); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if err := s.refresh(); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// recover ends what dead processes left half done.
+func (s *Store) recover() error {
+	if err := s.complete(); err != nil {
+		return err
+	}
+	return s.salvage()
 }
 
 // openBase reads what everything else relies on, and mends what may be mended without a question.
@@ -287,6 +295,13 @@ func (s *Store) mendAuto(b *base) error {
 	return errors.Join(err, lock.Close())
 }
 
+// noteRestored remembers for a repair what was made anew.
+func (s *Store) noteRestored(p chunkstore.Problem) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.restored = append(s.restored, p)
+}
+
 // mend mends flaws of the base. The caller has publish.lock.
 func (s *Store) mend(flaws []flaw) error {
 	for _, f := range flaws {
@@ -298,7 +313,7 @@ func (s *Store) mend(flaws []flaw) error {
 			return fmt.Errorf("make %s anew: %w", f.Object, err)
 		}
 		s.log.Warn("a file of the store was made anew", "file", f.Object)
-		s.restored = append(s.restored, f.Problem)
+		s.noteRestored(f.Problem)
 	}
 	return nil
 }

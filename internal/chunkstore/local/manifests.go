@@ -139,7 +139,9 @@ func (s *Store) Manifest(ctx context.Context, name string, sequence uint64) ([]b
 }
 
 // publish stores m as the next version of its image. All packs of the session are sealed.
-func (s *Store) publish(ctx context.Context, m *image.Manifest, condemned map[string]bool) ([]byte, image.Version, error) {
+func (s *Store) publish(
+	ctx context.Context, m *image.Manifest, condemned map[string]bool,
+) ([]byte, image.Version, error) {
 	if err := m.Validate(); err != nil {
 		return nil, image.Version{}, err
 	}
@@ -259,7 +261,8 @@ func (s *Store) newest(name string) (uint64, image.VersionID, error) {
 		if !isDamage(err) {
 			return 0, image.VersionID{}, fmt.Errorf("read manifest of %s@%d: %w", name, n, err)
 		}
-		s.log.Error("a version is damaged and cannot be the parent of the next one", "version", manifestPath(name, n), "cause", err)
+		s.log.Error("a version is damaged and cannot be the parent of the next one",
+			"version", manifestPath(name, n), "cause", err)
 	}
 	return last, image.VersionID{}, nil
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"clonecast/internal/chunk"
+	"clonecast/internal/chunkstore"
 	"clonecast/internal/vfs"
 )
 
@@ -67,7 +68,9 @@ func hasMagic(f vfs.File, size int64) (bool, error) {
 func scanLimit(size int64) int64 { return min(size, int64(maxPackSize)+int64(chunk.MaxFrameSize)) }
 
 // scanFrames lists the whole frames from byte at on by their headers, and where they end.
-func scanFrames(f vfs.File, at, limit int64, accept func(frame []byte) bool) (frames []packFrame, end int64, err error) {
+func scanFrames(
+	f vfs.File, at, limit int64, accept func(frame []byte) bool,
+) (frames []packFrame, end int64, err error) {
 	for end = at; end < limit; {
 		h, err := frameAt(f, end, limit, accept)
 		if err != nil || h.Entries == nil {
@@ -174,7 +177,7 @@ func (s *Store) refresh() error {
 	vanished := maps.Clone(s.names) // before the listing: a pack that is sealed meanwhile is not among them
 	s.mu.RUnlock()
 	entries, err := s.fs.ReadDir(packsDir)
-	if err != nil {
+	if err != nil && !(s.opts.Damaged && errors.Is(err, fs.ErrNotExist)) {
 		return fmt.Errorf("list packs: %w", err)
 	}
 	for _, e := range entries {
@@ -270,12 +273,15 @@ func (s *Store) loadPack(name string) ([]packFrame, error) {
 		return nil, fmt.Errorf("read %s: %w", packPath(name), err)
 	}
 	if len(gaps) > 0 {
-		s.log.Warn("pack is damaged, run clonecast store check", "pack", packPath(name), "at byte", gaps[0].from, "frames", len(frames))
+		s.log.Warn("pack is damaged, run clonecast store check",
+			"pack", packPath(name), "at byte", gaps[0].from, "frames", len(frames))
 		return frames, nil
 	}
 	if !s.opts.ReadOnly && idxErr != nil {
 		if err := s.repairIdx(name, info.Size(), frames); err != nil && !errors.Is(err, vfs.ErrLocked) {
 			s.log.Warn("index of pack is not repaired", "index", idxPath(name), "cause", err)
+		} else if err == nil {
+			s.noteRestored(chunkstore.Problem{Object: idxPath(name), Problem: "was lost; made anew from its pack"})
 		}
 	}
 	return frames, nil

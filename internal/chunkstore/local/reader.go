@@ -223,7 +223,8 @@ func (r *packReader) chunk(id chunk.ID, copies []copyOf) ([]byte, location, erro
 		if errors.As(err, &invalid) {
 			s.markBad(c.location)
 		}
-		s.log.Error("a copy of a chunk cannot be read", "chunk", id, "pack", packPath(c.pack), "offset", c.offset, "cause", err)
+		s.log.Error("a copy of a chunk cannot be read",
+			"chunk", id, "pack", packPath(c.pack), "offset", c.offset, "cause", err)
 		if first == nil {
 			first = fmt.Errorf("read %s at byte %d: %w", packPath(c.pack), c.offset, err)
 		}

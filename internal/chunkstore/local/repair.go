@@ -46,7 +46,8 @@ type RepairReport struct {
 //	damaged packs go, but for those that may hold something of a chunk that is still lost
 //
 // Every frame is verified before it is written, and nothing goes before what replaces it is
-// durable and was read back from the medium. So a repair may run beside captures and readers and may be cut at any point.
+// durable and was read back from the medium. So a repair may run beside captures and readers and
+// may be cut at any point.
 type repairer struct {
 	*checker
 	ctx    context.Context
@@ -77,7 +78,8 @@ func (s *Store) Repair(ctx context.Context, opts RepairOptions) (RepairReport, e
 		return RepairReport{}, fmt.Errorf("repair store: %w", full(err))
 	}
 	r := &repairer{checker: newChecker(s, chunkstore.CheckOptions{ReadData: true, Progress: opts.Progress}), ctx: ctx,
-		from: opts.From, newKey: opts.NewKey, writer: packWriter{store: s}, sieve: sieve, moved: map[chunk.ID]bool{}, lost: map[chunk.ID]bool{}}
+		from: opts.From, newKey: opts.NewKey, writer: packWriter{store: s}, sieve: sieve,
+		moved: map[chunk.ID]bool{}, lost: map[chunk.ID]bool{}}
 	if err := errors.Join(r.run(), r.writer.seal(), lock.Close()); err != nil {
 		return RepairReport{}, fmt.Errorf("repair store: %w", err)
 	}
@@ -91,11 +93,11 @@ func (r *repairer) run() error {
 	if err := r.checker.run(r.ctx); err != nil {
 		return err
 	}
-	r.report.Found, r.report.Bytes = slices.Concat(r.store.restored, r.checker.report.Problems), r.checker.report.Bytes
-	for _, p := range r.store.restored {
+	restored := r.store.takeRestored()
+	r.report.Found, r.report.Bytes = slices.Concat(restored, r.checker.report.Problems), r.checker.report.Bytes
+	for _, p := range restored {
 		r.report.Restored = append(r.report.Restored, p.Object)
 	}
-	r.store.restored = nil
 	if err := r.dropMarks(); err != nil {
 		return err
 	}
@@ -125,6 +127,15 @@ func (r *repairer) run() error {
 	return r.replace(damaged)
 }
 
+// takeRestored gives what was made anew since the store was opened, once.
+func (s *Store) takeRestored() []chunkstore.Problem {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := s.restored
+	s.restored = nil
+	return list
+}
+
 // mendBase mends what everything else relies on, reads it again, and reports what is lost of it.
 func (r *repairer) mendBase() error {
 	s := r.store
@@ -148,8 +159,7 @@ func (r *repairer) mendBase() error {
 	for _, f := range b.flaws {
 		r.report.Lost = append(r.report.Lost, f.Problem)
 	}
-	// Versions that the lost keys hid can be told from their copies now.
-	return s.complete()
+	return s.recover() // Open left it: it relies on the base
 }
 
 // dropMarks removes the damaged mark of a collection.
@@ -264,7 +274,8 @@ func (r *repairer) manifest(v versionName) error {
 		return r.ctx.Err()
 	}
 	if err != nil {
-		r.report.Lost = append(r.report.Lost, chunkstore.Problem{Object: path, Problem: err.Error(), Affects: []string{v.String()}})
+		lost := chunkstore.Problem{Object: path, Problem: err.Error(), Affects: []string{v.String()}}
+		r.report.Lost = append(r.report.Lost, lost)
 		return nil
 	}
 	err = r.store.alone(r.ctx, func() error {

@@ -121,6 +121,23 @@ func TestRepairAlone(t *testing.T) {
 	}
 }
 
+// A damaged index whose pack is lost tells nothing: it goes.
+func TestRepairDamagedIndexWithoutPack(t *testing.T) {
+	disk, samples := twoVersions(t)
+	f, err := disk.Create("index/0123456789abcdef0123.idx", 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write([]byte("junk")); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, disk, small)
+	if r := repair(t, s, nil); len(r.Found) != 1 || len(r.Lost) > 0 {
+		t.Errorf("Repair = %+v", r)
+	}
+	wantWhole(t, "after the repair", s, samples)
+}
+
 // Packs that changed places are sound: their frames say what they are.
 func TestRepairSwappedPacks(t *testing.T) {
 	disk, samples := twoVersions(t)
