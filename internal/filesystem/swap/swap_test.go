@@ -77,7 +77,8 @@ func TestHeader(t *testing.T) {
 			t.Errorf("blkid lacks %s:\n%s", want, got)
 		}
 	}
-	if got := disktest.Run(t, "", "swaplabel", path); !strings.Contains(got, "LABEL: scratch") || !strings.Contains(got, "UUID:  "+uuid) {
+	if got := disktest.Run(t, "", "swaplabel", path); !strings.Contains(got, "LABEL: scratch") ||
+		!strings.Contains(got, "UUID:  "+uuid) {
 		t.Errorf("swaplabel: %s", got)
 	}
 }
@@ -128,16 +129,19 @@ func TestHibernated(t *testing.T) {
 func TestReadOthers(t *testing.T) {
 	old := make([]byte, 8192)
 	copy(old[4086:], oldMagic)
-	if v, err := Read(bytes.NewReader(old), 8192); err != nil || v.Type != "swap" || v.UUID != "" || v.Doubt != nil || len(v.Allocated) != 1 {
+	if v, err := Read(bytes.NewReader(old), 8192); err != nil || v.Type != "swap" || v.UUID != "" || v.Doubt != nil ||
+		len(v.Allocated) != 1 {
 		t.Errorf("version 0: %+v, %v", v, err)
 	}
 	unknown := mkswap(t, 4096, "")
 	copy(unknown[1024:], "\x02\x00\x00\x00")
-	if v, err := Read(bytes.NewReader(unknown), maxPage); err != nil || v.Doubt == nil || v.Doubt.Refuse || v.Allocated != nil {
+	if v, err := Read(bytes.NewReader(unknown), maxPage); err != nil || v.Doubt == nil || v.Doubt.Refuse ||
+		v.Allocated != nil {
 		t.Errorf("version 2: %+v, %v, want a doubt", v, err)
 	}
 	for _, size := range []int{0, 4095, 4096, 65536} {
-		if _, err := Read(bytes.NewReader(make([]byte, size)), quantity.Bytes(size)); !errors.Is(err, filesystem.ErrNotFound) {
+		_, err := Read(bytes.NewReader(make([]byte, size)), quantity.Bytes(size))
+		if !errors.Is(err, filesystem.ErrNotFound) {
 			t.Errorf("%d blank bytes: %v, want ErrNotFound", size, err)
 		}
 	}
@@ -195,7 +199,8 @@ func TestGrow(t *testing.T) {
 			}
 			disk := append(bytes.Clone(small), make([]byte, maxPage)...)
 			g, err := Grow(bytes.NewReader(disk), 3*areaSize)
-			if err != nil || len(g.Steps) != 1 || len(g.Steps[0]) != 1 || g.From != areaSize/page*page || g.To != 3*areaSize/page*page {
+			if err != nil || len(g.Steps) != 1 || len(g.Steps[0]) != 1 || g.From != areaSize/page*page ||
+				g.To != 3*areaSize/page*page {
 				t.Fatalf("page %d, big-endian %v: %v to %v in %d steps, %v", page, big, g.From, g.To, len(g.Steps), err)
 			}
 			if w := g.Steps[0][0]; w.Offset != 0 || !bytes.Equal(w.Data, want) {
@@ -229,7 +234,8 @@ func TestBigEndian(t *testing.T) {
 	b := mkswap(t, 65536, "power")
 	bigEndian(b)
 	v, err := Read(bytes.NewReader(b), areaSize)
-	want := filesystem.Volume{Type: "swap", UUID: uuid, Label: "power", BlockSize: 65536, Allocated: []quantity.Extent{{Length: 65536}}}
+	want := filesystem.Volume{Type: "swap", UUID: uuid, Label: "power", BlockSize: 65536,
+		Allocated: []quantity.Extent{{Length: 65536}}}
 	if diff := cmp.Diff(want, v); err != nil || diff != "" {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
