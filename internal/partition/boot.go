@@ -55,7 +55,9 @@ func (t *Table) LimitBoot(r io.ReaderAt, asked quantity.Bytes) {
 			gaps = append(gaps, quantity.Extent{Start: a.Start, Length: a.Length})
 		}
 	}
-	far := slices.ContainsFunc(gaps, func(g quantity.Extent) bool { return g.Start < BootBoards && g.End() > BootBoards })
+	far := slices.ContainsFunc(gaps, func(g quantity.Extent) bool {
+		return g.Start < BootBoards && g.End() > BootBoards
+	})
 	board := far && slices.ContainsFunc(gaps, func(g quantity.Extent) bool { return hasBoardLoader(r, g) })
 	var areas []Area
 	for _, a := range t.Areas {
@@ -70,7 +72,7 @@ func (t *Table) LimitBoot(r io.ReaderAt, asked quantity.Bytes) {
 		}
 		if left := gap.Length - quantity.Total(used); left > 0 {
 			t.Notes = append(t.Notes, fmt.Sprintf(
-				"%v between byte %d and %d belong to no partition and to no boot loader that is known: they are left out",
+				"%v between byte %d and %d are no partition's and no boot loader's that is known: they are left out",
 				left, int64(used[0].End()), int64(gap.End())))
 		}
 	}

@@ -34,7 +34,8 @@ func TestBootGap(t *testing.T) {
 		{"a board's place", "gpt", 8 * quantity.MiB, nil, 0, "17408-8M", ""},
 		{"far in", "dos", 300 * quantity.MiB, nil, 0, "512-1M", "299.0 MiB"},
 		{"far in", "gpt", 300 * quantity.MiB, nil, 0, "17408-1M", "299.0 MiB"},
-		{"far in, with GRUB", "gpt", 300 * quantity.MiB, map[quantity.Bytes]string{40 * 512: "GRUB"}, 0, "17408-1M", "299.0 MiB"},
+		{"far in, with GRUB", "gpt", 300 * quantity.MiB, map[quantity.Bytes]string{40 * 512: "GRUB"}, 0, "17408-1M",
+			"299.0 MiB"},
 		{"far in, with Allwinner's loader", "dos", 300 * quantity.MiB,
 			map[quantity.Bytes]string{8*quantity.KiB + 4: "eGON.BT0"}, 0, "512-16M", "284.0 MiB"},
 		{"far in, with Rockchip's loader", "gpt", 300 * quantity.MiB,
@@ -44,10 +45,12 @@ func TestBootGap(t *testing.T) {
 		{"far in, with no image at 8 MiB", "gpt", 300 * quantity.MiB,
 			map[quantity.Bytes]string{8 * quantity.MiB: tree(1000)[:8]}, 0, "17408-1M", "299.0 MiB"},
 		{"far in, with images of U-Boot", "dos", 300 * quantity.MiB,
-			map[quantity.Bytes]string{20 * quantity.MiB: tree(5000), 30 * quantity.MiB: legacy(quantity.MiB - 64), 40 * quantity.MiB: legacy(100)[1:]},
+			map[quantity.Bytes]string{20 * quantity.MiB: tree(5000), 30 * quantity.MiB: legacy(quantity.MiB - 64),
+				40 * quantity.MiB: legacy(100)[1:]},
 			0, "512-1M 20M-20979712 30M-31M", "298.0 MiB"},
 		{"far in, with images behind their tree", "dos", 300 * quantity.MiB,
-			map[quantity.Bytes]string{20 * quantity.MiB: tree(500) + "data-size\x00"}, 0, "512-1M 20M-64M", "255.0 MiB"},
+			map[quantity.Bytes]string{20 * quantity.MiB: tree(500) +
+				"data-size\x00"}, 0, "512-1M 20M-64M", "255.0 MiB"},
 		{"far in, with an image too long", "dos", 300 * quantity.MiB,
 			map[quantity.Bytes]string{60 * quantity.MiB: legacy(quantity.GiB)}, 0, "512-1M 60M-64M", "295.0 MiB"},
 		{"asked for", "dos", 300 * quantity.MiB, nil, 100 * quantity.MiB, "512-100M", "200.0 MiB"},
@@ -55,7 +58,8 @@ func TestBootGap(t *testing.T) {
 	} {
 		t.Run(tc.label+", "+tc.name, func(t *testing.T) {
 			path := disktest.Image(t, size)
-			disktest.Run(t, fmt.Sprintf("label: %s\n3 : start=%d, size=2048\n", tc.label, tc.first/512), "sfdisk", "-q", path)
+			disktest.Run(t, fmt.Sprintf("label: %s\n3 : start=%d, size=2048\n", tc.label, tc.first/512), "sfdisk",
+				"-q", path)
 			f := disktest.Open(t, path)
 			for at, b := range tc.put {
 				if _, err := f.WriteAt([]byte(b), int64(at)); err != nil {
@@ -72,7 +76,8 @@ func TestBootGap(t *testing.T) {
 			if areas := bootAreas(got); areas != tc.want {
 				t.Errorf("boot areas %s, want %s", areas, tc.want)
 			}
-			if left := strings.Join(got.Notes, "; "); !strings.HasPrefix(left, tc.left) || (left == "") != (tc.left == "") {
+			if left := strings.Join(got.Notes, "; "); !strings.HasPrefix(left, tc.left) ||
+				(left == "") != (tc.left == "") {
 				t.Errorf("notes %q, want %q", got.Notes, tc.left)
 			}
 		})
@@ -83,7 +88,8 @@ func TestBootGap(t *testing.T) {
 func TestGapBehindEBR(t *testing.T) {
 	const size = 400 * quantity.MiB
 	path := disktest.Image(t, size)
-	disktest.Run(t, "label: dos\nstart=63, size=100\nstart=40960, size=700000, type=5\nstart=43008, size=100\n", "sfdisk", "-qf", path)
+	disktest.Run(t, "label: dos\nstart=63, size=100\nstart=40960, size=700000, type=5\nstart=43008, size=100\n",
+		"sfdisk", "-qf", path)
 	f := disktest.Open(t, path)
 	got, err := table.Read(f, size, 512)
 	if err != nil {
@@ -114,7 +120,8 @@ func TestGRUBFits(t *testing.T) {
 	}
 	core := filepath.Join(t.TempDir(), "core.img")
 	args := []string{"-O", "i386-pc", "-p", "/boot/grub", "-o", core}
-	for _, name := range strings.Fields("biosdisk part_gpt part_msdos btrfs zfs zfscrypt luks luks2 lvm raid6rec raid5rec mdraid1x dm_nv ldm ext2 xfs ntfs " +
+	for _, name := range strings.Fields("biosdisk part_gpt part_msdos btrfs zfs zfscrypt luks luks2 lvm " +
+		"raid6rec raid5rec mdraid1x dm_nv ldm ext2 xfs ntfs " +
 		"f2fs normal linux search search_fs_uuid gfxterm png jpeg all_video http tftp") {
 		args = append(args, name)
 	}

@@ -26,7 +26,8 @@ type span struct {
 func (t Table) Check(size quantity.Bytes) error {
 	spans := make([]span, 0, len(t.Partitions)+len(t.Areas))
 	for _, p := range t.Partitions {
-		spans = append(spans, span{fmt.Sprintf("partition %d", p.Number), quantity.Extent{Start: p.Start, Length: p.Length}})
+		spans = append(spans, span{fmt.Sprintf("partition %d", p.Number),
+			quantity.Extent{Start: p.Start, Length: p.Length}})
 	}
 	for _, a := range t.Areas {
 		spans = append(spans, span{string(a.Kind) + " area", quantity.Extent{Start: a.Start, Length: a.Length}})
@@ -52,11 +53,13 @@ func (t Table) Check(size quantity.Bytes) error {
 func Clip(number int, where quantity.Extent, size quantity.Bytes) (clipped quantity.Extent, note string) {
 	switch {
 	case where.Start >= size:
-		return quantity.Extent{}, fmt.Sprintf("partition %d starts at byte %d, behind the end of the disk (%d): it is left out",
+		return quantity.Extent{}, fmt.Sprintf(
+			"partition %d starts at byte %d, behind the end of the disk (%d): it is left out",
 			number, int64(where.Start), int64(size))
 	case where.Length > size-where.Start:
 		return quantity.Extent{Start: where.Start, Length: size - where.Start},
-			fmt.Sprintf("partition %d ends at byte %d, behind the end of the disk (%d): it is read as far as the disk reaches",
+			fmt.Sprintf(
+				"partition %d ends at byte %d, behind the end of the disk (%d): it is read as far as that",
 				number, int64(where.End()), int64(size))
 	}
 	return where, ""

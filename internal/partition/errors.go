@@ -66,11 +66,13 @@ type SectorSizeError struct {
 }
 
 func (e *SectorSizeError) Error() string {
-	return fmt.Sprintf("the partition table counts in sectors of %d bytes, but the disk has sectors of %d bytes", e.Counted, e.Disk)
+	return fmt.Sprintf("the partition table counts in sectors of %d bytes, but the disk has sectors of %d bytes",
+		e.Counted, e.Disk)
 }
 
 // Hint says how the disk can be read.
 func (e *SectorSizeError) Hint() string {
-	return fmt.Sprintf("attach it as it was when it was partitioned (without the USB case, or in it), or read it through losetup -b %d; %s",
+	return fmt.Sprintf("attach it as it was when it was partitioned (in the USB case, or without it), "+
+		"or read it through losetup -b %d; %s",
 		e.Counted, wholeDisk)
 }

@@ -16,8 +16,10 @@ import (
 // files are too large to look at all. They are what the documentation of btrfs, distributions and
 // installers name.
 var swapFiles = []string{
-	"swapfile", "swap.img", "swap", ".swapfile", "swap/swapfile", "swap/swap", "swap/swap.img", "swap/swapfile0", "swap/swapfile1",
-	".swap/swapfile", "swapspace/swapfile", "var/swapfile", "var/swap", "var/swap/swapfile", "var/cache/swap/swapfile", "@swap/swapfile",
+	"swapfile", "swap.img", "swap", ".swapfile", "swap/swapfile", "swap/swap", "swap/swap.img",
+	"swap/swapfile0", "swap/swapfile1", ".swap/swapfile", "swapspace/swapfile",
+	"var/swapfile", "var/swap", "var/swap/swapfile",
+	"var/cache/swap/swapfile", "@swap/swapfile",
 }
 
 const (
@@ -108,7 +110,8 @@ func (rd *reader) suspended(tree pointer, path string) (bool, error) {
 	start := key{inode, itemExtents, 0}
 	err := rd.walk(tree, start, start, func(it item) error {
 		b := it.data
-		if len(b) < fileExtentSize || b[fileExtentKind] != fileExtentData || binary.LittleEndian.Uint32(b[fileExtentPacked:]) != 0 {
+		if len(b) < fileExtentSize || b[fileExtentKind] != fileExtentData ||
+			binary.LittleEndian.Uint32(b[fileExtentPacked:]) != 0 {
 			return nil
 		}
 		at := binary.LittleEndian.Uint64(b[fileExtentPlace:])
@@ -135,7 +138,8 @@ func (rd *reader) lookup(tree pointer, dir uint64, name string) (uint64, error) 
 	inode := uint64(0)
 	err := rd.walk(tree, at, at, func(it item) error {
 		for b := it.data; len(b) >= dirItemSize; {
-			n, data := int(binary.LittleEndian.Uint16(b[dirItemName:])), int(binary.LittleEndian.Uint16(b[dirItemData:]))
+			n := int(binary.LittleEndian.Uint16(b[dirItemName:]))
+			data := int(binary.LittleEndian.Uint16(b[dirItemData:]))
 			if n+data > len(b)-dirItemSize {
 				return it.corrupt("a name leaves the item")
 			}

@@ -21,7 +21,8 @@ func TestSwapFiles(t *testing.T) {
 	}{
 		{"at the top", nil, "swapfile", true},
 		{"in a directory", []string{"mkdir swap"}, "swap/swapfile", true},
-		{"in a subvolume", []string{"btrfs subvolume create @swap", "btrfs subvolume create @"}, "@swap/swapfile", true},
+		{"in a subvolume", []string{"btrfs subvolume create @swap", "btrfs subvolume create @"}, "@swap/swapfile",
+			true},
 		{"of a system in a subvolume", []string{"btrfs subvolume create @", "mkdir @/swap"}, "@/swap/swapfile", true},
 		{"elsewhere", []string{"mkdir deep"}, "deep/any name", false}, // documented
 	} {
@@ -53,7 +54,8 @@ func TestSwapFiles(t *testing.T) {
 				if !hibernated && d != nil {
 					t.Errorf("doubt %+v", d)
 				}
-				if hibernated && (d == nil || !d.Hibernated || !d.Refuse || d.Replay || !strings.Contains(d.Reason, "swapfile")) {
+				if hibernated && (d == nil || !d.Hibernated || !d.Refuse || d.Replay ||
+					!strings.Contains(d.Reason, "swapfile")) {
 					t.Errorf("doubt %+v, want that of a hibernated system", d)
 				}
 				disktest.Run(t, "", "btrfs", "check", "--readonly", path)

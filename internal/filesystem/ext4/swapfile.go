@@ -52,7 +52,8 @@ func (rd *reader) suspendedFile() (uint32, error) {
 		for at := uint64(0); at < g.inodes; at += perChunk {
 			n := min(perChunk, g.inodes-at)
 			table := buf[:n*rd.inodeSize]
-			if err := filesystem.ReadFull(rd.r, table, rd.offset(g.inodeTable)+quantity.Bytes(at*rd.inodeSize)); err != nil {
+			place := rd.offset(g.inodeTable) + quantity.Bytes(at*rd.inodeSize)
+			if err := filesystem.ReadFull(rd.r, table, place); err != nil {
 				return 0, fmt.Errorf("read inode table of group %d: %w", number, err)
 			}
 			for i := range n {

@@ -86,7 +86,8 @@ func TestSwapFilesUnreadable(t *testing.T) {
 	}
 	bad := &disktest.Faulty{ReaderAt: f, Bad: []quantity.Extent{{Start: rd.offset(g.inodeTable), Length: 512}}}
 	v, err = Read(bad, 64*quantity.MiB)
-	if err != nil || v.Doubt == nil || v.Doubt.Replay || v.Doubt.Refuse || !strings.Contains(v.Doubt.Reason, "not known") {
+	if err != nil || v.Doubt == nil || v.Doubt.Replay || v.Doubt.Refuse ||
+		!strings.Contains(v.Doubt.Reason, "not known") {
 		t.Errorf("unreadable inode table: %+v, %v, want a doubt without replay", v.Doubt, err)
 	}
 }

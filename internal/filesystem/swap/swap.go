@@ -177,7 +177,8 @@ func decode(page []byte) (header, binary.ByteOrder, error) {
 			return h, order, nil
 		}
 	}
-	return header{}, nil, fmt.Errorf("swap header version %#x is unknown", binary.LittleEndian.Uint32(page[infoOffset:]))
+	return header{}, nil, fmt.Errorf("swap header version %#x is unknown",
+		binary.LittleEndian.Uint32(page[infoOffset:]))
 }
 
 // Grow gives the header page of the swap area r as it must be for a partition of the given size:

@@ -106,7 +106,8 @@ func (s *swapSearch) group(number uint64) error {
 	}
 	levels := binary.BigEndian.Uint32(b[agiLevels:])
 	if binary.BigEndian.Uint32(b) != agiMagic || levels == 0 || levels > maxLevels {
-		return corrupt(fmt.Sprintf("inode header of group %d", number), s.rd.offset(number, 0), "wrong magic, or %d levels", levels)
+		return corrupt(fmt.Sprintf("inode header of group %d", number), s.rd.offset(number, 0),
+			"wrong magic, or %d levels", levels)
 	}
 	return s.tree(number, uint64(binary.BigEndian.Uint32(b[agiRoot:])), levels-1)
 }
@@ -187,7 +188,8 @@ func (s *swapSearch) suspended(raw []byte) (bool, error) {
 	if _, err := binary.Decode(raw, binary.BigEndian, &in); err != nil {
 		return false, err
 	}
-	if in.Magic != dinodeMagic || in.Mode&modeType != modeRegular || in.Size < uint64(swap.MinFile) || in.Size%uint64(swap.MinPage) != 0 {
+	if in.Magic != dinodeMagic || in.Mode&modeType != modeRegular || in.Size < uint64(swap.MinFile) ||
+		in.Size%uint64(swap.MinPage) != 0 {
 		return false, nil
 	}
 	core, end := dinodeCoreV2, len(raw)
@@ -244,7 +246,8 @@ func (s *swapSearch) firstRecord(format uint8, fork []byte) ([]byte, error) {
 		if err := filesystem.ReadFull(s.rd.r, b, at); err != nil {
 			return nil, err
 		}
-		if binary.BigEndian.Uint32(b) != magic || binary.BigEndian.Uint16(b[4:]) != level || binary.BigEndian.Uint16(b[6:]) == 0 {
+		if binary.BigEndian.Uint32(b) != magic || binary.BigEndian.Uint16(b[4:]) != level ||
+			binary.BigEndian.Uint16(b[6:]) == 0 {
 			return nil, nil
 		}
 		most = (len(b) - header) / mapRecord
@@ -266,7 +269,8 @@ func (s *swapSearch) extent(record []byte) (place, length quantity.Bytes, ok boo
 // place gives where blocks of the file system are that are in one group.
 func (s *swapSearch) place(block, count uint64) (at, length quantity.Bytes, ok bool) {
 	group, inGroup := block>>s.rd.sb.AGBlockLog, block&(1<<s.rd.sb.AGBlockLog-1)
-	if group >= uint64(s.rd.sb.AGCount) || inGroup >= s.rd.groupBlocks(group) || count == 0 || count > s.rd.groupBlocks(group)-inGroup {
+	if group >= uint64(s.rd.sb.AGCount) || inGroup >= s.rd.groupBlocks(group) || count == 0 ||
+		count > s.rd.groupBlocks(group)-inGroup {
 		return 0, 0, false
 	}
 	return s.rd.offset(group, inGroup), s.rd.bytes(count), true

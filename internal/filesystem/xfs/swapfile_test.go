@@ -55,7 +55,8 @@ func TestSwapFiles(t *testing.T) {
 				// The number is the one that the kernel calls the file by.
 				if hibernated {
 					mounted := disktest.Mount(t, disktest.Loop(t, path, 512), "mount -t xfs DEV DIR")
-					inode := strings.TrimSpace(disktest.Run(t, "", "stat", "-c", "%i", filepath.Join(mounted, "any name")))
+					inode := strings.TrimSpace(disktest.Run(t, "", "stat", "-c", "%i",
+						filepath.Join(mounted, "any name")))
 					disktest.Unmount(t, mounted)
 					if !strings.Contains(d.Reason, "inode "+inode+")") {
 						t.Errorf("reason %q, the kernel says inode %s", d.Reason, inode)
@@ -84,7 +85,8 @@ func TestSwapFilesV4(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "swap")
 		writeSwap(t, file, signature, 1)
 		proto := filepath.Join(t.TempDir(), "proto")
-		if err := os.WriteFile(proto, []byte("boot 0 0\nd--755 0 0\nplain ---644 0 0 "+proto+"\nswap ---600 0 0 "+file+"\n$\n"), 0o600); err != nil {
+		tree := "boot 0 0\nd--755 0 0\nplain ---644 0 0 " + proto + "\nswap ---600 0 0 " + file + "\n$\n"
+		if err := os.WriteFile(proto, []byte(tree), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		path := disktest.Image(t, 400*quantity.MiB)
@@ -131,7 +133,8 @@ func TestSwapFilesUnreadable(t *testing.T) {
 	}
 	bad := &disktest.Faulty{ReaderAt: f, Bad: []quantity.Extent{{Start: agiSector * 512, Length: 512}}}
 	v, err = Read(bad, 400*quantity.MiB)
-	if err != nil || v.Doubt == nil || v.Doubt.Replay || v.Doubt.Refuse || !strings.Contains(v.Doubt.Reason, "not known") {
+	if err != nil || v.Doubt == nil || v.Doubt.Replay || v.Doubt.Refuse ||
+		!strings.Contains(v.Doubt.Reason, "not known") {
 		t.Errorf("unreadable header of inodes: %+v, %v, want a doubt without replay", v.Doubt, err)
 	}
 }

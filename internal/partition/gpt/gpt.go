@@ -135,7 +135,8 @@ func (d *disk) note(badPrimary, badBackup error) {
 	case badPrimary != nil:
 		d.notes = append(d.notes, fmt.Sprintf("the backup table is used: %v", badPrimary))
 	case d.cut():
-		d.notes = append(d.notes, fmt.Sprintf("the table is of a disk of at least %d sectors, this one has %d: its end is missing",
+		d.notes = append(d.notes, fmt.Sprintf(
+			"the table is of a disk of at least %d sectors, this one has %d: its end is missing",
 			d.best().header.LastUsable+1, d.last+1))
 		return
 	case badBackup != nil:
@@ -147,18 +148,21 @@ func (d *disk) note(badPrimary, badBackup error) {
 		d.notes = append(d.notes, fmt.Sprintf("its entries have %d bytes: Linux does not read this table", size))
 	}
 	if at := d.best().header.Alternate; d.primary != nil && at != d.last {
-		d.notes = append(d.notes, fmt.Sprintf("the backup table is at sector %d, not at the end of the disk (%d)", at, d.last))
+		d.notes = append(d.notes, fmt.Sprintf("the backup table is at sector %d, not at the end of the disk (%d)",
+			at, d.last))
 	}
 }
 
 // agree tells whether two good copies are of the same table.
 func (d *disk) agree() bool {
 	a, b := d.primary.header, d.backup.header
-	return a.EntriesCRC == b.EntriesCRC && a.DiskGUID == b.DiskGUID && a.Entries == b.Entries && a.EntrySize == b.EntrySize
+	return a.EntriesCRC == b.EntriesCRC && a.DiskGUID == b.DiskGUID && a.Entries == b.Entries &&
+		a.EntrySize == b.EntrySize
 }
 
 func corrupt(structure string, at quantity.Bytes, format string, args ...any) error {
-	return &partition.CorruptError{Format: partition.GPT, Structure: structure, Offset: at, Problem: fmt.Sprintf(format, args...)}
+	return &partition.CorruptError{Format: partition.GPT, Structure: structure, Offset: at,
+		Problem: fmt.Sprintf(format, args...)}
 }
 
 // readHalf reads and verifies the copy whose header is at lba.
@@ -179,7 +183,8 @@ func (d *disk) readHalf(name string, lba uint64) (*half, error) {
 	}
 	array, err := d.read(h.header.EntriesLBA, d.arraySectors(h.header))
 	if err != nil {
-		return nil, &partition.UnreadableError{Structure: name + " GPT entries", Offset: d.offset(h.header.EntriesLBA), Err: err}
+		return nil, &partition.UnreadableError{Structure: name + " GPT entries",
+			Offset: d.offset(h.header.EntriesLBA), Err: err}
 	}
 	h.array = array
 	h.entries = array[:h.header.Entries*h.header.EntrySize]
@@ -206,7 +211,8 @@ func (d *disk) headerProblem(h header, raw []byte, lba uint64) string {
 		return fmt.Sprintf("it counts %d entries of %d bytes", h.Entries, h.EntrySize)
 	case h.FirstUsable > d.last || h.FirstUsable > h.LastUsable,
 		h.LastUsable > d.last && (lba != 1 || h.LastUsable > maxDisk/uint64(d.sector)):
-		return fmt.Sprintf("its usable range is %d to %d on a disk of %d sectors", h.FirstUsable, h.LastUsable, d.last+1)
+		return fmt.Sprintf("its usable range is %d to %d on a disk of %d sectors", h.FirstUsable, h.LastUsable,
+			d.last+1)
 	case h.EntriesLBA < 2 || h.EntriesLBA > d.last || d.arraySectors(h) > d.last-h.EntriesLBA+1:
 		return fmt.Sprintf("its entries at sector %d are outside the disk", h.EntriesLBA)
 	}

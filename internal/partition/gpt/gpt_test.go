@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -94,10 +95,12 @@ func TestAgainstSfdisk(t *testing.T) {
 			table := mustRead(t, path, diskSize, sector)
 			var want, got []string
 			for _, p := range answer.PartitionTable.Partitions {
-				want = append(want, fmt.Sprintf("%s %d %d %s %s %s", p.Node[len(p.Node)-1:], p.Start, p.Size, strings.ToLower(p.Type), strings.ToLower(p.UUID), p.Name))
+				want = append(want, fmt.Sprintf("%s %d %d %s %s %s", p.Node[len(p.Node)-1:], p.Start, p.Size,
+					strings.ToLower(p.Type), strings.ToLower(p.UUID), p.Name))
 			}
 			for _, p := range table.Partitions {
-				got = append(got, fmt.Sprintf("%d %d %d %s %s %s", p.Number, sector.Sectors(p.Start), sector.Sectors(p.Length), p.Type, p.GUID, p.Name))
+				got = append(got, fmt.Sprintf("%d %d %d %s %s %s", p.Number, sector.Sectors(p.Start),
+					sector.Sectors(p.Length), p.Type, p.GUID, p.Name))
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("partitions (-sfdisk +ours):\n%s", diff)
@@ -236,7 +239,8 @@ func TestUnusualEntries(t *testing.T) {
 		disk := tinyDisk(128)
 		binary.LittleEndian.PutUint32(disk[512+84:], size)
 		repair(disk)
-		if _, err := Read(bytes.NewReader(disk[:78*512]), 78*512, 512); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("entries have %d bytes", size)) {
+		if _, err := Read(bytes.NewReader(disk[:78*512]), 78*512, 512); err == nil ||
+			!strings.Contains(err.Error(), fmt.Sprintf("entries have %d bytes", size)) {
 			t.Errorf("entries of %d bytes: Read = %v", size, err)
 		}
 	}
@@ -254,11 +258,13 @@ func TestUnreadable(t *testing.T) {
 			bad  []quantity.Extent
 			note string
 		}{
-			"backup header":         {[]quantity.Extent{{Start: diskSize - n, Length: n}}, "the backup GPT header"},
-			"backup entries":        {[]quantity.Extent{{Start: diskSize - 2*n, Length: n}}, "the backup GPT entries"},
-			"end of the disk":       {[]quantity.Extent{{Start: diskSize - 64*quantity.KiB, Length: 64 * quantity.KiB}}, "the backup GPT header"},
-			"primary header":        {[]quantity.Extent{{Start: n, Length: n}}, "the primary GPT header"},
-			"primary entries":       {[]quantity.Extent{{Start: (1 + array) * n, Length: n}}, "the primary GPT entries"},
+			"backup header":  {[]quantity.Extent{{Start: diskSize - n, Length: n}}, "the backup GPT header"},
+			"backup entries": {[]quantity.Extent{{Start: diskSize - 2*n, Length: n}}, "the backup GPT entries"},
+			"end of the disk": {[]quantity.Extent{{Start: diskSize - 64*quantity.KiB,
+				Length: 64 * quantity.KiB}}, "the backup GPT header"},
+			"primary header": {[]quantity.Extent{{Start: n, Length: n}}, "the primary GPT header"},
+			"primary entries": {[]quantity.Extent{{Start: (1 + array) * n, Length: n}},
+				"the primary GPT entries"},
 			"all but the first one": {[]quantity.Extent{{Start: n, Length: (1 + array) * n}}, "the primary GPT header"},
 		} {
 			t.Run(fmt.Sprint(sector, " ", name), func(t *testing.T) {
@@ -270,7 +276,8 @@ func TestUnreadable(t *testing.T) {
 				if diff := cmp.Diff(sound.Partitions, table.Partitions); diff != "" {
 					t.Errorf("partitions (-sound +unreadable):\n%s", diff)
 				}
-				if len(table.Notes) != 1 || !strings.Contains(table.Notes[0], tc.note) || !strings.Contains(table.Notes[0], "cannot be read") {
+				if len(table.Notes) != 1 || !strings.Contains(table.Notes[0], tc.note) ||
+					!strings.Contains(table.Notes[0], "cannot be read") {
 					t.Errorf("notes %q, want %q", table.Notes, tc.note)
 				}
 				var saved []partition.Content
@@ -291,7 +298,8 @@ func TestUnreadable(t *testing.T) {
 				}
 			})
 		}
-		f := &disktest.Faulty{ReaderAt: disktest.Open(t, path), Bad: []quantity.Extent{{Start: n, Length: n}, {Start: diskSize - n, Length: n}}}
+		f := &disktest.Faulty{ReaderAt: disktest.Open(t, path),
+			Bad: []quantity.Extent{{Start: n, Length: n}, {Start: diskSize - n, Length: n}}}
 		var unreadable *partition.UnreadableError
 		if _, err := Read(f, diskSize, sector); !errors.As(err, &unreadable) {
 			t.Errorf("both copies: %v, want an *UnreadableError", err)
@@ -372,7 +380,8 @@ func TestCutShort(t *testing.T) {
 	}
 	small := image(t, path)[:quantity.MiB]
 	var corrupt *partition.CorruptError
-	if _, err := Read(bytes.NewReader(small), quantity.MiB, 512); !errors.As(err, &corrupt) || !strings.Contains(corrupt.Hint(), "--whole-disk") {
+	if _, err := Read(bytes.NewReader(small), quantity.MiB, 512); !errors.As(err, &corrupt) ||
+		!strings.Contains(corrupt.Hint(), "--whole-disk") {
 		t.Errorf("cut in front of all partitions: %v, want a *CorruptError", err)
 	}
 	// A good backup at the disk's end is of this disk; a primary of a larger one is not.
@@ -395,7 +404,9 @@ func TestWhole(t *testing.T) {
 		"bad primary": func(path string) { flip(t, path, 512+57) },
 		"bad backup":  func(path string) { flip(t, path, int64(diskSize)-512+30) },
 		"differing": func(path string) {
-			disktest.Run(t, "", "sh", "-ec", "dd if="+path+" of="+path+".tail bs=512 skip=131039 status=none; sgdisk --change-name=1:other "+path+"; dd if="+path+".tail of="+path+" bs=512 seek=131039 conv=notrunc status=none")
+			disktest.Run(t, "", "sh", "-ec", "cd "+filepath.Dir(path)+
+				"; dd if=disk.img of=tail bs=512 skip=131039 status=none; sgdisk --change-name=1:other disk.img"+
+				"; dd if=tail of=disk.img bs=512 seek=131039 conv=notrunc status=none")
 		},
 		"backup not last": func(path string) { disktest.Run(t, "", "truncate", "-s", "+1M", path) },
 		"hybrid":          func(path string) { disktest.Run(t, "", "sgdisk", "--hybrid=1", path) },
@@ -504,7 +515,8 @@ func relocated(t testing.TB, path string, sector quantity.SectorSize, size, newS
 		}
 	}
 	after := mustRead(t, target, newSize, sector)
-	if diff := cmp.Diff(before.Partitions, after.Partitions); diff != "" || before.DiskID != after.DiskID || len(after.Notes) != 0 {
+	if diff := cmp.Diff(before.Partitions, after.Partitions); diff != "" || before.DiskID != after.DiskID ||
+		len(after.Notes) != 0 {
 		t.Errorf("moved table has notes %q, differs (-before +after):\n%s", after.Notes, diff)
 	}
 	judged := target
@@ -521,7 +533,8 @@ func relocated(t testing.TB, path string, sector quantity.SectorSize, size, newS
 func TestRelocate(t *testing.T) {
 	for _, sector := range []quantity.SectorSize{512, 4096} {
 		path := newDisk(t, sector)
-		for _, size := range []quantity.Bytes{diskSize, diskSize + quantity.Bytes(sector), 10 * diskSize, 3 * quantity.TiB, diskSize - 4*quantity.MiB} {
+		for _, size := range []quantity.Bytes{diskSize, diskSize + quantity.Bytes(sector), 10 * diskSize,
+			3 * quantity.TiB, diskSize - 4*quantity.MiB} {
 			t.Run(fmt.Sprintf("%d/%d", sector, int64(size)), func(t *testing.T) {
 				relocated(t, path, sector, diskSize, size)
 			})

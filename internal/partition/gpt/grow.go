@@ -42,7 +42,8 @@ func Grow(table []partition.Content, disk Disk, lengths map[int]quantity.Bytes) 
 		first := binary.LittleEndian.Uint64(raw[entryFirst:])
 		last := first + uint64(d.sector.Sectors(length)) - 1
 		if length <= 0 || last < first || last > d.primary.header.LastUsable {
-			return nil, fmt.Errorf("grow partition %d: %d bytes from sector %d do not end inside the usable room", number, int64(length), first)
+			return nil, fmt.Errorf("grow partition %d: %d bytes from sector %d do not end inside the usable room",
+				number, int64(length), first)
 		}
 		binary.LittleEndian.PutUint64(raw[entryLast:], last)
 	}

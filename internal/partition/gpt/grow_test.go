@@ -58,7 +58,8 @@ func TestGrow(t *testing.T) {
 		disktest.Run(t, "", "sfdisk", "--verify", judged)
 		for i, c := range moved {
 			if c.Start != grown[i].Start || len(c.Data) != len(grown[i].Data) {
-				t.Errorf("area %d is %d bytes at %d, was %d at %d: the order of writing changed", i, len(grown[i].Data), grown[i].Start, len(c.Data), c.Start)
+				t.Errorf("area %d is %d bytes at %d, was %d at %d: the order of writing changed", i,
+					len(grown[i].Data), grown[i].Start, len(c.Data), c.Start)
 			}
 		}
 	}

@@ -71,7 +71,8 @@ func Relocate(saved []partition.Content, old Disk, newSize quantity.Bytes) ([]pa
 	primary.LastUsable = last - sectors - 1
 	for _, p := range partitions {
 		if p.First < entriesLBA+sectors && p.Last >= entriesLBA {
-			return nil, fmt.Errorf("move GPT: %s lies where the entries belong, sectors %d to %d", p.name(), entriesLBA, entriesLBA+sectors-1)
+			return nil, fmt.Errorf("move GPT: %s lies where the entries belong, sectors %d to %d", p.name(),
+				entriesLBA, entriesLBA+sectors-1)
 		}
 		if p.Last > primary.LastUsable && d.cut() {
 			return d.asSaved(), nil

@@ -50,7 +50,8 @@ func (d *disk) partitions() ([]partition.Partition, error) {
 	}
 	var out []partition.Partition
 	for _, e := range used {
-		where, note := partition.Clip(e.number, quantity.Extent{Start: d.offset(e.First), Length: d.offset(e.Last - e.First + 1)}, d.offset(d.last+1))
+		all := quantity.Extent{Start: d.offset(e.First), Length: d.offset(e.Last - e.First + 1)}
+		where, note := partition.Clip(e.number, all, d.offset(d.last+1))
 		if note != "" {
 			d.notes = append(d.notes, note)
 		}
@@ -109,7 +110,8 @@ func (d *disk) contents() partition.Contents {
 }
 
 func (s *half) contents(d *disk) partition.Contents {
-	return partition.Contents{{Start: d.offset(s.header.EntriesLBA), Data: s.array}, {Start: d.offset(s.header.MyLBA), Data: s.raw}}
+	return partition.Contents{{Start: d.offset(s.header.EntriesLBA), Data: s.array},
+		{Start: d.offset(s.header.MyLBA), Data: s.raw}}
 }
 
 // usualPrimary gives what stands where a bad primary should be or, if that cannot be read, what
@@ -127,7 +129,8 @@ func (d *disk) usualPrimary() partition.Contents {
 	}
 	h := d.backup.header
 	h.MyLBA, h.Alternate, h.EntriesLBA = 1, d.backup.header.MyLBA, primaryEntries
-	return partition.Contents{{Start: d.offset(1), Data: d.backup.encode(h)}, {Start: d.offset(primaryEntries), Data: d.backup.array}}
+	return partition.Contents{{Start: d.offset(1), Data: d.backup.encode(h)},
+		{Start: d.offset(primaryEntries), Data: d.backup.array}}
 }
 
 // gaps are the boot areas: what lies between table sectors in front of the first
@@ -136,7 +139,9 @@ func gaps(tables []quantity.Extent, partitions []partition.Partition) []partitio
 	if len(partitions) == 0 {
 		return nil
 	}
-	first := slices.MinFunc(partitions, func(a, b partition.Partition) int { return cmp.Compare(a.Start, b.Start) }).Start
+	first := slices.MinFunc(partitions, func(a, b partition.Partition) int {
+		return cmp.Compare(a.Start, b.Start)
+	}).Start
 	var out []partition.Area
 	for i, t := range tables {
 		end := first

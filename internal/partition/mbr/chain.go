@@ -52,7 +52,8 @@ func (s *scan) chain(container quantity.Extent) error {
 			return corrupt("EBR", at, "its link leads out of the extended partition")
 		}
 		if next.Start > s.size-quantity.Bytes(s.sector) {
-			s.notes = append(s.notes, fmt.Sprintf("further logical partitions are listed at byte %d, behind the end of the disk (%d): they are left out",
+			s.notes = append(s.notes, fmt.Sprintf(
+				"further logical partitions are listed at byte %d, behind the end of the disk (%d): they are left out",
 				int64(next.Start), int64(s.size)))
 			return nil
 		}
@@ -63,7 +64,8 @@ func (s *scan) chain(container quantity.Extent) error {
 
 // addLogicals adds the data entries of the EBR at at, whose sector is raw. window is the
 // length that the link to this EBR gave it.
-func (s *scan) addLogicals(rec Record, raw []byte, at quantity.Bytes, container quantity.Extent, window quantity.Bytes) error {
+func (s *scan) addLogicals(rec Record, raw []byte, at quantity.Bytes, container quantity.Extent,
+	window quantity.Bytes) error {
 	found := record{at: at, logical: -1, raw: raw}
 	for i, e := range rec.Entries {
 		if !e.data() {

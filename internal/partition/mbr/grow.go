@@ -15,7 +15,8 @@ const MaxSectors quantity.Sectors = 1 << 32
 // Grow gives table sectors in which the partitions have new lengths, by their numbers.
 // The container of a logical partition and the link to its EBR follow. Nothing else
 // changes, and the sectors keep their order. size is the disk's.
-func Grow(table []partition.Content, size quantity.Bytes, sector quantity.SectorSize, lengths map[int]quantity.Bytes) ([]partition.Content, error) {
+func Grow(table []partition.Content, size quantity.Bytes, sector quantity.SectorSize,
+	lengths map[int]quantity.Bytes) ([]partition.Content, error) {
 	saved := partition.Contents(table).Clone()
 	b, err := partition.ReadFull(saved, 0, recordSize)
 	if err != nil {

@@ -15,7 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-const logicals = "label: dos\nlabel-id: 0x1234abcd\n1 : start=63, size=20000, type=7, bootable\n2 : start=100000, size=400000, type=f\n" +
+const logicals = "label: dos\nlabel-id: 0x1234abcd\n1 : start=63, size=20000, type=7, bootable\n" +
+	"2 : start=100000, size=400000, type=f\n" +
 	"5 : start=102048, size=50000, type=83\n6 : start=200000, size=1000, type=83\n7 : start=300000, size=100000, type=83\n"
 
 // TestGrow makes partitions longer; sfdisk judges the result.
@@ -31,9 +32,12 @@ func TestGrow(t *testing.T) {
 		{"the last logical and its container", logicals, 512, map[int]quantity.Sectors{7: 700000}},
 		{"a logical inside its container", logicals, 512, map[int]quantity.Sectors{5: 90000}},
 		{"several", logicals, 512, map[int]quantity.Sectors{1: 90000, 5: 90000, 6: 90000, 7: 500000}},
-		{"chain out of order", "label: dos\n1 : start=63, size=1000\n3 : start=4096, size=40000, type=5\n5 : start=6144,size=2000\n" +
-			"6 : start=20480,size=2000\n7 : start=10240,size=2000\n", 512, map[int]quantity.Sectors{6: 900000, 7: 8000}},
-		{"4096-byte sectors", "label: dos\n1 : start=256, size=5000\n2 : start=10000, size=50000, type=f\n5 : start=10256, size=2000\n", 4096,
+		{"chain out of order", "label: dos\n1 : start=63, size=1000\n" +
+			"3 : start=4096, size=40000, type=5\n5 : start=6144,size=2000\n" +
+			"6 : start=20480,size=2000\n7 : start=10240,size=2000\n", 512,
+			map[int]quantity.Sectors{6: 900000, 7: 8000}},
+		{"4096-byte sectors", "label: dos\n1 : start=256, size=5000\n2 : start=10000, size=50000, type=f\n" +
+			"5 : start=10256, size=2000\n", 4096,
 			map[int]quantity.Sectors{1: 9000, 5: 100000}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -74,7 +78,8 @@ func TestGrow(t *testing.T) {
 			if diff := cmp.Diff(want, ourRows(t, path, size, tc.sector)); diff != "" {
 				t.Errorf("partitions (-want +ours):\n%s", diff)
 			}
-			if out, err := disktest.Try("", "sfdisk", "--verify", path); err != nil || strings.Contains(out, "overlap") {
+			if out, err := disktest.Try("", "sfdisk", "--verify", path); err != nil ||
+				strings.Contains(out, "overlap") {
 				t.Errorf("sfdisk --verify: %v\n%s", err, out)
 			}
 		})
@@ -99,7 +104,8 @@ func TestGrowRefuses(t *testing.T) {
 			t.Errorf("%s: Grow gave no error", name)
 		}
 	}
-	if _, err := mbr.Grow(saved, 4*quantity.TiB, 512, map[int]quantity.Bytes{7: 3 * quantity.TiB}); err == nil || !strings.Contains(err.Error(), "what an MBR can say") {
+	if _, err := mbr.Grow(saved, 4*quantity.TiB, 512, map[int]quantity.Bytes{7: 3 * quantity.TiB}); err == nil ||
+		!strings.Contains(err.Error(), "what an MBR can say") {
 		t.Errorf("Grow beyond 2 TiB = %v", err)
 	}
 }

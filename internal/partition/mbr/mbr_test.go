@@ -153,21 +153,33 @@ func TestReadRefuses(t *testing.T) {
 		{"overlap", newDisk().entry(0, 0, 0x83, 64, 100).entry(0, 1, 0x83, 163, 10), "overlaps partition 1"},
 		{"logicals all past the end", newDisk().entry(0, 0, 0x05, 5000, 97), "inside the disk"},
 		{"container over LBA 0", newDisk().entry(0, 0, 0x05, 0, 97), "begins with the MBR"},
-		{"container over a primary", newDisk().entry(0, 0, 0x05, 100, 100).entry(0, 1, 0x83, 150, 10), "overlaps partition 2"},
-		{"two containers overlap", newDisk().entry(0, 0, 0x05, 100, 100).entry(0, 1, 0x05, 150, 100), "another extended"},
-		{"EBR loop to itself", newDisk().entry(0, 0, 0x05, 100, 1000).entry(100, 0, 0x83, 1, 9).entry(100, 1, 0x05, 0, 10), "comes back"},
-		{"EBR loop of two", newDisk().entry(0, 0, 0x05, 100, 1000).entry(100, 0, 0x83, 1, 9).entry(100, 1, 0x05, 50, 10).
+		{"container over a primary", newDisk().entry(0, 0, 0x05, 100, 100).entry(0, 1, 0x83, 150, 10),
+			"overlaps partition 2"},
+		{"two containers overlap", newDisk().entry(0, 0, 0x05, 100, 100).entry(0, 1, 0x05, 150, 100),
+			"another extended"},
+		{"EBR loop to itself", newDisk().entry(0, 0, 0x05, 100, 1000).entry(100, 0, 0x83, 1, 9).
+			entry(100, 1, 0x05, 0, 10), "comes back"},
+		{"EBR loop of two", newDisk().entry(0, 0, 0x05, 100, 1000).entry(100, 0, 0x83, 1, 9).
+			entry(100, 1, 0x05, 50, 10).
 			entry(150, 0, 0x83, 1, 9).entry(150, 1, 0x05, 0, 10), "comes back"},
-		{"EBR loop without data", newDisk().entry(0, 0, 0x05, 100, 1000).entry(100, 1, 0x05, 50, 10).entry(150, 1, 0x05, 50, 10), "comes back"},
+		{"EBR loop without data", newDisk().entry(0, 0, 0x05, 100, 1000).entry(100, 1, 0x05, 50, 10).
+			entry(150, 1, 0x05, 50, 10), "comes back"},
 		{"endless chain", long, "more than 255"},
 		{"link out of the container", newDisk().entry(0, 0, 0x05, 100, 100).entry(100, 1, 0x05, 100, 10), "leads out"},
 		{"link out of the disk", newDisk().entry(0, 0, 0x05, 100, 100).entry(100, 1, 0x05, 1<<32-1, 10), "leads out"},
 		{"link to no EBR", newDisk().entry(0, 0, 0x05, 100, 100).entry(100, 1, 0x05, 50, 10), "55 AA"},
-		{"logical out of the container", newDisk().entry(0, 0, 0x05, 100, 100).entry(100, 0, 0x83, 10, 100), "inside the extended"},
-		{"logical over its EBR", newDisk().entry(0, 0, 0x05, 100, 100).entry(100, 0, 0x83, 0, 10), "inside the extended"},
-		{"logical over the next EBR", newDisk().entry(0, 0, 0x05, 100, 100).entry(100, 0, 0x83, 1, 60).entry(100, 1, 0x05, 50, 20).
+		{"logical out of the container", newDisk().entry(0, 0, 0x05, 100, 100).entry(100, 0, 0x83, 10, 100),
+			"inside the extended"},
+		{"logical over its EBR", newDisk().entry(0, 0, 0x05, 100, 100).entry(100, 0, 0x83, 0, 10),
+			"inside the extended"},
+		{"logical over the next EBR", newDisk().entry(0, 0, 0x05, 100, 100).entry(100, 0, 0x83, 1, 60).
+			entry(100, 1, 0x05, 50, 20).
 			entry(150, 0, 0x83, 12, 4), "overlaps"},
-		{"first EBR is garbage", func() testDisk { d := newDisk().entry(0, 0, 0x05, 100, 100); d[100*512] = 1; return d }(), "55 AA"},
+		{"first EBR is garbage", func() testDisk {
+			d := newDisk().entry(0, 0, 0x05, 100, 100)
+			d[100*512] = 1
+			return d
+		}(), "55 AA"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			table, err := tc.disk.read()
@@ -194,7 +206,8 @@ func TestCutShort(t *testing.T) {
 		notes []string
 	}{
 		{"past the end", newDisk().entry(0, 0, 0x83, 4000, 97), "1:4000+96", []string{"partition 1 ends"}},
-		{"begins past the end", newDisk().entry(0, 0, 0x83, 64, 64).entry(0, 1, 0x83, 4096, 64), "1:64+64", []string{"partition 2 starts"}},
+		{"begins past the end", newDisk().entry(0, 0, 0x83, 64, 64).entry(0, 1, 0x83, 4096, 64), "1:64+64",
+			[]string{"partition 2 starts"}},
 		{"largest numbers", newDisk().entry(0, 0, 0x83, 64, 1<<32-1).entry(0, 1, 0x83, 1<<32-1, 1<<32-1), "1:64+4032",
 			[]string{"partition 1 ends", "partition 2 starts"}},
 		{"container", newDisk().entry(0, 0, 0x05, 100, 5000).
@@ -205,7 +218,8 @@ func TestCutShort(t *testing.T) {
 			entry(100, 0, 0x83, 4500, 10).entry(100, 1, 0x05, 1000, 100).
 			entry(1100, 0, 0x83, 10, 31),
 			"6:1110+31", []string{"partition 5 starts"}},
-		{"container begins past the end", newDisk().entry(0, 0, 0x83, 64, 64).entry(0, 1, 0x05, 4096, 64), "1:64+64", []string{"partition 2 starts"}},
+		{"container begins past the end", newDisk().entry(0, 0, 0x83, 64, 64).entry(0, 1, 0x05, 4096, 64), "1:64+64",
+			[]string{"partition 2 starts"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			table, err := tc.disk.read()
@@ -252,7 +266,8 @@ func TestUnreadable(t *testing.T) {
 			continue
 		}
 		var unreadable *partition.UnreadableError
-		if !errors.As(err, &unreadable) || !strings.Contains(err.Error(), want) || !strings.Contains(unreadable.Hint(), "--whole-disk") {
+		if !errors.As(err, &unreadable) || !strings.Contains(err.Error(), want) ||
+			!strings.Contains(unreadable.Hint(), "--whole-disk") {
 			t.Errorf("bad sector at byte %d: %v, want %q", at, err, want)
 		}
 	}
@@ -277,7 +292,8 @@ func TestReadNotFound(t *testing.T) {
 			t.Errorf("%s: %v, want ErrNotFound", tc.name, err)
 		}
 	}
-	if _, err := mbr.Read(bytes.NewReader(newDisk()[:100]), 4096, 512); err == nil || errors.Is(err, partition.ErrNotFound) {
+	if _, err := mbr.Read(bytes.NewReader(newDisk()[:100]), 4096, 512); err == nil ||
+		errors.Is(err, partition.ErrNotFound) {
 		t.Errorf("short disk: %v, want a read error", err)
 	}
 }
@@ -285,7 +301,8 @@ func TestReadNotFound(t *testing.T) {
 // TestBareFilesystems reads images without a table made by the usual tools.
 func TestBareFilesystems(t *testing.T) {
 	for _, mkfs := range [][]string{
-		{"mkfs.vfat", "-F12"}, {"mkfs.vfat", "-F16"}, {"mkfs.vfat", "-F32"}, {"mkfs.vfat", "-F32", "-S4096"}, {"mkfs.vfat", "-F32", "--mbr=y"},
+		{"mkfs.vfat", "-F12"}, {"mkfs.vfat", "-F16"}, {"mkfs.vfat", "-F32"}, {"mkfs.vfat", "-F32", "-S4096"},
+		{"mkfs.vfat", "-F32", "--mbr=y"},
 		{"mkfs.ntfs", "-qF"}, {"mkfs.ext4", "-q"},
 	} {
 		image := disktest.Image(t, 300*quantity.MiB)
@@ -305,7 +322,8 @@ func TestBareFilesystems(t *testing.T) {
 }
 
 func FuzzRead(f *testing.F) {
-	f.Add([]byte(newDisk().entry(0, 1, 0x05, 1, 7).entry(1, 0, 0x83, 1, 1).entry(1, 1, 0x05, 3, 2).entry(4, 0, 0x83, 1, 1)[:4096]))
+	f.Add([]byte(newDisk().entry(0, 1, 0x05, 1, 7).entry(1, 0, 0x83, 1, 1).entry(1, 1, 0x05, 3, 2).
+		entry(4, 0, 0x83, 1, 1)[:4096]))
 	f.Add([]byte(newDisk().entry(0, 0, 0x05, 1, 7).entry(1, 0, 0x83, 1, 1).entry(1, 1, 0x05, 0, 2)[:4096]))
 	f.Fuzz(func(t *testing.T, disk []byte) {
 		size := quantity.Bytes(len(disk))

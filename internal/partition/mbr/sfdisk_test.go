@@ -17,7 +17,8 @@ import (
 // twelveLogicals is a dual-boot layout; first is the first partition's sector.
 func twelveLogicals(first int) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "label: dos\nlabel-id: 0x1234abcd\n1 : start=%d, size=20000, type=7, bootable\n2 : start=40960, type=f\n", first)
+	fmt.Fprintf(&b, "label: dos\nlabel-id: 0x1234abcd\n"+
+		"1 : start=%d, size=20000, type=7, bootable\n2 : start=40960, type=f\n", first)
 	for n := 5; n < 17; n++ {
 		fmt.Fprintf(&b, "%d : size=%d, type=83\n", n, 5000+n)
 	}

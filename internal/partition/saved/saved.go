@@ -126,7 +126,8 @@ func (c *Copy) add(start quantity.Bytes, data []byte) {
 func usualPlaces(size quantity.Bytes, sector quantity.SectorSize) []partition.Area {
 	head := min(size, quantity.MiB)
 	tail := max(head, size-33*quantity.Bytes(sector))
-	return []partition.Area{{Kind: partition.AreaTable, Length: head}, {Kind: partition.AreaTable, Start: tail, Length: size - tail}}
+	return []partition.Area{{Kind: partition.AreaTable, Length: head},
+		{Kind: partition.AreaTable, Start: tail, Length: size - tail}}
 }
 
 // Empty tells whether there was nothing to save.
@@ -170,7 +171,8 @@ func (c Copy) problem() string {
 	}
 	end := quantity.Bytes(0)
 	for _, a := range c.Areas {
-		if a.Start < end || a.Length <= 0 || a.Length > maxArea || a.Start > c.Size-a.Length || quantity.Bytes(len(a.Data)) > a.Length {
+		if a.Start < end || a.Length <= 0 || a.Length > maxArea || a.Start > c.Size-a.Length ||
+			quantity.Bytes(len(a.Data)) > a.Length {
 			return fmt.Sprintf("area of %d bytes at byte %d with %d bytes of data", a.Length, a.Start, len(a.Data))
 		}
 		end = a.Start + a.Length

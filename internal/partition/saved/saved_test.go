@@ -20,15 +20,19 @@ const diskSize = 64 * quantity.MiB
 // nothing outside of it was written.
 func TestSaveAndPutBack(t *testing.T) {
 	for name, steps := range map[string]string{
-		"MBR":                "printf 'start=63,size=100\nstart=5000,size=70000,type=5\nstart=5100,size=100\nstart=9000,size=100\n' | sfdisk -q -f -X dos $D",
-		"GPT":                "printf 'start=2048,size=100\nstart=4096,size=100\n' | sfdisk -q -X gpt $D",
-		"GPT, far":           "printf 'start=90000,size=100\n' | sfdisk -q -X gpt $D",
-		"GPT, both bad":      "printf 'start=2048,size=100\n' | sfdisk -q -X gpt $D; printf x | dd of=$D bs=1 seek=600 conv=notrunc status=none; printf x | dd of=$D bs=1 seek=67108400 conv=notrunc status=none",
+		"MBR": "printf 'start=63,size=100\nstart=5000,size=70000,type=5\n" +
+			"start=5100,size=100\nstart=9000,size=100\n' | sfdisk -q -f -X dos $D",
+		"GPT":      "printf 'start=2048,size=100\nstart=4096,size=100\n' | sfdisk -q -X gpt $D",
+		"GPT, far": "printf 'start=90000,size=100\n' | sfdisk -q -X gpt $D",
+		"GPT, both bad": "printf 'start=2048,size=100\n' | sfdisk -q -X gpt $D; " +
+			"printf x | dd of=$D bs=1 seek=600 conv=notrunc status=none; " +
+			"printf x | dd of=$D bs=1 seek=67108400 conv=notrunc status=none",
 		"MBR, partition far": "printf 'start=90000,size=100\n' | sfdisk -q -X dos $D",
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := disktest.Image(t, diskSize)
-			disktest.Run(t, "", "sh", "-ec", "D="+path+"\n"+steps+"\nprintf GRUB | dd of=$D bs=512 seek=1023 conv=notrunc status=none")
+			disktest.Run(t, "", "sh", "-ec", "D="+path+"\n"+steps+"\nprintf GRUB |"+
+				" dd of=$D bs=512 seek=1023 conv=notrunc status=none")
 			before, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
@@ -131,13 +135,15 @@ func TestUnreadable(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	c := Copy{Format: format, Size: quantity.MiB, Sector: 512, Table: partition.MBR, Areas: []Area{{0, 1024, []byte("abc")}, {4096, 512, nil}}}
+	c := Copy{Format: format, Size: quantity.MiB, Sector: 512, Table: partition.MBR,
+		Areas: []Area{{0, 1024, []byte("abc")}, {4096, 512, nil}}}
 	raw, err := c.Marshal()
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(raw)
-	f.Add([]byte(`{"format":"clonecast saved table 1","size":9223372036854775807,"logical_sector":512,"areas":[{"start":9223372036854775807,"length":1}]}`))
+	f.Add([]byte(`{"format":"clonecast saved table 1","size":9223372036854775807,"logical_sector":512,` +
+		`"areas":[{"start":9223372036854775807,"length":1}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := Parse(b)
 		if err != nil {

@@ -26,7 +26,8 @@ var sectorSizes = []quantity.SectorSize{512, 4096, 2048, 1024}
 //
 // So partitions that are blank, wiped or of unknown content say nothing. What cannot be read says
 // nothing, either.
-func SectorSize(r io.ReaderAt, size quantity.Bytes, disk quantity.SectorSize, known func(quantity.Extent) bool) quantity.SectorSize {
+func SectorSize(r io.ReaderAt, size quantity.Bytes, disk quantity.SectorSize,
+	known func(quantity.Extent) bool) quantity.SectorSize {
 	if !disk.Valid() || size < quantity.Bytes(slices.Max(sectorSizes)) {
 		return disk
 	}

@@ -37,13 +37,17 @@ func TestSectorSize(t *testing.T) {
 		{"MBR, FAT", "label: dos\nstart=1MiB, size=64MiB, type=c\n", []string{"mkfs.vfat"}, true},
 		{"MBR, NTFS", "label: dos\nstart=1MiB, size=64MiB, type=7\n", []string{"mkfs.ntfs -qF"}, true},
 		{"MBR, swap", "label: dos\nstart=8MiB, size=64MiB, type=82\n", []string{"mkswap -q"}, true},
-		{"MBR, one of two is known", "label: dos\nstart=1MiB, size=64MiB\nstart=80MiB, size=64MiB\n", []string{"", "mkfs.xfs -q --unsupported"}, true},
-		{"MBR, logical partitions", "label: dos\nstart=1MiB, size=300MiB, type=5\n5 : start=2MiB, size=64MiB\n6 : size=100MiB\n", nil, true},
+		{"MBR, one of two is known", "label: dos\nstart=1MiB, size=64MiB\nstart=80MiB, size=64MiB\n",
+			[]string{"", "mkfs.xfs -q --unsupported"}, true},
+		{"MBR, logical partitions", "label: dos\nstart=1MiB, size=300MiB, type=5\n" +
+			"5 : start=2MiB, size=64MiB\n6 : size=100MiB\n", nil, true},
 		{"GPT", "label: gpt\nstart=1MiB, size=64MiB\n", []string{""}, true},
 		{"GPT, ext4", "label: gpt\nstart=1MiB, size=400MiB\n", []string{"mke2fs -q -t ext4"}, true},
 		{"MBR, blank", "label: dos\nstart=1MiB, size=64MiB\nstart=80MiB, size=400MiB\n", nil, false},
-		{"MBR, wiped", "label: dos\nstart=1MiB, size=400MiB\n", []string{"mke2fs -q -t ext4 -b 1024 DEV; wipefs -qa"}, false},
-		{"MBR, random", "label: dos\nstart=1MiB, size=64MiB\n", []string{"dd if=/dev/urandom bs=1M count=64 status=none conv=notrunc of="}, false},
+		{"MBR, wiped", "label: dos\nstart=1MiB, size=400MiB\n", []string{"mke2fs -q -t ext4 -b 1024 DEV; wipefs -qa"},
+			false},
+		{"MBR, random", "label: dos\nstart=1MiB, size=64MiB\n",
+			[]string{"dd if=/dev/urandom bs=1M count=64 status=none conv=notrunc of="}, false},
 	} {
 		for _, right := range []quantity.SectorSize{512, 4096} {
 			wrong := 512 + 4096 - right
@@ -106,7 +110,8 @@ func putPartition(t *testing.T, disk *os.File, p partition.Partition, mkfs strin
 func TestSectorSizeOfOthers(t *testing.T) {
 	known := func(quantity.Extent) bool { return true }
 	for name, command := range map[string]string{
-		"blank": "true", "ext4": "mke2fs -q -t ext4", "FAT": "mkfs.vfat", "FAT with an MBR of its own": "mkfs.vfat --mbr=y",
+		"blank": "true", "ext4": "mke2fs -q -t ext4", "FAT": "mkfs.vfat",
+		"FAT with an MBR of its own": "mkfs.vfat --mbr=y",
 	} {
 		path := disktest.Image(t, diskSize)
 		disktest.Run(t, "", "sh", "-ec", command+" "+path)
@@ -123,7 +128,8 @@ func TestSectorSizeOfOthers(t *testing.T) {
 	}
 	err := error(&partition.SectorSizeError{Disk: 512, Counted: 4096})
 	var hint interface{ Hint() string }
-	if !errors.As(err, &hint) || !strings.Contains(hint.Hint(), "losetup -b 4096") || !strings.Contains(hint.Hint(), "--whole-disk") {
+	if !errors.As(err, &hint) || !strings.Contains(hint.Hint(), "losetup -b 4096") ||
+		!strings.Contains(hint.Hint(), "--whole-disk") {
 		t.Errorf("%v: no way round is named", err)
 	}
 }

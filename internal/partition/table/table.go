@@ -40,7 +40,8 @@ func (o Options) Read(r io.ReaderAt, size quantity.Bytes, sector quantity.Sector
 	if size <= 0 {
 		return partition.Table{}, fmt.Errorf("the disk has %d bytes", int64(size))
 	}
-	for _, read := range []func(io.ReaderAt, quantity.Bytes, quantity.SectorSize) (partition.Table, error){gpt.Read, mbr.Read} {
+	type reader func(io.ReaderAt, quantity.Bytes, quantity.SectorSize) (partition.Table, error)
+	for _, read := range []reader{gpt.Read, mbr.Read} {
 		t, err := read(r, size, sector)
 		if errors.Is(err, partition.ErrNotFound) {
 			continue
@@ -78,5 +79,6 @@ func orphanGPT(r io.ReaderAt, size quantity.Bytes, sector quantity.SectorSize) e
 	if string(b[sector:][:8]) != "EFI PART" {
 		return nil
 	}
-	return &partition.CorruptError{Format: partition.GPT, Structure: "protective MBR", Problem: "sector 0 is blank, but sector 1 holds a GPT header"}
+	return &partition.CorruptError{Format: partition.GPT, Structure: "protective MBR",
+		Problem: "sector 0 is blank, but sector 1 holds a GPT header"}
 }

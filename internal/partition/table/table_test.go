@@ -35,15 +35,18 @@ func TestReadDisks(t *testing.T) {
 		{"MBR", []string{"echo 'start=63,size=100' | sfdisk -q -X dos $D"}, partition.MBR, "1:63+100"},
 		{"empty MBR", []string{"echo 'label: dos' | sfdisk -q $D"}, partition.None, "0:0+131072"},
 		{"ext4 with boot code in front of it, as GRUB makes it", []string{"mkfs.ext4 -q $D",
-			`printf '\353\143\220' | dd of=$D conv=notrunc status=none`, `printf '\125\252' | dd of=$D bs=1 seek=510 conv=notrunc status=none`},
+			`printf '\353\143\220' | dd of=$D conv=notrunc status=none`,
+			`printf '\125\252' | dd of=$D bs=1 seek=510 conv=notrunc status=none`},
 			partition.None, "0:0+131072"},
 		{"MBR over an old FAT boot sector, as GRUB leaves it",
-			[]string{"mkfs.vfat $D", "echo 'start=2048,size=100' | sfdisk -q -X dos --wipe never $D"}, partition.MBR, "1:2048+100"},
+			[]string{"mkfs.vfat $D",
+				"echo 'start=2048,size=100' | sfdisk -q -X dos --wipe never $D"}, partition.MBR, "1:2048+100"},
 		{"GPT", []string{"echo 'start=2048,size=100' | sfdisk -q -X gpt $D"}, partition.GPT, "1:2048+100"},
 		{"MBR over an old GPT", []string{"echo 'start=2048,size=100' | sfdisk -q -X gpt $D",
 			"dd if=/dev/zero of=$D bs=512 count=1 conv=notrunc status=none",
-			`printf '\001\0\0\0\203\0\0\0\100\0\0\0\100\0\0\0' >$D.e; printf '\0' | dd of=$D.e bs=1 conv=notrunc status=none`,
-			"dd if=$D.e of=$D bs=1 seek=446 conv=notrunc status=none", `printf '\125\252' | dd of=$D bs=1 seek=510 conv=notrunc status=none`},
+			`printf '\001\0\0\0\203\0\0\0\100\0\0\0\100\0\0\0' >$D.e`, `printf '\0' | dd of=$D.e bs=1 conv=notrunc status=none`,
+			"dd if=$D.e of=$D bs=1 seek=446 conv=notrunc status=none",
+			`printf '\125\252' | dd of=$D bs=1 seek=510 conv=notrunc status=none`},
 			partition.MBR, "1:64+64"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -91,7 +94,8 @@ func TestReadRefuses(t *testing.T) {
 	if got, err := table.Read(bytes.NewReader(nil), 0, 512); err == nil {
 		t.Errorf("disk of 0 bytes: %+v, want an error", got)
 	}
-	blind := &disktest.Faulty{ReaderAt: bytes.NewReader(make([]byte, 8192)), Bad: []quantity.Extent{{Start: 512, Length: 512}}}
+	blind := &disktest.Faulty{ReaderAt: bytes.NewReader(make([]byte, 8192)),
+		Bad: []quantity.Extent{{Start: 512, Length: 512}}}
 	if got, err := table.Read(blind, 8192, 512); err != nil || got.Kind != partition.None {
 		t.Errorf("blank disk whose second sector cannot be read: %+v, %v, want no table", got, err)
 	}
@@ -116,12 +120,14 @@ func TestLiveSticks(t *testing.T) {
 		"from sector 0":   {"-isohybrid-mbr mbr " + boot + efi, ""},
 		"from sector 64":  {"-isohybrid-mbr mbr -partition_offset 16 " + boot + efi, ""},
 		"nothing for EFI": {"-isohybrid-mbr mbr " + boot, partition.None},
-		"GPT": {"--grub2-mbr mbr -partition_offset 16 -append_partition 2 28732ac11ff8d211ba4b00a0c93ec93b iso/efi.img " +
-			"-appended_part_as_gpt " + boot + " -eltorito-alt-boot -e --interval:appended_partition_2:all:: -no-emul-boot", partition.GPT},
+		"GPT": {"--grub2-mbr mbr -partition_offset 16 -append_partition 2 28732ac11ff8d211ba4b00a0c93ec93b " +
+			"iso/efi.img -appended_part_as_gpt " + boot +
+			" -eltorito-alt-boot -e --interval:appended_partition_2:all:: -no-emul-boot", partition.GPT},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(dir, strings.ReplaceAll(name, " ", "-"))
-			disktest.Run(t, "", "sh", "-ec", "cd "+dir+"; xorriso -as mkisofs -quiet -o "+path+" "+tc.args+" iso; truncate -s 64M "+path)
+			disktest.Run(t, "", "sh", "-ec", "cd "+dir+"; xorriso -as mkisofs -quiet -o "+path+" "+tc.args+
+				" iso; truncate -s 64M "+path)
 			got, err := table.Read(disktest.Open(t, path), diskSize, 512)
 			if tc.kind != "" {
 				if err != nil || got.Kind != tc.kind {
@@ -135,7 +141,8 @@ func TestLiveSticks(t *testing.T) {
 			}
 		})
 	}
-	if hint, ok := partition.ErrUnsupported.(interface{ Hint() string }); !ok || !strings.Contains(hint.Hint(), "--whole-disk") {
+	if hint, ok := partition.ErrUnsupported.(interface{ Hint() string }); !ok ||
+		!strings.Contains(hint.Hint(), "--whole-disk") {
 		t.Error("dynamic disks: no way round is named")
 	}
 }
@@ -145,7 +152,8 @@ func TestLiveSticks(t *testing.T) {
 func TestMutations(t *testing.T) {
 	gpt := strings.Repeat("size=100\n", 9)
 	dos := "start=63, size=1000\nstart=4096, type=5\n" + strings.Repeat("size=1000\n", 9)
-	for _, script := range []string{"label: gpt\n" + gpt, "label: dos\n" + dos, "label: dos\nstart=1, size=70000, type=ee\n"} {
+	for _, script := range []string{"label: gpt\n" + gpt, "label: dos\n" + dos,
+		"label: dos\nstart=1, size=70000, type=ee\n"} {
 		path := disktest.Image(t, diskSize)
 		disktest.Run(t, script, "sfdisk", "-q", "--force", path)
 		base := disktest.Load(t, path)
@@ -154,7 +162,8 @@ func TestMutations(t *testing.T) {
 		if err != nil && !errors.As(err, &corrupt) {
 			t.Fatal(err)
 		}
-		places := []quantity.Extent{{Start: 440, Length: 72}, {Start: 512, Length: 92}, {Start: 1024, Length: 1200}, {Start: diskSize - 512, Length: 92}}
+		places := []quantity.Extent{{Start: 440, Length: 72}, {Start: 512, Length: 92}, {Start: 1024, Length: 1200},
+			{Start: diskSize - 512, Length: 92}}
 		for _, a := range first.Areas {
 			if a.Kind == partition.AreaTable && a.Length == 512 {
 				places = append(places, quantity.Extent{Start: a.Start + 446, Length: 66})
@@ -166,7 +175,8 @@ func TestMutations(t *testing.T) {
 			s := base.Clone()
 			for range 1 + random.IntN(4) {
 				p := places[random.IntN(len(places))]
-				s.Edit(int64(p.Start)+random.Int64N(min(int64(p.Length), 4096-int64(p.Start)%4096)), 1)[0] ^= byte(1 << random.IntN(8))
+				s.Edit(int64(p.Start)+random.Int64N(min(int64(p.Length), 4096-int64(p.Start)%4096)),
+					1)[0] ^= byte(1 << random.IntN(8))
 			}
 			if random.IntN(4) > 0 {
 				sumGPT(s)

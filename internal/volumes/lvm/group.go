@@ -51,7 +51,8 @@ func parseGroup(text []byte, at quantity.Bytes) (*group, error) {
 	}
 	const most = math.MaxInt64 / sectorSize
 	if extent == 0 || extent > most || start > most || count > (most-start)/extent {
-		return nil, corrupt("metadata", at, fmt.Sprintf("%d extents of %d sectors from sector %d", count, extent, start))
+		return nil, corrupt("metadata", at, fmt.Sprintf("%d extents of %d sectors from sector %d", count, extent,
+			start))
 	}
 	g.start, g.extent, g.count = quantity.Bytes(start)*sectorSize, quantity.Bytes(extent)*sectorSize, count
 	return g, nil
@@ -186,7 +187,8 @@ func (g *group) segment(s *section) (segment, error) {
 		return segment{}, err
 	}
 	list := s.values["stripes"].list
-	if first > g.count || count == 0 || count > g.count || stripes == 0 || stripes > count || count%stripes != 0 || uint64(len(list)) != 2*stripes {
+	if first > g.count || count == 0 || count > g.count || stripes == 0 || stripes > count || count%stripes != 0 ||
+		uint64(len(list)) != 2*stripes {
 		return segment{}, fmt.Errorf("%d extents from %d in %d stripes", count, first, stripes)
 	}
 	out := segment{start: quantity.Bytes(first) * g.extent, length: quantity.Bytes(count) * g.extent}

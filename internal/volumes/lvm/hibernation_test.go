@@ -24,11 +24,21 @@ func TestHibernation(t *testing.T) {
 		want bool
 	}{
 		"another physical volume is listed first": {replace(first, other), two, true},
-		"another one is listed behind":            {replace("logical_volumes {", "x {\n}\nlogical_volumes {"), two, false}, // no doubt
-		"shared":                                  {replace("extent_size", "lock_type = \"sanlock\"\nextent_size"), two, true},
-		"elsewhere":                               {replace(first, other), two + quantity.MiB, false},
-		"on the other physical volume":            {func(b []byte) { replace(first, other)(b); replace("\"pv0\", 4", "\"other\", 4")(b) }, two, false},
-		"behind the end":                          {func(b []byte) { replace(first, other)(b); replace("\"pv0\", 4", "\"pv0\", 99999999999")(b) }, two, false},
+		"another one is listed behind": {replace("logical_volumes {", "x {\n}\nlogical_volumes {"), two,
+			false}, // no doubt
+		"shared": {replace("extent_size", "lock_type = \"sanlock\"\nextent_size"),
+			two, true},
+		"elsewhere": {replace(first, other), two + quantity.MiB, false},
+		"on the other physical volume": {func(b []byte) {
+			replace(first, other)(b)
+			replace("\"pv0\", 4",
+				"\"other\", 4")(b)
+		}, two, false},
+		"behind the end": {func(b []byte) {
+			replace(first, other)(b)
+			replace("\"pv0\", 4",
+				"\"pv0\", 99999999999")(b)
+		}, two, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := bytes.Clone(sound)
@@ -51,7 +61,8 @@ func TestHibernation(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := disktest.Image(t, 32*quantity.MiB)
 			dev := disktest.Loop(t, path, 512)
-			disktest.LVM(t, dev, "pvcreate -y DEV", "vgcreate -s 1m lab DEV", "lvcreate -y -an -Zn -Wn -L 4m -n swap lab")
+			disktest.LVM(t, dev, "pvcreate -y DEV", "vgcreate -s 1m lab DEV",
+				"lvcreate -y -an -Zn -Wn -L 4m -n swap lab")
 			if command != "" {
 				disktest.LVM(t, dev, command)
 			}

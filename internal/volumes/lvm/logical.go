@@ -45,7 +45,8 @@ func (l *Logical) Map(e quantity.Extent) iter.Seq[quantity.Extent] {
 
 // place gives where a byte of the logical volume lies, and how many follow it there.
 func (l *Logical) place(at quantity.Bytes) (place, length quantity.Bytes) {
-	i, found := slices.BinarySearchFunc(l.segments, at, func(s segment, at quantity.Bytes) int { return cmp.Compare(s.start, at) })
+	i, found := slices.BinarySearchFunc(l.segments, at,
+		func(s segment, at quantity.Bytes) int { return cmp.Compare(s.start, at) })
 	if !found {
 		i--
 	}

@@ -54,7 +54,8 @@ func Read(r io.ReaderAt, size quantity.Bytes) (Physical, *filesystem.Doubt, erro
 		p.Size = quantity.Bytes(l.size)
 	}
 	if len(l.data) != 1 || len(l.metadata) == 0 {
-		return p, &filesystem.Doubt{Reason: fmt.Sprintf("%d data areas and %d metadata areas", len(l.data), len(l.metadata))}, nil
+		return p, &filesystem.Doubt{Reason: fmt.Sprintf("%d data areas and %d metadata areas", len(l.data),
+			len(l.metadata))}, nil
 	}
 	text, at, doubt, err := readMetadata(r, l.metadata)
 	if doubt != nil || err != nil {

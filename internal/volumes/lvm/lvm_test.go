@@ -95,31 +95,36 @@ func TestReadRefuses(t *testing.T) {
 	}{
 		"label's checksum":    {func(b []byte) { b[600] ^= 1 }, "label at byte 512: checksum"},
 		"letters of the UUID": {label(func(b []byte) { b[0x20] = 27 }), "UUID"},
-		"place of header":     {label(func(b []byte) { le.PutUint32(b[0x14:], 500) }), "header of the physical volume at byte 500"},
-		"area outside":        {label(func(b []byte) { le.PutUint64(b[0x68:], 1<<40) }), "area of"},
-		"no end of areas":     {label(func(b []byte) { copy(b[0x48:], bytes.Repeat([]byte{0, 0x10, 0, 0, 0, 0, 0, 0}, 55)) }), "without an end"},
-		"area's checksum":     {func(b []byte) { b[4096+300] ^= 1 }, "metadata area at byte 4096: checksum"},
-		"area's magic":        {area(func(b []byte) { b[5] ^= 1 }), "wrong magic"},
-		"area's place":        {area(func(b []byte) { b[0x19] ^= 1 }), "version 1"},
-		"text outside":        {area(func(b []byte) { le.PutUint64(b[0x28:], 1<<40) }), "text of"},
-		"text too long":       {area(func(b []byte) { le.PutUint64(b[0x30:], 1<<40) }), "text of 1099511627776 bytes"},
-		"text's checksum":     {area(func(b []byte) { b[0x38] ^= 1 }), "metadata at byte"},
-		"cut text":            {replace("logical_volumes {", "logical_volumes "), `after the name "logical_volumes"`},
-		"open string":         {replace(`"ALLOCATABLE"]`, `"ALLOCATABLE]`), ""},
-		"name twice":          {replace("pe_start", "pe_count"), `"pe_count" stands twice`},
-		"no group":            {replace("lab {", "lab = 3 other = 4 }"), ""},
-		"no extent size":      {replace("extent_size = 2048", "extent_size = 0"), "extents of 0 sectors"},
-		"size as text":        {replace("extent_size = 2048", `extent_size = "2048"`), "no number extent_size"},
-		"extents too large":   {replace("extent_size = 2048", "extent_size = 9000000000000000000"), "extents of 9000000000000000000 sectors"},
-		"larger than device":  {replace("pe_count = 31", "pe_count = 32"), "extents end at byte"},
-		"hole in a volume":    {replace("start_extent = 0", "start_extent = 1"), "segment1 begins at byte 1048576"},
-		"segment outside":     {replace("\"pv0\", 4", "\"pv0\", 28"), `6 extents from 28 of "pv0"`},
-		"overlap":             {replace("\"pv0\", 4", "\"pv0\", 3"), "two segments have byte"},
-		"other device":        {replace("\"pv0\", 4", "\"pv1\", 4"), `of "pv1"`},
-		"no stripes":          {replace("stripe_count = 1", "stripe_count = 0"), "in 0 stripes"},
-		"no stripe size":      {replace("stripe_count = 1", "stripe_count = 2"), "in 2 stripes"},
-		"deep":                {replace("lab {", "lab {"+strings.Repeat("a {", 50)), "nested more than"},
-		"segment missing":     {replace("segment1 {", "segment2 {"), "no segment1"},
+		"place of header": {label(func(b []byte) { le.PutUint32(b[0x14:], 500) }),
+			"header of the physical volume at byte 500"},
+		"area outside": {label(func(b []byte) { le.PutUint64(b[0x68:], 1<<40) }), "area of"},
+		"no end of areas": {label(func(b []byte) {
+			copy(b[0x48:],
+				bytes.Repeat([]byte{0, 0x10, 0, 0, 0, 0, 0, 0}, 55))
+		}), "without an end"},
+		"area's checksum": {func(b []byte) { b[4096+300] ^= 1 }, "metadata area at byte 4096: checksum"},
+		"area's magic":    {area(func(b []byte) { b[5] ^= 1 }), "wrong magic"},
+		"area's place":    {area(func(b []byte) { b[0x19] ^= 1 }), "version 1"},
+		"text outside":    {area(func(b []byte) { le.PutUint64(b[0x28:], 1<<40) }), "text of"},
+		"text too long":   {area(func(b []byte) { le.PutUint64(b[0x30:], 1<<40) }), "text of 1099511627776 bytes"},
+		"text's checksum": {area(func(b []byte) { b[0x38] ^= 1 }), "metadata at byte"},
+		"cut text":        {replace("logical_volumes {", "logical_volumes "), `after the name "logical_volumes"`},
+		"open string":     {replace(`"ALLOCATABLE"]`, `"ALLOCATABLE]`), ""},
+		"name twice":      {replace("pe_start", "pe_count"), `"pe_count" stands twice`},
+		"no group":        {replace("lab {", "lab = 3 other = 4 }"), ""},
+		"no extent size":  {replace("extent_size = 2048", "extent_size = 0"), "extents of 0 sectors"},
+		"size as text":    {replace("extent_size = 2048", `extent_size = "2048"`), "no number extent_size"},
+		"extents too large": {replace("extent_size = 2048", "extent_size = 9000000000000000000"),
+			"extents of 9000000000000000000 sectors"},
+		"larger than device": {replace("pe_count = 31", "pe_count = 32"), "extents end at byte"},
+		"hole in a volume":   {replace("start_extent = 0", "start_extent = 1"), "segment1 begins at byte 1048576"},
+		"segment outside":    {replace("\"pv0\", 4", "\"pv0\", 28"), `6 extents from 28 of "pv0"`},
+		"overlap":            {replace("\"pv0\", 4", "\"pv0\", 3"), "two segments have byte"},
+		"other device":       {replace("\"pv0\", 4", "\"pv1\", 4"), `of "pv1"`},
+		"no stripes":         {replace("stripe_count = 1", "stripe_count = 0"), "in 0 stripes"},
+		"no stripe size":     {replace("stripe_count = 1", "stripe_count = 2"), "in 2 stripes"},
+		"deep":               {replace("lab {", "lab {"+strings.Repeat("a {", 50)), "nested more than"},
+		"segment missing":    {replace("segment1 {", "segment2 {"), "no segment1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := bytes.Clone(sound)
@@ -134,7 +139,8 @@ func TestReadRefuses(t *testing.T) {
 	if _, _, err := read(make([]byte, 4096)); !errors.Is(err, filesystem.ErrNotFound) {
 		t.Errorf("blank: %v, want ErrNotFound", err)
 	}
-	if _, _, err := Read(bytes.NewReader(sound[:5000]), quantity.Bytes(len(sound))); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, _, err := Read(bytes.NewReader(sound[:5000]), quantity.Bytes(len(sound))); !errors.Is(err,
+		io.ErrUnexpectedEOF) {
 		t.Errorf("device that ends early: %v", err)
 	}
 }
@@ -145,20 +151,24 @@ func TestDoubts(t *testing.T) {
 		edit func(b []byte)
 		want string
 	}{
-		"two physical volumes": {replace("physical_volumes {", "physical_volumes { pv1 {\nid = \"x\"\npe_start = 2048\npe_count = 1\n}\n"), "one of 2 physical volumes"},
-		"other UUID":           {replace("pv0 {\nid = \"", "pv0 {\nid = \"x"), "another physical volume"},
-		"shared":               {replace("extent_size", "lock_type = \"sanlock\"\nextent_size"), `shared ("sanlock")`},
-		"missing":              {replace("\"ALLOCATABLE\"", "\"ALLOCATABLE\", \"MISSING\""), `physical volume is "MISSING"`},
-		"being moved":          {replace("\"VISIBLE\"", "\"VISIBLE\", \"PVMOVE\""), `logical volume one is "PVMOVE"`},
-		"thin":                 {replace("type = \"striped\"", "type = \"thin\""), `of type "thin"`},
-		"change under way":     {func(b []byte) { b[4096+0x41] = 0x20; fixArea(b) }, "change of the volume group was not finished"},
-		"area not in use":      {func(b []byte) { b[4096+0x3c] = flagIgnored; fixArea(b) }, "keeps no metadata"},
+		"two physical volumes": {replace("physical_volumes {",
+			"physical_volumes { pv1 {\nid = \"x\"\npe_start = 2048\npe_count = 1\n}\n"), "one of 2 physical volumes"},
+		"other UUID": {replace("pv0 {\nid = \"", "pv0 {\nid = \"x"), "another physical volume"},
+		"shared":     {replace("extent_size", "lock_type = \"sanlock\"\nextent_size"), `shared ("sanlock")`},
+		"missing": {replace("\"ALLOCATABLE\"", "\"ALLOCATABLE\", \"MISSING\""),
+			`physical volume is "MISSING"`},
+		"being moved": {replace("\"VISIBLE\"", "\"VISIBLE\", \"PVMOVE\""), `logical volume one is "PVMOVE"`},
+		"thin":        {replace("type = \"striped\"", "type = \"thin\""), `of type "thin"`},
+		"change under way": {func(b []byte) { b[4096+0x41] = 0x20; fixArea(b) },
+			"change of the volume group was not finished"},
+		"area not in use": {func(b []byte) { b[4096+0x3c] = flagIgnored; fixArea(b) }, "keeps no metadata"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := bytes.Clone(sound)
 			tc.edit(b)
 			p, doubt, err := read(b)
-			if err != nil || doubt == nil || !strings.Contains(doubt.Reason, tc.want) || p.Volumes != nil || p.UUID == "" {
+			if err != nil || doubt == nil || !strings.Contains(doubt.Reason, tc.want) || p.Volumes != nil ||
+				p.UUID == "" {
 				t.Fatalf("Read = %+v, doubt %+v, %v, want doubt %q", p, doubt, err, tc.want)
 			}
 		})
@@ -196,7 +206,8 @@ func TestStriped(t *testing.T) {
 		pieces = append(pieces, e)
 	}
 	if diff := cmp.Diff([]quantity.Extent{
-		{Start: 5*quantity.MiB + stripe - 10, Length: 10}, {Start: 13 * quantity.MiB, Length: stripe}, {Start: 5*quantity.MiB + stripe, Length: 10},
+		{Start: 5*quantity.MiB + stripe - 10, Length: 10}, {Start: 13 * quantity.MiB,
+			Length: stripe}, {Start: 5*quantity.MiB + stripe, Length: 10},
 	}, pieces); diff != "" {
 		t.Errorf("pieces (-want +got):\n%s", diff)
 	}
@@ -231,10 +242,12 @@ func TestParse(t *testing.T) {
 	if _, err := s.number("g-h.i"); err == nil {
 		t.Error("a negative number is taken")
 	}
-	if diff := cmp.Diff([]any{uint64(12), `x "y\`, []string{"e", "3"}}, []any{n, s.str("b"), s.sections["c"].words("d")}); diff != "" {
+	if diff := cmp.Diff([]any{uint64(12), `x "y\`, []string{"e", "3"}},
+		[]any{n, s.str("b"), s.sections["c"].words("d")}); diff != "" {
 		t.Errorf("parsed (-want +got):\n%s", diff)
 	}
-	for _, bad := range []string{"a", "a =", "a = [1", "a {", "}", "= 3", "a = \"x", "a = }", "a { } a { }", "a [ 1 ]"} {
+	for _, bad := range []string{"a", "a =", "a = [1", "a {", "}", "= 3", "a = \"x", "a = }", "a { } a { }",
+		"a [ 1 ]"} {
 		if s, err := parse([]byte(bad)); err == nil {
 			t.Errorf("parse(%q) = %+v, want an error", bad, s)
 		}
@@ -338,7 +351,8 @@ func FuzzRead(f *testing.F) {
 
 // FuzzParse gets a text.
 func FuzzParse(f *testing.F) {
-	f.Add([]byte("lab {\nid = \"x\"\nstatus = [\"READ\", \"WRITE\"]\nextent_size = 8192\n# comment\nphysical_volumes {\n}\n}\n"))
+	f.Add([]byte("lab {\nid = \"x\"\nstatus = [\"READ\", \"WRITE\"]\nextent_size = 8192\n" +
+		"# comment\nphysical_volumes {\n}\n}\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if s, err := parse(text); (s == nil) != (err != nil) {
 			t.Errorf("parse = %v, %v", s, err)

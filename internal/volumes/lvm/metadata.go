@@ -40,7 +40,8 @@ const (
 
 // readMetadata reads the text of the areas, which must be the same in all that are in use. It
 // gives also its place, for errors.
-func readMetadata(r io.ReaderAt, areas []quantity.Extent) (text []byte, at quantity.Bytes, doubt *filesystem.Doubt, err error) {
+func readMetadata(r io.ReaderAt, areas []quantity.Extent) (text []byte, at quantity.Bytes, doubt *filesystem.Doubt,
+	err error) {
 	for _, area := range areas {
 		h, err := readAreaHeader(r, area)
 		if err != nil {
@@ -52,14 +53,16 @@ func readMetadata(r io.ReaderAt, areas []quantity.Extent) (text []byte, at quant
 		case h.Text.Offset == 0:
 			return nil, 0, &filesystem.Doubt{Reason: "belongs to no volume group"}, nil
 		case h.Next.Offset != 0:
-			return nil, 0, &filesystem.Doubt{Reason: "a change of the volume group was not finished", Remedy: "boot the system once, or run vgck --updatemetadata"}, nil
+			return nil, 0, &filesystem.Doubt{Reason: "a change of the volume group was not finished",
+				Remedy: "boot the system once, or run vgck --updatemetadata"}, nil
 		}
 		b, err := readText(r, area, h.Text)
 		if err != nil {
 			return nil, 0, nil, err
 		}
 		if text != nil && string(b) != string(text) {
-			return nil, 0, &filesystem.Doubt{Reason: "copies of the metadata differ", Remedy: "run vgck --updatemetadata"}, nil
+			return nil, 0, &filesystem.Doubt{Reason: "copies of the metadata differ",
+				Remedy: "run vgck --updatemetadata"}, nil
 		}
 		text, at = b, area.Start+quantity.Bytes(h.Text.Offset)
 	}
@@ -87,14 +90,16 @@ func readAreaHeader(r io.ReaderAt, area quantity.Extent) (areaHeader, error) {
 	case checksum(b[4:]) != h.Checksum:
 		return h, corrupt("metadata area", area.Start, "checksum does not match")
 	case h.Version != 1 || h.Start != uint64(area.Start) || h.Size != uint64(area.Length):
-		return h, corrupt("metadata area", area.Start, fmt.Sprintf("version %d, %d bytes at %d", h.Version, h.Size, h.Start))
+		return h, corrupt("metadata area", area.Start,
+			fmt.Sprintf("version %d, %d bytes at %d", h.Version, h.Size, h.Start))
 	}
 	return h, nil
 }
 
 // readText reads a text from an area, which is a ring behind its header.
 func readText(r io.ReaderAt, area quantity.Extent, l textLocation) ([]byte, error) {
-	if l.Offset < sectorSize || l.Offset >= uint64(area.Length) || l.Size == 0 || l.Size > uint64(min(area.Length-sectorSize, maxText)) {
+	if l.Offset < sectorSize || l.Offset >= uint64(area.Length) || l.Size == 0 ||
+		l.Size > uint64(min(area.Length-sectorSize, maxText)) {
 		return nil, corrupt("metadata area", area.Start, fmt.Sprintf("text of %d bytes at %d", l.Size, l.Offset))
 	}
 	b := make([]byte, l.Size)

@@ -178,7 +178,8 @@ func (p *parser) quoted() (string, error) {
 
 // isWord tells whether c may be part of a name or number.
 func isWord(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-' || c == '+' || c == '.'
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-' || c == '+' ||
+		c == '.'
 }
 
 // number gives a number that is not negative.
