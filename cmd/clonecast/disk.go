@@ -46,9 +46,9 @@ func parsePolicies(list []string, disks int) (image.Policies, error) {
 // inspect opens a disk for reading and finds out what is on it and how it would be captured
 // under a policy.
 func inspect(path string, open func(string) (*blockdev.Device, error), policy map[int]image.Mode) (*blockdev.Device, *clone.Layout, error) {
-	dev, err := open(path)
+	dev, err := openDisk(path, open)
 	if err != nil {
-		return nil, nil, diskError(err)
+		return nil, nil, err
 	}
 	layout, err := clone.Inspect(dev, geometry(dev))
 	if err == nil {
@@ -69,13 +69,19 @@ func geometry(dev *blockdev.Device) clone.Geometry {
 func diskError(err error) error {
 	var refused *clone.RefusedError
 	var choice *diskrule.Error
+	var coded *exitError
+	var notDisk *blockdev.NotDiskError
 	switch {
+	case errors.As(err, &coded):
+		return err
+	case errors.As(err, &notDisk):
+		return withCode(exitUsage, err, "a disk is a block device as /dev/sda, or a file that holds a disk's bytes")
 	case errors.As(err, &choice):
 		return withCode(exitRefused, err, choice.Hint())
 	case errors.As(err, &refused):
 		return withCode(exitRefused, err, refused.Remedy)
 	case errors.Is(err, blockdev.ErrBusy):
-		return withCode(exitRefused, err, "unmount its partitions and stop what uses it; `lsblk` shows what does")
+		return withCode(exitRefused, err, "stop what uses it: umount, swapoff, losetup -d, or shut the virtual PC down")
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, chunkstore.ErrNotFound):
 		return withCode(exitNotFound, err, "")
 	case errors.Is(err, fs.ErrPermission):

@@ -13,6 +13,7 @@ import (
 	"clonecast/internal/image"
 	"clonecast/internal/kernelfs"
 	"clonecast/internal/quantity"
+	"clonecast/internal/text"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/spf13/cobra"
@@ -80,6 +81,9 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 	if !known {
 		return withCode(exitUsage, fmt.Errorf("--compression %q is neither fast, normal nor small", opts.compression), "")
 	}
+	if err := image.CheckText("--comment", opts.comment); err != nil {
+		return withCode(exitUsage, err, "")
+	}
 	started := time.Now()
 	paths := append([]string{path}, opts.also...)
 	policies, err := parsePolicies(opts.policies, len(paths))
@@ -87,27 +91,27 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 		return err
 	}
 	defer rep.close()
-	disks, devices, err := openSources(paths, opts)
+	disks, devices, err := openSources(paths, opts, rep)
 	if err != nil {
 		return err
 	}
 	defer closeAll(devices)
-	replayed, err := prepareSources(ctx, paths, disks, policies, opts, rep)
-	if err != nil {
-		return diskError(err)
-	}
 	store, err := openOrCreateStore(opts.store)
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	session, err := store.Begin(ctx)
+	session, err := store.Begin(ctx) // before a journal is replayed: the store may be read-only
 	if err != nil {
 		return err
 	}
 	defer session.Close()
+	replayed, err := prepareSources(ctx, paths, disks, policies, opts, rep)
+	if err != nil {
+		return diskError(err)
+	}
 	result, err := clone.CaptureDisks(ctx, disks, session, clone.CaptureOptions{
-		Image: name, Comment: opts.comment, Origin: strings.Join(paths, ", "), Creator: "clonecast disk capture", Engine: engine(),
+		Image: name, Comment: opts.comment, Origin: origin(paths), Creator: "clonecast disk capture", Engine: engine(),
 		Force: opts.force, FillBadSectors: opts.fillBadSectors, Verify: opts.verify, Level: level, Progress: bytesProgress(rep),
 	})
 	var unreadable *clone.UnreadableError
@@ -121,14 +125,27 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 		rep.warnUnreadable(paths, u)
 	}
 	took := time.Since(started)
-	rep.printf("captured %s as %s@%d (%s): %v allocated, %v new in the store, %s\n", strings.Join(paths, " and "), name, result.Version.Sequence,
+	rep.printf("captured %s as %s@%d (%s): %v allocated, %v new in the store, %s\n", text.Escape(strings.Join(paths, " and ")), name, result.Version.Sequence,
 		result.Version.ID.Short(), result.Allocated, result.Stored, rate(result.Allocated, took))
 	return rep.summary(captureSummary{name, result.Version.Sequence, result.Version.ID.String(), int64(result.Allocated),
 		int64(result.Read), int64(result.Stored), unreadableBytes(result), took.Seconds(), replayed})
 }
 
+// origin says where a version comes from. Paths are bytes and a manifest's texts are UTF-8, so that what is not is
+// escaped.
+func origin(paths []string) string {
+	s := text.Escape(strings.Join(paths, ", "))
+	for len(s) > image.MaxText {
+		s = strings.ToValidUTF8(s[:image.MaxText-len("…")], "") + "…"
+	}
+	return s
+}
+
 // openSources opens the disks of a capture and finds out what is on them.
-func openSources(paths []string, opts diskCaptureOptions) ([]clone.Captured, []*blockdev.Device, error) {
+func openSources(paths []string, opts diskCaptureOptions, rep *reporter) ([]clone.Captured, []*blockdev.Device, error) {
+	if err := differentDisks(paths); err != nil {
+		return nil, nil, err
+	}
 	open := blockdev.OpenUnused
 	if opts.force && !opts.replay { // what is mounted must not be mounted once more
 		open = blockdev.Open
@@ -140,6 +157,9 @@ func openSources(paths []string, opts diskCaptureOptions) ([]clone.Captured, []*
 		if err != nil {
 			closeAll(devices)
 			return nil, nil, err
+		}
+		if opts.force {
+			warnInUse(rep, dev)
 		}
 		devices = append(devices, dev)
 		disks = append(disks, clone.Captured{Disk: dev, Layout: layout})

@@ -43,6 +43,7 @@ func runDiskInspect(path string, policies []string, rep *reporter) error {
 		return err
 	}
 	defer dev.Close()
+	warnInUse(rep, dev)
 	if rep.json {
 		return rep.summary(summarize(dev, layout))
 	}

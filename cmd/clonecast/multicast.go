@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -80,6 +80,9 @@ func runMulticastSend(ctx context.Context, names []string, opts multicastSendOpt
 	}
 	if opts.receivers < 1 {
 		return withCode(exitUsage, errors.New("--receivers must be at least 1"), "")
+	}
+	if err := checkInterface(opts.iface); err != nil {
+		return err
 	}
 	pairing, signer, err := senderPairing(opts.keyFile)
 	if err != nil {
@@ -235,11 +238,11 @@ func runMulticastReceive(ctx context.Context, disks []string, opts multicastRece
 	if (len(disks) == 1) == (opts.file != "") {
 		return withCode(exitUsage, errors.New("name either a disk or a --file"), "run 'clonecast multicast receive --help' for how it is used")
 	}
-	if _, err := os.Stat(opts.file); opts.file != "" && err == nil && !opts.yes {
-		return withCode(exitRefused, fmt.Errorf("%s exists", opts.file), "add --yes to overwrite it")
-	}
 	pairing, err := receiverPairing(opts)
 	if err != nil {
+		return err
+	}
+	if err := receivable(disks, opts); err != nil {
 		return err
 	}
 	found, err := multicast.Find(ctx, opts.iface, pairing, slog.New(reportLog{rep}))
@@ -262,6 +265,45 @@ func runMulticastReceive(ctx context.Context, disks []string, opts multicastRece
 	return withCode(exitRefused, fmt.Errorf("the sender offers a %s, which does not go to a disk", text.Escape(details.Kind)), "use --file")
 }
 
+// receivable tells before a session is waited for what would stop it: the interface, the disk, the file.
+func receivable(disks []string, opts multicastReceiveOptions) error {
+	if err := checkInterface(opts.iface); err != nil {
+		return err
+	}
+	if opts.file == "" {
+		dev, err := openDisk(disks[0], blockdev.OpenExclusive)
+		if err != nil {
+			return err
+		}
+		return dev.Close()
+	}
+	if err := notInStore(opts.file); err != nil {
+		return err
+	}
+	if info, err := os.Stat(opts.file); err == nil && !info.Mode().IsRegular() {
+		return withCode(exitUsage, fmt.Errorf("%s is no file", opts.file), "")
+	} else if err == nil && !opts.yes {
+		return withCode(exitRefused, fmt.Errorf("%s exists", opts.file), "add --yes to overwrite it")
+	}
+	return writableDirectory(opts.file)
+}
+
+// checkInterface names the network interfaces that there are if one is not.
+func checkInterface(name string) error {
+	if _, err := net.InterfaceByName(name); err == nil {
+		return nil
+	}
+	all, err := net.Interfaces()
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, i := range all {
+		names = append(names, i.Name)
+	}
+	return withCode(exitNotFound, fmt.Errorf("there is no network interface %q", name), "there are "+strings.Join(names, ", "))
+}
+
 // receiveImage deploys an image that comes by multicast.
 func receiveImage(ctx context.Context, found *multicast.Found, details sessionDetails, path string, opts multicastReceiveOptions, rep *reporter, in io.Reader) error {
 	started := time.Now()
@@ -277,12 +319,9 @@ func receiveImage(ctx context.Context, found *multicast.Found, details sessionDe
 		return err
 	}
 	defer source.Close()
-	dev, err := blockdev.OpenExclusive(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return withCode(exitNotFound, err, fmt.Sprintf("for a disk image file make it first: truncate -s %d %s", manifest.Disks[0].Size, path))
-	}
+	dev, err := openDisk(path, blockdev.OpenExclusive)
 	if err != nil {
-		return diskError(err)
+		return absent(err, path, clone.Geometry{Size: manifest.Disks[0].Size})
 	}
 	defer dev.Close()
 	if !opts.yes {
@@ -334,27 +373,25 @@ func receiverPairing(opts multicastReceiveOptions) (multicast.Pairing, error) {
 
 // receiveFile writes the payload beside its place and moves it there when it is whole.
 func receiveFile(ctx context.Context, found *multicast.Found, name string, rep *reporter) error {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".part-*")
+	f, err := createPart(name)
 	if err != nil {
-		return diskError(err)
+		return err
 	}
-	defer os.Remove(f.Name()) // after the rename there is nothing of that name
-	defer f.Close()
 	geo := found.Geometry()
 	summary, err := found.Receive(ctx, blocks.FullSet(geo.Count()), func(b int, plain []byte) error {
 		_, err := f.WriteAt(plain, geo.Offset(b))
 		return err
 	}, func(done, total int64) { rep.progress("receive", done, total) })
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
 	if err != nil {
+		return errors.Join(err, f.discard())
+	}
+	if err := f.finish(true); err != nil {
 		return err
 	}
-	if err := errors.Join(f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), name); err != nil {
-		return err
-	}
-	rep.printf("received %s: %s\n", name, receiveOutcome(summary))
+	rep.printf("received %s: %s\n", text.Escape(name), receiveOutcome(summary))
 	return rep.summary(newReceiveSummary(summary))
 }
 
@@ -480,16 +517,16 @@ func (c closers) Close() error {
 }
 
 func offerFile(name string) (*offer, error) {
-	f, err := os.Open(name)
+	f, err := openInput(name)
 	if err != nil {
-		return nil, diskError(err)
+		return nil, err
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = &fs.PathError{Op: "send", Path: name, Err: errors.New("not a regular file")}
+		err = withCode(exitUsage, fmt.Errorf("%s is no file", name), "")
 	}
 	if err == nil && (info.Size() < 1 || info.Size() > blocks.MaxPayload) {
-		err = &fs.PathError{Op: "send", Path: name, Err: fmt.Errorf("%d bytes cannot be sent", info.Size())}
+		err = withCode(exitUsage, fmt.Errorf("%s holds %d bytes, which cannot be sent", name, info.Size()), "")
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
