@@ -333,6 +333,9 @@ func receiveImage(ctx context.Context, found *multicast.Found, details sessionDe
 	result, err := clone.Deploy(ctx, &manifest.Disks[0], dev, geometry(dev), source, clone.DeployOptions{
 		Verify: dev.Block, SaveTable: tables.save, Progress: bytesProgress(rep),
 	})
+	if errors.Is(err, multicast.ErrGone) {
+		return withCode(exitFailed, fmt.Errorf("deploy %s@%d to %s: %w", manifest.Image, manifest.Sequence, path, err), senderStopped)
+	}
 	if err != nil {
 		return diskError(fmt.Errorf("deploy %s@%d to %s: %w", manifest.Image, manifest.Sequence, path, err))
 	}
@@ -360,6 +363,9 @@ func receiveImage(ctx context.Context, found *multicast.Found, details sessionDe
 	}})
 }
 
+// senderStopped is the hint when the sender went away.
+const senderStopped = "the sender was stopped: start it again, then run this again with its new code; what a disk has is kept"
+
 func receiverPairing(opts multicastReceiveOptions) (multicast.Pairing, error) {
 	switch {
 	case (opts.code == "") == (opts.keyFile == ""):
@@ -382,6 +388,9 @@ func receiveFile(ctx context.Context, found *multicast.Found, name string, rep *
 		_, err := f.WriteAt(plain, geo.Offset(b))
 		return err
 	}, func(done, total int64) { rep.progress("receive", done, total) })
+	if errors.Is(err, multicast.ErrGone) {
+		err = withCode(exitFailed, err, senderStopped)
+	}
 	if err == nil {
 		err = f.Chmod(0o644)
 	}
