@@ -81,6 +81,11 @@ func runBuild(ctx context.Context, o buildOptions, stdout, stderr io.Writer) err
 
 // builderOptions reads the files that the command line names.
 func (o buildOptions) builderOptions() (builder.Options, error) {
+	for _, file := range []string{o.class, o.kernelPackage, o.init} {
+		if err := notPipe(file); err != nil {
+			return builder.Options{}, err
+		}
+	}
 	class, err := configs.LoadClass(o.class)
 	if errors.Is(err, configs.ErrNotFound) {
 		return builder.Options{}, withCode(exitNotFound, err,

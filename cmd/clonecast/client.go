@@ -77,7 +77,7 @@ func (c *connection) remote(ctx context.Context) (*client, error) {
 			return nil, fmt.Errorf("read CA: %s holds no certificate", c.ca)
 		}
 	}
-	password, err := readPassword()
+	password, err := readPassword(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -90,17 +90,35 @@ func (c *connection) remote(ctx context.Context) (*client, error) {
 	return cl, nil
 }
 
-func readPassword() (string, error) {
+func readPassword(ctx context.Context) (string, error) {
 	if p := os.Getenv("CLONECAST_PASSWORD"); p != "" {
 		return p, nil
 	}
 	if !term.IsTerminal(int(os.Stdin.Fd())) {
 		return "", withCode(exitUsage, errors.New("no password"), "set CLONECAST_PASSWORD")
 	}
+	stdin := int(os.Stdin.Fd())
+	state, err := term.GetState(stdin)
+	if err != nil {
+		return "", err
+	}
 	fmt.Fprint(os.Stderr, "password of admin: ")
-	p, err := term.ReadPassword(int(os.Stdin.Fd()))
-	fmt.Fprintln(os.Stderr)
-	return string(p), err
+	defer fmt.Fprintln(os.Stderr)
+	type answer struct {
+		password []byte
+		err      error
+	}
+	typed := make(chan answer, 1)
+	go func() { // ends with the program when nobody types
+		p, err := term.ReadPassword(stdin)
+		typed <- answer{p, err}
+	}()
+	select {
+	case a := <-typed:
+		return string(a.password), a.err
+	case <-ctx.Done():
+		return "", errors.Join(ctx.Err(), term.Restore(stdin, state))
+	}
 }
 
 // call sends body as JSON, if there is one, and reads the answer into result.
@@ -147,7 +165,7 @@ func (c *client) do(ctx context.Context, method, path string, body any) (*http.R
 
 func connectError(err error) error {
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR):
 		return withCode(exitFailed, fmt.Errorf("no server answers: %w", err), "is 'clonecast serve' running, and with the same --data?")
 	case errors.Is(err, fs.ErrPermission):
 		return withCode(exitFailed, err, "the server's socket is root's: run it with sudo")

@@ -12,9 +12,11 @@ import (
 	"clonecast/internal/clone/layout"
 	"clonecast/internal/diskrule"
 	"clonecast/internal/image"
+	"clonecast/internal/partition"
 	"clonecast/internal/quantity"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 func newDiskCmd() *cobra.Command {
@@ -44,16 +46,17 @@ func parsePolicies(list []string, disks int) (image.Policies, error) {
 	return policies, nil
 }
 
-// inspect opens a disk for reading and finds out what is on it and how it would be captured
-// under a policy.
-func inspect(path string, open func(string) (*blockdev.Device, error), policy map[int]image.Mode) (*blockdev.Device, *layout.Layout, error) {
-	dev, err := open(path)
+// inspect opens a disk for reading and finds out what is on it and how it would be captured.
+func inspect(path string, open func(string) (*blockdev.Device, error), opts layout.Options) (*blockdev.Device, *layout.Layout, error) {
+	dev, err := openDisk(path, open)
 	if err != nil {
-		return nil, nil, diskError(err)
+		return nil, nil, err
 	}
-	l, err := layout.Inspect(dev, geometry(dev))
-	if err == nil {
-		err = l.Apply(dev, policy)
+	l, err := opts.Inspect(dev, geometry(dev))
+	var sectors *partition.SectorSizeError
+	if errors.As(err, &sectors) && !dev.Block { // a file does not say which sectors its disk had
+		dev.LogicalSector, dev.PhysicalSector = sectors.Counted, sectors.Counted
+		l, err = opts.Inspect(dev, geometry(dev))
 	}
 	if err != nil {
 		dev.Close()
@@ -70,13 +73,19 @@ func geometry(dev *blockdev.Device) clone.Geometry {
 func diskError(err error) error {
 	var refused *clone.RefusedError
 	var choice *diskrule.Error
+	var coded *exitError
+	var notDisk *blockdev.NotDiskError
 	switch {
+	case errors.As(err, &coded):
+		return err
+	case errors.As(err, &notDisk):
+		return withCode(exitUsage, err, "a disk is a block device as /dev/sda, or a file that holds a disk's bytes")
 	case errors.As(err, &choice):
 		return withCode(exitRefused, err, choice.Hint())
 	case errors.As(err, &refused):
 		return withCode(exitRefused, err, refused.Remedy)
 	case errors.Is(err, blockdev.ErrBusy):
-		return withCode(exitRefused, err, "unmount its partitions and stop what uses it; `lsblk` shows what does")
+		return withCode(exitRefused, err, "stop what uses it: umount, swapoff, losetup -d, or shut the virtual PC down")
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, chunkstore.ErrNotFound):
 		return withCode(exitNotFound, err, "")
 	case errors.Is(err, fs.ErrPermission):
@@ -103,4 +112,21 @@ func rate(n quantity.Bytes, took time.Duration) string {
 		s += fmt.Sprintf(", %v/s", quantity.Bytes(float64(n)/took.Seconds()))
 	}
 	return s
+}
+
+// lookFlags say how a disk is looked at.
+type lookFlags struct {
+	wholeDisk bool
+	bootGap   uint
+}
+
+func (l *lookFlags) add(f *pflag.FlagSet) {
+	f.BoolVar(&l.wholeDisk, "whole-disk", false, "take the disk as it is, block by block, whatever its partition table says")
+	f.UintVar(&l.bootGap, "boot-gap", 0, "so many `MiB` of the disk's start are stored up to the first partition, "+
+		"where a boot loader needs more than is recognised")
+}
+
+// of are the options for a disk with a policy.
+func (l *lookFlags) of(policy map[int]image.Mode) layout.Options {
+	return layout.Options{Policy: policy, WholeDisk: l.wholeDisk, BootGap: quantity.Bytes(l.bootGap) * quantity.MiB}
 }

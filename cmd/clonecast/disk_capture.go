@@ -15,6 +15,7 @@ import (
 	"clonecast/internal/image"
 	"clonecast/internal/kernelfs"
 	"clonecast/internal/quantity"
+	"clonecast/internal/text"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/spf13/cobra"
@@ -27,6 +28,7 @@ type diskCaptureOptions struct {
 	force, verify, json bool
 	fillBadSectors      bool
 	replay              bool
+	looks               lookFlags
 }
 
 // compressions are the values of --compression.
@@ -64,6 +66,7 @@ with --fill-bad-sectors it stores zeroes in their place. Unreadable sectors that
 	f.StringVar(&opts.comment, "comment", "", "why this version is made")
 	f.StringArrayVar(&opts.also, "also", nil, "`PATH` of a further disk of the same version, in the order in which they will be deployed")
 	f.StringArrayVar(&opts.policies, "policy", nil, policyUsage)
+	opts.looks.add(f)
 	f.StringVar(&opts.compression, "compression", "normal", "fast, normal or small")
 	f.BoolVar(&opts.force, "force", false, "capture a hibernated system, or a disk that is in use, all the same")
 	f.BoolVar(&opts.replay, "replay", false, "let the kernel replay the journals of file systems that were not unmounted: changes the disk that is captured")
@@ -82,6 +85,9 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 	if !known {
 		return withCode(exitUsage, fmt.Errorf("--compression %q is neither fast, normal nor small", opts.compression), "")
 	}
+	if err := image.CheckText("--comment", opts.comment); err != nil {
+		return withCode(exitUsage, err, "")
+	}
 	started := time.Now()
 	paths := append([]string{path}, opts.also...)
 	policies, err := parsePolicies(opts.policies, len(paths))
@@ -89,20 +95,11 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 		return err
 	}
 	defer rep.close()
-	disks, devices, err := openSources(paths, opts)
+	disks, devices, err := openSources(paths, opts, policies, rep)
 	if err != nil {
 		return err
 	}
 	defer closeAll(devices)
-	replayed, err := prepareSources(ctx, paths, disks, policies, opts, rep)
-	if err != nil {
-		return diskError(err)
-	}
-	plan, err := capture.NewPlan(disks, capture.Options{Image: name, Comment: opts.comment, Origin: strings.Join(paths, ", "),
-		Creator: "clonecast disk capture", Engine: engine(), Force: opts.force})
-	if err != nil {
-		return diskError(err)
-	}
 	store, err := openOrCreateStore(opts.store)
 	if err != nil {
 		return err
@@ -112,11 +109,20 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 	if opts.verify {
 		begin = store.Begin
 	}
-	session, err := begin(ctx)
+	session, err := begin(ctx) // before a journal is replayed: the store may be read-only
 	if err != nil {
 		return err
 	}
 	defer session.Close()
+	replayed, err := prepareSources(ctx, paths, disks, policies, opts, rep)
+	if err != nil {
+		return diskError(err)
+	}
+	plan, err := capture.NewPlan(disks, capture.Options{Image: name, Comment: opts.comment, Origin: origin(paths),
+		Creator: "clonecast disk capture", Engine: engine(), Force: opts.force})
+	if err != nil {
+		return diskError(err)
+	}
 	means := capture.Means{Sink: session, Level: level, FillBadSectors: opts.fillBadSectors, Progress: bytesProgress(rep)}
 	result, err := capture.Execute(ctx, plan, disks, means)
 	var unreadable *rescue.UnreadableError
@@ -130,25 +136,42 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 		rep.warnUnreadable(paths, u)
 	}
 	took := time.Since(started)
-	rep.printf("captured %s as %s@%d (%s): %v allocated, %v new in the store, %s\n", strings.Join(paths, " and "), name, result.Version.Sequence,
+	rep.printf("captured %s as %s@%d (%s): %v allocated, %v new in the store, %s\n", text.Escape(strings.Join(paths, " and ")), name, result.Version.Sequence,
 		result.Version.ID.Short(), result.Allocated, result.Stored, rate(result.Allocated, took))
 	return rep.summary(captureSummary{name, result.Version.Sequence, result.Version.ID.String(), int64(result.Allocated),
 		int64(result.Read), int64(result.Stored), unreadableBytes(result), took.Seconds(), replayed})
 }
 
+// origin says where a version comes from. Paths are bytes and a manifest's texts are UTF-8, so that what is not is
+// escaped.
+func origin(paths []string) string {
+	s := text.Escape(strings.Join(paths, ", "))
+	for len(s) > image.MaxText {
+		s = strings.ToValidUTF8(s[:image.MaxText-len("…")], "") + "…"
+	}
+	return s
+}
+
 // openSources opens the disks of a capture and finds out what is on them.
-func openSources(paths []string, opts diskCaptureOptions) ([]capture.Disk, []*blockdev.Device, error) {
+func openSources(paths []string, opts diskCaptureOptions, policies image.Policies,
+	rep *reporter) ([]capture.Disk, []*blockdev.Device, error) {
+	if err := differentDisks(paths); err != nil {
+		return nil, nil, err
+	}
 	open := blockdev.OpenUnused
 	if opts.force && !opts.replay { // what is mounted must not be mounted once more
 		open = blockdev.Open
 	}
 	var disks []capture.Disk
 	var devices []*blockdev.Device
-	for _, path := range paths {
-		dev, l, err := inspect(path, open, nil)
+	for i, path := range paths {
+		dev, l, err := inspect(path, open, opts.looks.of(policies[i]))
 		if err != nil {
 			closeAll(devices)
 			return nil, nil, err
+		}
+		if opts.force {
+			warnInUse(rep, dev)
 		}
 		devices = append(devices, dev)
 		disks = append(disks, capture.Disk{Reader: dev, Layout: l})

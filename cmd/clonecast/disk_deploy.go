@@ -108,6 +108,11 @@ func runDiskDeploy(ctx context.Context, ref string, paths []string, opts diskDep
 		return err
 	}
 	defer closeAll(devices)
+	for _, dev := range devices {
+		if opts.dryRun {
+			warnInUse(rep, dev)
+		}
+	}
 	if !opts.dryRun && !opts.yes {
 		if err := confirm(ctx, rep.stderr, in, devices, manifest); err != nil {
 			return err

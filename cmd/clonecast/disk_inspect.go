@@ -10,6 +10,8 @@ import (
 
 	"clonecast/internal/blockdev"
 	"clonecast/internal/clone/layout"
+	"clonecast/internal/image"
+	"clonecast/internal/partition"
 	"clonecast/internal/quantity"
 	"clonecast/internal/text"
 
@@ -19,29 +21,32 @@ import (
 func newDiskInspectCmd() *cobra.Command {
 	var asJSON bool
 	var policies []string
+	var looks lookFlags
 	cmd := &cobra.Command{
 		Use:   "inspect PATH",
 		Short: "Show partitions, file systems and how each would be captured",
 		Args:  words("PATH"),
 		RunE: func(cmd *cobra.Command, a []string) error {
-			return runDiskInspect(a[0], policies, newReporter(cmd, asJSON))
+			return runDiskInspect(a[0], policies, looks, newReporter(cmd, asJSON))
 		},
 	}
+	looks.add(cmd.Flags())
 	cmd.Flags().StringArrayVar(&policies, "policy", nil, policyUsage)
 	cmd.Flags().BoolVar(&asJSON, "json", false, jsonUsage)
 	return cmd
 }
 
-func runDiskInspect(path string, policies []string, rep *reporter) error {
+func runDiskInspect(path string, policies []string, looks lookFlags, rep *reporter) error {
 	policy, err := parsePolicies(policies, 1)
 	if err != nil {
 		return err
 	}
-	dev, l, err := inspect(path, blockdev.Open, policy[0])
+	dev, l, err := inspect(path, blockdev.Open, looks.of(policy[0]))
 	if err != nil {
 		return err
 	}
 	defer dev.Close()
+	warnInUse(rep, dev)
 	if rep.json {
 		return rep.summary(summarize(dev, l))
 	}
@@ -99,15 +104,12 @@ func printLayout(out io.Writer, dev *blockdev.Device, l *layout.Layout) error {
 		table = fmt.Sprintf("%s %s", l.Table.Kind, l.Table.DiskID)
 	}
 	fmt.Fprintf(out, "%s, %s, sectors of %d bytes\n", dev, table, dev.LogicalSector)
-	for _, note := range l.Table.Notes {
-		fmt.Fprintln(out, "table: "+note)
-	}
 	fmt.Fprintln(out)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NO\tSTART\tSIZE\tTYPE\tFILE SYSTEM\tLABEL\tSTORED\tMODE")
 	partitions := slices.Clone(l.Partitions)
 	slices.SortFunc(partitions, func(a, b layout.Partition) int { return cmp.Compare(a.Start, b.Start) })
-	var end, stored quantity.Bytes
+	end, stored := printBootAreas(w, l)
 	active := false
 	for i := range partitions {
 		p := &partitions[i]
@@ -135,6 +137,21 @@ func printLayout(out io.Writer, dev *blockdev.Device, l *layout.Layout) error {
 		}
 	}
 	return nil
+}
+
+// printBootAreas shows what is stored of the gaps that boot code may use. It gives the end of the first, where
+// free room begins, and how much all of them store.
+func printBootAreas(w io.Writer, l *layout.Layout) (end, stored quantity.Bytes) {
+	for _, a := range l.Table.Areas {
+		if a.Kind == partition.AreaBoot {
+			fmt.Fprintf(w, "-\t%d\t%v\tboot area\t-\t-\t%v\t%s\n", l.LogicalSector.Sectors(a.Start), a.Length, a.Length, image.ModeRaw)
+			stored += a.Length
+			if end == 0 {
+				end = a.Start + a.Length
+			}
+		}
+	}
+	return end, stored
 }
 
 // printFree shows room that no partition takes, unless it is as short as what alignment

@@ -57,7 +57,7 @@ func writeOnce(name string, content []byte) (string, error) {
 		}
 		f, err := os.OpenFile(try, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if errors.Is(err, fs.ErrExist) {
-			if old, err := os.ReadFile(try); err == nil && bytes.Equal(old, content) {
+			if old, err := readInput(try, maxSavedTable); err == nil && bytes.Equal(old, content) {
 				return try, nil
 			}
 			continue
@@ -117,9 +117,9 @@ func runDiskRestoreTable(ctx context.Context, file, path string, opts restoreTab
 	if err != nil {
 		return fmt.Errorf("read %s: %w", file, err)
 	}
-	dev, err := blockdev.OpenExclusive(path)
+	dev, err := openDisk(path, blockdev.OpenExclusive)
 	if err != nil {
-		return diskError(err)
+		return err
 	}
 	defer dev.Close()
 	if !opts.yes {

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 
 	"clonecast/internal/blockdev"
 	"clonecast/internal/clone"
@@ -57,36 +55,22 @@ func openTargets(m *image.Manifest, paths []string, dryRun bool) (devices []*blo
 		return nil, withCode(exitRefused, fmt.Errorf("%s@%d holds %d disks, targets are given for %d", m.Image, m.Sequence, len(m.Disks), len(paths)),
 			"name a target for each disk of the image, in its order; `clonecast image show` lists them")
 	}
+	if err := differentDisks(paths); err != nil {
+		return nil, err
+	}
 	open := blockdev.OpenExclusive
 	if dryRun {
 		open = blockdev.Open
 	}
 	for i, path := range paths {
-		dev, err := open(path)
-		if err == nil {
-			devices = append(devices, dev)
-			err = sameTwice(devices)
-		}
+		dev, err := openDisk(path, open)
 		if err != nil {
 			closeAll(devices)
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil, withCode(exitNotFound, err, fmt.Sprintf("for a disk image file make it first: truncate -s %d %s", m.Disks[i].Size, path))
-			}
-			return nil, diskError(err)
+			return nil, absent(err, path, clone.Geometry{Size: m.Disks[i].Size})
 		}
+		devices = append(devices, dev)
 	}
 	return devices, nil
-}
-
-// sameTwice refuses the last device if it is one of the others.
-func sameTwice(devices []*blockdev.Device) error {
-	last := devices[len(devices)-1]
-	for _, dev := range devices[:len(devices)-1] {
-		if dev.Same(last) {
-			return &clone.RefusedError{Reason: fmt.Sprintf("%s and %s are the same disk", dev.Path, last.Path)}
-		}
-	}
-	return nil
 }
 
 func closeAll(devices []*blockdev.Device) {

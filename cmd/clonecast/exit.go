@@ -73,9 +73,18 @@ func exitCode(err error) int {
 // hintOf gives what to do about an error. Any error in the chain may bring a hint by a method
 // Hint() string.
 func hintOf(err error) string {
-	var hinted interface{ Hint() string }
-	if errors.As(err, &hinted) {
-		return hinted.Hint()
+	for err != nil {
+		var hinted interface {
+			error
+			Hint() string
+		}
+		if !errors.As(err, &hinted) {
+			return ""
+		}
+		if hint := hinted.Hint(); hint != "" {
+			return hint
+		}
+		err = errors.Unwrap(hinted)
 	}
 	return ""
 }

@@ -25,6 +25,15 @@ func openInput(path string) (*os.File, error) {
 	return f, nil
 }
 
+// notPipe refuses a name that leads to something that is read by others and is no file: a pipe would wait for a
+// writer.
+func notPipe(path string) error {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() && !info.IsDir() {
+		return withCode(exitUsage, fmt.Errorf("%s is no file", path), "")
+	}
+	return nil
+}
+
 // readInput reads a small file that a command line names: limit bytes at most.
 func readInput(path string, limit int64) ([]byte, error) {
 	f, err := openInput(path)

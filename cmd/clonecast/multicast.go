@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -17,6 +17,7 @@ import (
 
 	"clonecast/internal/blockdev"
 	"clonecast/internal/chunkstore/local"
+	"clonecast/internal/clone"
 	"clonecast/internal/clone/deploy"
 	"clonecast/internal/image"
 	"clonecast/internal/multicast"
@@ -80,6 +81,9 @@ func runMulticastSend(ctx context.Context, names []string, opts multicastSendOpt
 	}
 	if opts.receivers < 1 {
 		return withCode(exitUsage, errors.New("--receivers must be at least 1"), "")
+	}
+	if err := checkInterface(opts.iface); err != nil {
+		return err
 	}
 	pairing, signer, err := senderPairing(opts.keyFile)
 	if err != nil {
@@ -235,11 +239,11 @@ func runMulticastReceive(ctx context.Context, disks []string, opts multicastRece
 	if (len(disks) == 1) == (opts.file != "") {
 		return withCode(exitUsage, errors.New("name either a disk or a --file"), "run 'clonecast multicast receive --help' for how it is used")
 	}
-	if _, err := os.Stat(opts.file); opts.file != "" && err == nil && !opts.yes {
-		return withCode(exitRefused, fmt.Errorf("%s exists", opts.file), "add --yes to overwrite it")
-	}
 	pairing, err := receiverPairing(opts)
 	if err != nil {
+		return err
+	}
+	if err := receivable(disks, opts); err != nil {
 		return err
 	}
 	found, err := multicast.Find(ctx, opts.iface, pairing, slog.New(reportLog{rep}))
@@ -262,6 +266,45 @@ func runMulticastReceive(ctx context.Context, disks []string, opts multicastRece
 	return withCode(exitRefused, fmt.Errorf("the sender offers a %s, which does not go to a disk", text.Escape(details.Kind)), "use --file")
 }
 
+// receivable tells before a session is waited for what would stop it: the interface, the disk, the file.
+func receivable(disks []string, opts multicastReceiveOptions) error {
+	if err := checkInterface(opts.iface); err != nil {
+		return err
+	}
+	if opts.file == "" {
+		dev, err := openDisk(disks[0], blockdev.OpenExclusive)
+		if err != nil {
+			return err
+		}
+		return dev.Close()
+	}
+	if err := notInStore(opts.file); err != nil {
+		return err
+	}
+	if info, err := os.Stat(opts.file); err == nil && !info.Mode().IsRegular() {
+		return withCode(exitUsage, fmt.Errorf("%s is no file", opts.file), "")
+	} else if err == nil && !opts.yes {
+		return withCode(exitRefused, fmt.Errorf("%s exists", opts.file), "add --yes to overwrite it")
+	}
+	return writableDirectory(opts.file)
+}
+
+// checkInterface names the network interfaces that there are if one is not.
+func checkInterface(name string) error {
+	if _, err := net.InterfaceByName(name); err == nil {
+		return nil
+	}
+	all, err := net.Interfaces()
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, i := range all {
+		names = append(names, i.Name)
+	}
+	return withCode(exitNotFound, fmt.Errorf("there is no network interface %q", name), "there are "+strings.Join(names, ", "))
+}
+
 // receiveImage deploys an image that comes by multicast.
 func receiveImage(ctx context.Context, found *multicast.Found, details sessionDetails, path string, opts multicastReceiveOptions, rep *reporter, in io.Reader) error {
 	started := time.Now()
@@ -277,12 +320,9 @@ func receiveImage(ctx context.Context, found *multicast.Found, details sessionDe
 		return err
 	}
 	defer source.Close()
-	dev, err := blockdev.OpenExclusive(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return withCode(exitNotFound, err, fmt.Sprintf("for a disk image file make it first: truncate -s %d %s", manifest.Disks[0].Size, path))
-	}
+	dev, err := openDisk(path, blockdev.OpenExclusive)
 	if err != nil {
-		return diskError(err)
+		return absent(err, path, clone.Geometry{Size: manifest.Disks[0].Size})
 	}
 	defer dev.Close()
 	if !opts.yes {
@@ -295,6 +335,9 @@ func receiveImage(ctx context.Context, found *multicast.Found, details sessionDe
 	session := deploy.Source{Name: "a multicast session", Frames: source.Frames, Prepare: source.Prepare}
 	results, err := deploy.Run(ctx, disks, deploy.Options{Verify: dev.Block},
 		deploy.Means{Source: session, SaveTable: tables.save, Progress: bytesProgress(rep)})
+	if errors.Is(err, multicast.ErrGone) {
+		return withCode(exitFailed, fmt.Errorf("deploy %s@%d to %s: %w", manifest.Image, manifest.Sequence, path, err), senderStopped)
+	}
 	if err != nil {
 		return diskError(fmt.Errorf("deploy %s@%d to %s: %w", manifest.Image, manifest.Sequence, path, err))
 	}
@@ -312,7 +355,7 @@ func receiveImage(ctx context.Context, found *multicast.Found, details sessionDe
 		summary, _ = source.Summary()
 	}
 	took := time.Since(started)
-	rep.printf("%s, %s\n%s\n", deployOutcome(manifest, path, false, result), rate(result.Compared, took), receiveOutcome(summary))
+	rep.printf("%s, %s\n%s\n", deployOutcome(manifest, path, result), rate(result.Compared, took), receiveOutcome(summary))
 	return rep.summary(struct {
 		receiveSummary
 		Deploy deploySummary `json:"deploy"`
@@ -322,6 +365,9 @@ func receiveImage(ctx context.Context, found *multicast.Found, details sessionDe
 		Seconds: took.Seconds(), SavedTables: tables.saved,
 	}})
 }
+
+// senderStopped is the hint when the sender went away.
+const senderStopped = "the sender was stopped: start it again, then run this again with its new code; what a disk has is kept"
 
 func receiverPairing(opts multicastReceiveOptions) (multicast.Pairing, error) {
 	switch {
@@ -336,27 +382,28 @@ func receiverPairing(opts multicastReceiveOptions) (multicast.Pairing, error) {
 
 // receiveFile writes the payload beside its place and moves it there when it is whole.
 func receiveFile(ctx context.Context, found *multicast.Found, name string, rep *reporter) error {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".part-*")
+	f, err := createPart(name)
 	if err != nil {
-		return diskError(err)
+		return err
 	}
-	defer os.Remove(f.Name()) // after the rename there is nothing of that name
-	defer f.Close()
 	geo := found.Geometry()
 	summary, err := found.Receive(ctx, blocks.FullSet(geo.Count()), func(b int, plain []byte) error {
 		_, err := f.WriteAt(plain, geo.Offset(b))
 		return err
 	}, func(done, total int64) { rep.progress("receive", done, total) })
+	if errors.Is(err, multicast.ErrGone) {
+		err = withCode(exitFailed, err, senderStopped)
+	}
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
 	if err != nil {
+		return errors.Join(err, f.discard())
+	}
+	if err := f.finish(true); err != nil {
 		return err
 	}
-	if err := errors.Join(f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), name); err != nil {
-		return err
-	}
-	rep.printf("received %s: %s\n", name, receiveOutcome(summary))
+	rep.printf("received %s: %s\n", text.Escape(name), receiveOutcome(summary))
 	return rep.summary(newReceiveSummary(summary))
 }
 
@@ -482,16 +529,16 @@ func (c closers) Close() error {
 }
 
 func offerFile(name string) (*offer, error) {
-	f, err := os.Open(name)
+	f, err := openInput(name)
 	if err != nil {
-		return nil, diskError(err)
+		return nil, err
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = &fs.PathError{Op: "send", Path: name, Err: errors.New("not a regular file")}
+		err = withCode(exitUsage, fmt.Errorf("%s is no file", name), "")
 	}
 	if err == nil && (info.Size() < 1 || info.Size() > blocks.MaxPayload) {
-		err = &fs.PathError{Op: "send", Path: name, Err: fmt.Errorf("%d bytes cannot be sent", info.Size())}
+		err = withCode(exitUsage, fmt.Errorf("%s holds %d bytes, which cannot be sent", name, info.Size()), "")
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

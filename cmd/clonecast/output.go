@@ -80,4 +80,12 @@ func fileOf(w io.Writer) *os.File {
 	return nil
 }
 
+// asBytes gives the writer below the one that is for people.
+func asBytes(w io.Writer) io.Writer {
+	if lines, ok := w.(text.Writer); ok {
+		return lines.W
+	}
+	return w
+}
+
 func isTerminal(f *os.File) bool { return f != nil && term.IsTerminal(int(f.Fd())) }

@@ -78,6 +78,9 @@ func runServe(ctx context.Context, o serveOptions, stdout, stderr io.Writer) err
 	if err != nil {
 		return err
 	}
+	if err := checkInterface(o.iface); err != nil {
+		return err
+	}
 	if err := server.CheckInterface(o.iface); err != nil { // before an appliance is built for minutes
 		return err
 	}

@@ -195,10 +195,14 @@ func noVersion(list []shelved, ref string) error {
 	switch near := closest(name, names); {
 	case one && len(numbers) > 0:
 		hint = fmt.Sprintf("%s has the %s %s", name, plural(len(numbers), "version"), someOf(numbers))
+	case near != "" && len(names) == 1:
+		hint = fmt.Sprintf("did you mean %s? there is no other image", near)
 	case near != "":
 		hint = fmt.Sprintf("did you mean %s? there are %s", near, someOf(names))
+	case len(names) == 1:
+		hint = "there is only " + names[0]
 	case len(names) > 0:
-		hint = fmt.Sprintf("there %s %s", map[bool]string{true: "is", false: "are"}[len(names) == 1], someOf(names))
+		hint = "there are " + someOf(names)
 	}
 	return withCode(exitNotFound, fmt.Errorf("image %s: %w", ref, chunkstore.ErrNotFound), hint)
 }
@@ -207,7 +211,7 @@ func noVersion(list []shelved, ref string) error {
 func someOf(names []string) string {
 	const most = 12
 	if more := len(names) - most; more > 0 {
-		return fmt.Sprintf("%s (and %d more)", strings.Join(names[more:], ", "), more)
+		return fmt.Sprintf("%s and %d more", strings.Join(names[more:], ", "), more)
 	}
 	return strings.Join(names, ", ")
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -127,10 +128,10 @@ func flagError(cmd *cobra.Command, err error) error {
 		}
 	case errors.As(err, &empty):
 		value, _ := pflag.UnquoteUsage(empty.GetFlag())
-		err = fmt.Errorf("--%s wants a value: --%[1]s %s", empty.GetFlag().Name, value)
+		err = fmt.Errorf("--%[1]s wants a value: --%[1]s %[2]s", empty.GetFlag().Name, value)
 	case errors.As(err, &invalid):
-		value, _ := pflag.UnquoteUsage(invalid.GetFlag())
-		err = fmt.Errorf("--%s %q is not of its kind: --%[1]s %s", invalid.GetFlag().Name, invalid.GetValue(), value)
+		kind := map[string]string{"int": "a whole number", "bool": "true or false", "duration": "a duration as 90s, 10m or 24h"}[invalid.GetFlag().Value.Type()]
+		err = fmt.Errorf("--%s wants %s, not %q", invalid.GetFlag().Name, cmp.Or(kind, "another value"), invalid.GetValue())
 	}
 	return usage(cmd, err)
 }

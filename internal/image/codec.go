@@ -309,6 +309,20 @@ func (r *reader) content() Content {
 	return c
 }
 
+// MaxText bounds the texts of a manifest, in bytes.
+const MaxText = maxString
+
+// CheckText tells why s cannot be a text of a manifest: it is too long or not UTF-8.
+func CheckText(what, s string) error {
+	switch {
+	case len(s) > MaxText:
+		return fmt.Errorf("%s is %d bytes long, %d is the most", what, len(s), MaxText)
+	case !utf8.ValidString(s):
+		return fmt.Errorf("%s is not UTF-8", what)
+	}
+	return nil
+}
+
 func checkString(what, s string) error {
 	if len(s) > maxString || !utf8.ValidString(s) {
 		return fmt.Errorf("manifest: %s is longer than %d bytes or not UTF-8", what, maxString)

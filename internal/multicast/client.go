@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"clonecast/internal/multicast/packet"
@@ -82,6 +83,9 @@ func (c *client) Join(ctx context.Context, r protocol.SessionJoin) (place protoc
 // Blocks implements Host.
 func (c *client) Blocks(ctx context.Context, first, count int, read func(io.Reader) error) error {
 	body, err := c.do(ctx, http.MethodGet, fmt.Sprintf("%s?first=%d&count=%d", pathBlocks, first, count), nil)
+	if errors.Is(err, syscall.ECONNREFUSED) { // the port is open as long as the sender lives
+		return fmt.Errorf("%w: %w", ErrGone, err)
+	}
 	if err != nil {
 		return err
 	}

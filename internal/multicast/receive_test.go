@@ -128,6 +128,37 @@ func (h joinedHost) Join(ctx context.Context, q protocol.SessionJoin) (protocol.
 	return h.Host.Join(ctx, q)
 }
 
+// TestGoodbye stops the sender in the middle: receivers hear that at once, and that nobody is there to fetch from.
+func TestGoodbye(t *testing.T) {
+	_, payload := payloadOf(200 * blocks.Size)
+	opts := offered(t, payload)
+	opts.MaxRate = 2e6
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	sending, stop := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() {
+		_, err := Send(sending, opts)
+		done <- err
+	}()
+	f, err := Find(ctx, "lo", opts.Pairing, opts.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	summary, err := f.Receive(ctx, blocks.FullSet(f.Geometry().Count()), func(int, []byte) error { return nil }, func(done, _ int64) {
+		if done > 0 {
+			stop()
+		}
+	})
+	if !errors.Is(err, ErrGone) || summary.Reason != packet.ReasonEnded {
+		t.Errorf("Receive = %v, reason %v; want that the session has ended and is gone", err, summary.Reason)
+	}
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("Send = %v", err)
+	}
+}
+
 // TestPrepare waits for a session to begin before a deploy changes its disk, and leaves a session that does not begin.
 func TestPrepare(t *testing.T) {
 	dir, _ := captureRandom(t, 6<<20)

@@ -45,6 +45,7 @@ func Send(ctx context.Context, opts SendOptions) (SendSummary, error) {
 		return SendSummary{}, err
 	}
 	defer o.close()
+	interrupted := ctx.Done()
 	g, ctx := errgroup.WithContext(ctx)
 	ctx, finished := context.WithCancel(ctx)
 	defer finished()
@@ -63,6 +64,13 @@ func Send(ctx context.Context, opts SendOptions) (SendSummary, error) {
 		})
 	}
 	err = g.Wait()
+	select {
+	case <-interrupted:
+		if err := o.session.Goodbye(); err != nil {
+			opts.Log.Warn("the receivers could not be told that the session is over", "cause", err)
+		}
+	default:
+	}
 	return o.session.Summary(), err
 }
 

@@ -156,6 +156,32 @@ func (s *Session) Run(ctx context.Context) error {
 	return err
 }
 
+// Goodbye tells the group that the sender goes away for good, after Run was cut: receivers need not wait for it.
+func (s *Session) Goodbye() error {
+	group, buf := net.UDPAddrFromAddrPort(s.Group()), make([]byte, 0, sender.Batch*packet.MaxSize)
+	s.mu.Lock()
+	s.sender.End(s.clock.now())
+	s.mu.Unlock()
+	for {
+		packets, size, wait, _, err := s.next(buf)
+		if err == nil && len(packets) > 0 {
+			err = s.socket.send(group, packets, size)
+		}
+		if err != nil || s.told() {
+			return err
+		}
+		if len(packets) == 0 {
+			time.Sleep(wait)
+		}
+	}
+}
+
+func (s *Session) told() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sender.Told()
+}
+
 // batch is packets to send, all of one size, one after the other.
 type batch struct {
 	to      *net.UDPAddr

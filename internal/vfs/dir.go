@@ -23,6 +23,9 @@ type dir struct {
 
 // Dir opens a directory as a file system.
 func Dir(path string) (FS, error) {
+	if info, err := os.Stat(path); err == nil && !info.IsDir() { // opening a FIFO would wait for a writer
+		return nil, &fs.PathError{Op: "open", Path: path, Err: syscall.ENOTDIR}
+	}
 	root, err := os.OpenRoot(path)
 	if err != nil {
 		return nil, err

@@ -198,9 +198,19 @@ func (s *Sender) Counters() Counters { return s.counters }
 // DataPhase is when data began to flow and when the last multicast receiver was done.
 func (s *Sender) DataPhase() (began, ended time.Duration) { return s.began, s.lastDone }
 
+// End ends the session although somebody may lack blocks: the sender goes away.
+func (s *Sender) End(now time.Duration) {
+	if s.state != packet.StateEnded {
+		s.state, s.statusAt = packet.StateEnded, now
+	}
+}
+
+// Told tells whether the group has heard often enough that the session has ended.
+func (s *Sender) Told() bool { return s.state == packet.StateEnded && s.ended >= endStatuses }
+
 // Finished tells that every receiver has come to its end and the group was told.
 func (s *Sender) Finished() bool {
-	if s.state != packet.StateEnded || s.ended < endStatuses {
+	if !s.Told() {
 		return false
 	}
 	for _, r := range s.order {
