@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"time"
 
 	"clonecast/internal/blockdev"
@@ -121,12 +122,19 @@ type lookFlags struct {
 }
 
 func (l *lookFlags) add(f *pflag.FlagSet) {
-	f.BoolVar(&l.wholeDisk, "whole-disk", false, "take the disk as it is, block by block, whatever its partition table says")
+	f.BoolVar(&l.wholeDisk, "whole-disk", false, "take the disk as it is, block by block, whatever its partition table says (--policy 0=raw)")
 	f.UintVar(&l.bootGap, "boot-gap", 0, "so many `MiB` of the disk's start are stored up to the first partition, "+
 		"where a boot loader needs more than is recognised")
 }
 
 // of are the options for a disk with a policy.
 func (l *lookFlags) of(policy map[int]image.Mode) layout.Options {
-	return layout.Options{Policy: policy, WholeDisk: l.wholeDisk, BootGap: quantity.Bytes(l.bootGap) * quantity.MiB}
+	if l.wholeDisk {
+		policy = maps.Clone(policy)
+		if policy == nil {
+			policy = map[int]image.Mode{}
+		}
+		policy[0] = image.ModeRaw
+	}
+	return layout.Options{Policy: policy, BootGap: quantity.Bytes(l.bootGap) * quantity.MiB}
 }

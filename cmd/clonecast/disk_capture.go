@@ -55,7 +55,11 @@ The compressor is what a capture waits for. --compression fast takes about an ei
 takes about half as long again and stores a little less.
 
 Sectors that cannot be read are read again in smaller steps. If some stay unreadable the capture lists them and makes no version;
-with --fill-bad-sectors it stores zeroes in their place. Unreadable sectors that no file uses do not matter.`,
+with --fill-bad-sectors it stores zeroes in their place. Unreadable sectors that no file uses do not matter.
+
+--whole-disk takes a disk whose partition table cannot be used or must not be looked at (a live stick made from
+an ISO, partitions that overlap): every block, and zeroes take no room. It says the same as --policy 0=raw. A disk
+that a RAID or a volume manager claims as a whole is refused unless --force is given.`,
 		Args: words("PATH", "IMAGE"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return runDiskCapture(cmd.Context(), a[0], a[1], opts, newReporter(cmd, opts.json))

@@ -68,6 +68,9 @@ func openTargets(m *image.Manifest, paths []string, dryRun bool) (devices []*blo
 			closeAll(devices)
 			return nil, absent(err, path, clone.Geometry{Size: m.Disks[i].Size})
 		}
+		if !dev.Block { // a file has no sectors of its own
+			dev.LogicalSector = m.Disks[i].LogicalSector
+		}
 		devices = append(devices, dev)
 	}
 	return devices, nil

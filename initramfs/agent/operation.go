@@ -122,7 +122,7 @@ func (a *Agent) capture(ctx context.Context, op *protocol.Operation, track *trac
 		return report{}, err
 	}
 	defer closeDisks(disks)
-	captured, err := inspect(disks)
+	captured, err := inspect(disks, policies)
 	if err != nil {
 		return report{}, err
 	}
@@ -152,10 +152,10 @@ func (a *Agent) capture(ctx context.Context, op *protocol.Operation, track *trac
 }
 
 // inspect finds out what is on the disks.
-func inspect(disks []opened) ([]capture.Disk, error) {
+func inspect(disks []opened, policies image.Policies) ([]capture.Disk, error) {
 	var captured []capture.Disk
-	for _, d := range disks {
-		l, err := layout.Inspect(d, d.geometry)
+	for i, d := range disks {
+		l, err := layout.Options{Policy: policies[i]}.Inspect(d, d.geometry)
 		if err != nil {
 			return nil, fmt.Errorf("inspect %s: %w", diskText(d.facts), err)
 		}

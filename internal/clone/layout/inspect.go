@@ -19,10 +19,8 @@ import (
 // Options say how a disk is looked at.
 type Options struct {
 	// Policy has the modes that an operator wants, by partition number: what is to be left out is
-	// not looked into.
+	// not looked into. Raw for number 0 takes the disk as one run of bytes, whatever its table says.
 	Policy map[int]image.Mode
-	// WholeDisk takes the disk as one run of bytes, whatever its table says.
-	WholeDisk bool
 	// BootGap is how much of the disk's start is a boot area, whatever stands there.
 	BootGap quantity.Bytes
 }
@@ -35,7 +33,14 @@ func Inspect(r io.ReaderAt, g clone.Geometry) (*Layout, error) { return Options{
 // anywhere else are not.
 func (o Options) Inspect(r io.ReaderAt, g clone.Geometry) (*Layout, error) {
 	l := &Layout{Geometry: g, Table: wholeDisk(g.Size)}
-	if !o.WholeDisk {
+	whole := o.Policy[0] == image.ModeRaw
+	if whole && len(o.Policy) > 1 {
+		return nil, &clone.RefusedError{
+			Reason: "the whole disk is to be taken as it is, and something else is wanted of its partitions",
+			Remedy: "a disk that is stored as one run of bytes has no partitions: leave the other policies out",
+		}
+	}
+	if !whole {
 		if err := o.readTable(r, l); err != nil {
 			return nil, err
 		}
@@ -43,7 +48,7 @@ func (o Options) Inspect(r io.ReaderAt, g clone.Geometry) (*Layout, error) {
 	for _, p := range l.Table.Partitions {
 		inside := io.NewSectionReader(r, int64(p.Start), int64(p.Length))
 		switch {
-		case o.WholeDisk:
+		case whole:
 			l.Partitions = append(l.Partitions, rawPartition(p, Ordered))
 		case o.Policy[p.Number] == image.ModeSkip:
 			skipped := Partition{Partition: p}
