@@ -195,12 +195,15 @@ func TestPrepare(t *testing.T) {
 	if summary, joined := impatient.Summary(); !joined || summary.State != packet.StateFailed {
 		t.Errorf("who gives up waiting ends as %+v, %v", summary, joined)
 	}
-	f.host = host
+	joined := make(chan struct{}, 2)
+	f.host = joinedHost{host, func() { joined <- struct{}{} }}
 	first, second := source(), source()
 	defer first.Close()
 	defer second.Close()
 	ready := make(chan error, 1)
 	go func() { ready <- first.Prepare(ctx, payloadChunks(m)) }()
+	// The sender may not know yet that the impatient one has left: with the second alone it would begin, and soon end.
+	<-joined
 	if err := second.Prepare(ctx, nil); err != nil { // needs nothing, and counts
 		t.Errorf("Prepare for nothing = %v", err)
 	}
