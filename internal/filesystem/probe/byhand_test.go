@@ -129,7 +129,8 @@ func coreStorageBlock() []byte {
 
 // apfsBlock has Fletcher's checksum of 64 bits.
 func apfsBlock() []byte {
-	b := blk(4096, field{8, le(8, 1)}, field{24, le(2, 1)}, field{32, "NXSB"}, field{36, le(4, 4096)}, field{40, le(8, 1000)})
+	b := blk(4096, field{8, le(8, 1)}, field{24, le(2, 1)}, field{32, "NXSB"}, field{36, le(4, 4096)},
+		field{40, le(8, 1000)})
 	var lo, hi uint64
 	for i := 8; i < len(b); i += 4 {
 		lo += uint64(binary.LittleEndian.Uint32(b[i:]))
@@ -152,7 +153,8 @@ func bcachefsSample(sector uint64) sample {
 
 func embeddedHFSPlus() sample {
 	return sample{blkid: "hfsplus", fill: func(put func(quantity.Bytes, []byte)) {
-		put(1024, blk(512, field{0, "BD"}, field{0x14, be(4, 4096)}, field{0x1c, be(2, 16)}, field{0x7c, "H+"}, field{0x7e, be(2, 1)}))
+		put(1024, blk(512, field{0, "BD"}, field{0x14, be(4, 4096)}, field{0x1c, be(2, 16)},
+			field{0x7c, "H+"}, field{0x7e, be(2, 1)}))
 		put(16*512+4096+1024, blk(512, field{0, "H+\x00\x04"}, field{0x28, be(4, 4096)}))
 	}}
 }

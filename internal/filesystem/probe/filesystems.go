@@ -79,7 +79,8 @@ func ufs() []place {
 	var out []place
 	for _, superblock := range []quantity.Bytes{0, 8 << 10, 64 << 10, 256 << 10} {
 		for _, m := range []string{
-			"\x19\x54\x01\x19", "\x00\x01\x19\x54", "\x00\x19\x56\x12", "\x00\x09\x50\x14", "\x00\x61\x21\x95", "\x05\x23\x19\x94",
+			"\x19\x54\x01\x19", "\x00\x01\x19\x54", "\x00\x19\x56\x12",
+			"\x00\x09\x50\x14", "\x00\x61\x21\x95", "\x05\x23\x19\x94",
 		} {
 			out = append(out, at(superblock+inSuperblock, m, string([]byte{m[3], m[2], m[1], m[0]}))...)
 		}
@@ -98,9 +99,10 @@ func sysv() []place {
 
 // minix gives the marks of versions 1 and 2, with names of 14 and 30 letters, and of 3.
 func minix() []place {
-	out := checked(0x410, minix12(mark.le16, mark.le32, "\x7f\x13", "\x8f\x13"), "\x7f\x13", "\x8f\x13", "\x68\x24", "\x78\x24")
-	out = append(out,
-		checked(0x410, minix12(mark.be16, mark.be32, "\x13\x7f", "\x13\x8f"), "\x13\x7f", "\x13\x8f", "\x24\x68", "\x24\x78")...)
+	little := minix12(mark.le16, mark.le32, "\x7f\x13", "\x8f\x13")
+	big := minix12(mark.be16, mark.be32, "\x13\x7f", "\x13\x8f")
+	out := checked(0x410, little, "\x7f\x13", "\x8f\x13", "\x68\x24", "\x78\x24")
+	out = append(out, checked(0x410, big, "\x13\x7f", "\x13\x8f", "\x24\x68", "\x24\x78")...)
 	out = append(out, checked(0x418, minix3(mark.le16, mark.le32), "\x5a\x4d")...)
 	return append(out, checked(0x418, minix3(mark.be16, mark.be32), "\x4d\x5a")...)
 }

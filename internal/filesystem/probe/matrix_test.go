@@ -129,7 +129,9 @@ func trusted() []string {
 
 // readableOnly lists samples whose reader finds no more than the marks, and calls that corrupt.
 func readableOnly() []string {
-	return []string{"ext4", "ext3", "ext2", "jbd", "ntfs", "fat16", "fat32", "exfat", "xfs", "btrfs", "f2fs", "swap", "swap 64K"}
+	return []string{
+		"ext4", "ext3", "ext2", "jbd", "ntfs", "fat16", "fat32", "exfat", "xfs", "btrfs", "f2fs", "swap", "swap 64K",
+	}
 }
 
 // TestMatrix puts the marks of each format onto an image of each one that is trusted, once over its

@@ -261,6 +261,19 @@ func TestSignaturesEndFormats(t *testing.T) {
 	}
 }
 
+// TestDocumented: docs/filesystems.md names every format that is recognised.
+func TestDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../../docs/filesystems.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range kinds(quantity.GiB) {
+		if !strings.Contains(string(text), "`"+k.name+"`") {
+			t.Errorf("docs/filesystems.md does not name %s", k.name)
+		}
+	}
+}
+
 // TestAreas holds the groups to Signatures.
 func TestAreas(t *testing.T) {
 	for _, size := range []quantity.Bytes{0, 4096, quantity.MiB, quantity.GiB + 12288, 300 * quantity.GiB} {

@@ -13,7 +13,8 @@ import (
 // TestTail holds every reader to the one rule for what lies behind a volume. Each volume is made on a
 // partition that then becomes longer.
 func TestTail(t *testing.T) {
-	const small = sampleSize
+	const small, mib = sampleSize, quantity.MiB
+	const verityHeader, luks2 = "verity\x00\x00\x01\x00\x00\x00", "\xba\xbe\x00\x02"
 	all := formats()
 	tests := map[string]struct {
 		tail   quantity.Bytes
@@ -23,19 +24,19 @@ func TestTail(t *testing.T) {
 		note   string         // part of the note; "" for none
 		doubt  string         // part of the doubt's reason
 	}{
-		"zero":               {tail: quantity.MiB},
+		"zero":               {tail: mib},
 		"a sector":           {tail: 512, bytes: "x", stored: true},
-		"padding":            {tail: 64 * quantity.MiB, bytes: "x", at: -1, stored: true, note: "64.0 MiB behind the TYPE are stored"},
-		"long":               {tail: 64*quantity.MiB + 512, bytes: "x", at: 77, note: "64.0 MiB behind the TYPE are not stored"},
+		"padding":            {tail: 64 * mib, bytes: "x", at: -1, stored: true, note: "behind the TYPE are stored"},
+		"long":               {tail: 64*mib + 512, bytes: "x", at: 77, note: "behind the TYPE are not stored"},
 		"very long":          {tail: 5 * quantity.GiB, note: "5.0 GiB behind the TYPE are not stored"},
-		"verity":             {tail: 16 * quantity.MiB, bytes: "verity\x00\x00\x01\x00\x00\x00", stored: true, note: "DM_verity_hash"},
-		"verity of much":     {tail: quantity.GiB, bytes: "verity\x00\x00\x01\x00\x00\x00", at: 4096, stored: true, note: "DM_verity_hash"},
-		"verity of too much": {tail: quantity.GiB + 512, bytes: "verity\x00\x00\x01\x00\x00\x00", at: 512, doubt: "DM_verity_hash"},
-		"LUKS":               {tail: 128 * quantity.MiB, bytes: "LUKS\xba\xbe\x00\x02", at: 65536, stored: true, note: "crypto_LUKS"},
-		"second LUKS header": {tail: 128 * quantity.MiB, bytes: "SKUL\xba\xbe\x00\x02", at: 0x4000, stored: true, note: "crypto_LUKS"},
-		"verified boot":      {tail: 128 * quantity.MiB, bytes: "AVBf", at: -64, stored: true, note: "Android verified boot"},
-		"a file system":      {tail: 128 * quantity.MiB, bytes: "XFSB", stored: true, note: "xfs"},
-		"too far off":        {tail: 128 * quantity.MiB, bytes: "LUKS\xba\xbe\x00\x02", at: 2 * quantity.MiB, note: "not stored"},
+		"verity":             {tail: 16 * mib, bytes: verityHeader, stored: true, note: "DM_verity_hash"},
+		"verity of much":     {tail: quantity.GiB, bytes: verityHeader, at: 4096, stored: true, note: "DM_verity_hash"},
+		"verity of too much": {tail: quantity.GiB + 512, bytes: verityHeader, at: 512, doubt: "DM_verity_hash"},
+		"LUKS":               {tail: 128 * mib, bytes: "LUKS" + luks2, at: 65536, stored: true, note: "crypto_LUKS"},
+		"second LUKS header": {tail: 128 * mib, bytes: "SKUL" + luks2, at: 0x4000, stored: true, note: "crypto_LUKS"},
+		"verified boot":      {tail: 128 * mib, bytes: "AVBf", at: -64, stored: true, note: "Android verified boot"},
+		"a file system":      {tail: 128 * mib, bytes: "XFSB", stored: true, note: "xfs"},
+		"too far off":        {tail: 128 * mib, bytes: "LUKS" + luks2, at: 2 * mib, note: "not stored"},
 	}
 	for _, format := range trusted() {
 		image, _ := all[format].build(t)

@@ -122,7 +122,10 @@ func TestFATInfo(t *testing.T) {
 		off   quantity.Bytes
 		bytes string
 		fat   bool
-	}{{512, "RRaA", true}, {512, "\x00\x00\x00\x00", true}, {512, "RRdA", true}, {512, "x", false}, {512 + 484, "x", false}} {
+	}{
+		{512, "RRaA", true}, {512, "\x00\x00\x00\x00", true}, {512, "RRdA", true},
+		{512, "x", false}, {512 + 484, "x", false},
+	} {
 		old := put(t, f, []piece{{tc.off, []byte(tc.bytes)}})
 		typ, _ := judge(t, image)
 		if v := disktest.Volume(t, image, Read); (typ == "vfat") != tc.fat || (v.Doubt == nil) != tc.fat {
