@@ -144,11 +144,11 @@ func subtract(extents, minus []quantity.Extent) []quantity.Extent {
 	return out
 }
 
-// ends is what is in use behind the last whole cluster: the rest of the volume with the backup
-// boot sector, and the last sector of the partition, where ntfsresize puts that.
+// ends is what is in use behind the last whole cluster: the backup boot sector, behind the volume's
+// other sectors, or in the last sector of the partition, where ntfsresize puts it.
 func (v *volume) ends() []quantity.Extent {
-	start, last := v.clusterOffset(v.clusters), max(v.size-v.sectorSize, 0)
-	return []quantity.Extent{{Start: start, Length: v.end() - start}, {Start: last, Length: v.size - last}}
+	backup, last := quantity.Bytes(v.totalSectors)*v.sectorSize, max(v.size-v.sectorSize, 0)
+	return []quantity.Extent{{Start: backup, Length: v.end() - backup}, {Start: last, Length: v.size - last}}
 }
 
 // end is where the volume ends: behind the sector that follows those it counts.

@@ -17,8 +17,9 @@
 //	record 8 ($BadClus)             → bad clusters, never worth reading
 //	page files, $LogFile            → allocated, but not content (discard.go)
 //
-// The rest of the volume after its last whole cluster counts as allocated, and so does the
-// partition's last sector: the backup boot sector is at one of these two places.
+// The sector behind the volume counts as allocated, and so does the partition's last one: the
+// backup boot sector is at one of these two places. What is left in front of it, less than a
+// cluster, no file can use.
 //
 // Not guaranteed: files are not examined; a $Bitmap that is wrong but consistent
 // with $MFT and itself is believed.

@@ -184,14 +184,14 @@ func TestEnds(t *testing.T) {
 	v.clusterSize, v.sectorSize = 4096, 512
 	v.clusters, v.totalSectors = 1000, 8005
 	got, want := v.ends(), []quantity.Extent{
-		{Start: 4096 * 1000, Length: 6 * 512}, {Start: 10*quantity.MiB - 512, Length: 512},
+		{Start: 8005 * 512, Length: 512}, {Start: 10*quantity.MiB - 512, Length: 512},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("ends (-want +got):\n%s", diff)
 	}
-	v.size = 4096*1000 + 300
+	v.size = 8005*512 + 300
 	if got := quantity.Normalize(v.ends()); len(got) != 1 || got[0].End() != v.size {
-		t.Errorf("ends of a partition that stops in the volume's last sectors = %v", got)
+		t.Errorf("ends of a partition that stops in the backup boot sector = %v", got)
 	}
 }
 

@@ -27,7 +27,7 @@ func TestTail(t *testing.T) {
 		"zero":               {tail: mib},
 		"a sector":           {tail: 512, bytes: "x", stored: true},
 		"padding":            {tail: 64 * mib, bytes: "x", at: -1, stored: true, note: "behind the TYPE are stored"},
-		"long":               {tail: 64*mib + 512, bytes: "x", at: 77, note: "64.0 MiB behind the TYPE are not"},
+		"long":               {tail: 64*mib + 512, bytes: "x", at: 77, note: "behind the TYPE are not stored"},
 		"very long":          {tail: 5 * quantity.GiB, note: "5.0 GiB behind the TYPE are not stored"},
 		"verity":             {tail: 16 * mib, bytes: verityHeader, stored: true, note: "DM_verity_hash"},
 		"verity of much":     {tail: quantity.GiB, bytes: verityHeader, at: 4096, stored: true, note: "DM_verity_hash"},
