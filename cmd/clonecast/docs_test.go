@@ -10,6 +10,9 @@ import (
 
 var docCommand = regexp.MustCompile(`(?m)^ {4}(?:\$ )?(?:sudo )?(?:bin/)?clonecast (.*)$`)
 
+// redirection is what a shell does with the rest of a line.
+var redirection = regexp.MustCompile(` [|<>] .*$`)
+
 // TestCommandsInDocuments reads every command line of the documents as the program would: the command exists, and so do its
 // flags and the number of its arguments.
 func TestCommandsInDocuments(t *testing.T) {
@@ -26,6 +29,7 @@ func TestCommandsInDocuments(t *testing.T) {
 		for _, m := range docCommand.FindAllStringSubmatch(string(text), -1) {
 			found++
 			line, _, _ := strings.Cut(m[1], " #")
+			line = redirection.ReplaceAllString(line, "")
 			cmd, rest, err := newRootCmd().Find(strings.Fields(line))
 			if err == nil {
 				err = cmd.ParseFlags(rest)
