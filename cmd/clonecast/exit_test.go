@@ -27,17 +27,6 @@ func TestReport(t *testing.T) {
 	}
 }
 
-func TestUsageErrorsExitWithTwo(t *testing.T) {
-	for _, line := range []string{"nosuchcommand", "build", "build --nosuchflag qemu"} {
-		root := newRootCmd()
-		root.SetArgs(strings.Fields(line))
-		var out strings.Builder
-		if code := report(&out, root.Execute()); code != exitUsage {
-			t.Errorf("clonecast %s: exit code %d, want %d (%s)", line, code, exitUsage, out.String())
-		}
-	}
-}
-
 func TestCommandsAreThereOnce(t *testing.T) {
 	seen := map[string]bool{}
 	for _, cmd := range newRootCmd().Commands() {

@@ -28,11 +28,19 @@ func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	n, err := o.to.Write(p)
-	if err != nil && o.err == nil {
+	if err == nil {
+		return n, nil
+	}
+	if o.err == nil {
 		o.err = err
 	}
-	return n, err
+	return n, &outputWriteError{err}
 }
+
+// outputWriteError is an error of standard output, as commands see it.
+type outputWriteError struct{ error }
+
+func (e *outputWriteError) Unwrap() error { return e.error }
 
 func (o *output) error() error {
 	o.mu.Lock()
@@ -43,10 +51,11 @@ func (o *output) error() error {
 // outputError gives the error of a command that could not print its result. err is what the command says
 // itself, which comes first unless it is about the output.
 func outputError(err, output error) error {
+	var of *outputWriteError
 	switch {
 	case output == nil:
 		return err
-	case err != nil && !errors.Is(err, output):
+	case err != nil && !errors.As(err, &of):
 		return err
 	case errors.Is(output, syscall.EPIPE):
 		return &exitError{code: exitSignal + int(syscall.SIGPIPE), err: output, quiet: true}

@@ -69,11 +69,35 @@ func ownManners(root *cobra.Command) {
 	for _, c := range root.Commands() {
 		if c.Name() == "completion" {
 			for _, shell := range c.Commands() {
-				shell.Args = words()
+				shell.Args, shell.RunE, shell.Run = words(), printCompletion, nil
 			}
 		}
 	}
 	holdOthers(root)
+}
+
+// printCompletion replaces the library's, which does not print to the command's output.
+func printCompletion(cmd *cobra.Command, _ []string) error {
+	plain, err := cmd.Flags().GetBool("no-descriptions")
+	if err != nil {
+		return err
+	}
+	root, out := cmd.Root(), cmd.OutOrStdout()
+	switch cmd.Name() {
+	case "bash":
+		return root.GenBashCompletionV2(out, !plain)
+	case "zsh":
+		if plain {
+			return root.GenZshCompletionNoDesc(out)
+		}
+		return root.GenZshCompletion(out)
+	case "fish":
+		return root.GenFishCompletion(out, !plain)
+	}
+	if plain {
+		return root.GenPowerShellCompletion(out)
+	}
+	return root.GenPowerShellCompletionWithDesc(out)
 }
 
 // holdOthers lets commands that do nothing themselves say which commands they hold.

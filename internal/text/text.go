@@ -87,18 +87,27 @@ func escapeRune(r rune, bytes string) string {
 	return fmt.Sprintf(`\u%04x`, r)
 }
 
-// Writer escapes what goes to W, line by line: a newline stays one. It is for output that is made of lines and
+// Writer escapes what goes to W, except newlines and tabs. It is for output that is made of lines and
 // of texts of strangers, as a last line of defence; a text that may hold a newline needs Escape before.
 // A write must not end within a character.
 type Writer struct{ W io.Writer }
 
 // Write writes the escaped p. It tells of all of p or of an error.
 func (w Writer) Write(p []byte) (int, error) {
-	lines := strings.Split(string(p), "\n")
-	for i := range lines {
-		lines[i] = Escape(lines[i])
+	var b strings.Builder
+	for rest := string(p); rest != ""; {
+		at := strings.IndexAny(rest, "\n\t")
+		if at < 0 {
+			at = len(rest)
+		}
+		b.WriteString(Escape(rest[:at]))
+		if at < len(rest) {
+			b.WriteByte(rest[at])
+			at++
+		}
+		rest = rest[at:]
 	}
-	if _, err := io.WriteString(w.W, strings.Join(lines, "\n")); err != nil {
+	if _, err := io.WriteString(w.W, b.String()); err != nil {
 		return 0, err
 	}
 	return len(p), nil

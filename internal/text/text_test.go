@@ -67,7 +67,7 @@ func (full) Write([]byte) (int, error) { return 0, errors.New("full") }
 
 func TestWriter(t *testing.T) {
 	var b strings.Builder
-	if n, err := (Writer{&b}).Write([]byte("a\x1b\nb\r\n")); n != 6 || err != nil || b.String() != "a\\x1b\nb\\r\n" {
+	if n, err := (Writer{&b}).Write([]byte("a\x1b\nb\tc\r\n")); n != 8 || err != nil || b.String() != "a\\x1b\nb\tc\\r\n" {
 		t.Errorf("Write = %d, %v, %q", n, err, b.String())
 	}
 	if _, err := (Writer{full{}}).Write([]byte("a")); err == nil {
