@@ -34,6 +34,7 @@ import (
 	"clonecast/builder/kernel"
 	"clonecast/configs"
 	"clonecast/internal/bootparam"
+	"clonecast/internal/vfs"
 )
 
 // The files of a build.
@@ -249,17 +250,11 @@ func write(dir string, files map[string][]byte, result *Result) error {
 	return writeFile(filepath.Join(dir, ResultFile), append(text, '\n'))
 }
 
-// writeFile makes a file appear whole.
+// writeFile makes a file appear whole. Everybody may read it: the server of boot files is not root.
 func writeFile(name string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".build-")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
+	err := vfs.WriteFile(name, data, 0o644)
 	if err == nil {
-		err = os.Rename(f.Name(), name)
+		err = os.Chmod(name, 0o644)
 	}
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)

@@ -416,3 +416,30 @@ func TestReplace(t *testing.T) {
 		}
 	}
 }
+
+// WriteFile makes a file appear whole, with the mode that was asked for, and leaves nothing beside it.
+func TestWriteFile(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "a")
+	for _, content := range []string{"first", "second"} {
+		if err := vfs.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(name); err != nil || string(got) != content {
+			t.Errorf("the file holds %q, %v", got, err)
+		}
+	}
+	if err := vfs.ReplaceFile(name, 0o600, func(io.Writer) error { return syscall.EIO }); !errors.Is(err, syscall.EIO) {
+		t.Errorf("ReplaceFile = %v, want what the writer says", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 {
+		t.Errorf("left are %v, %v", entries, err)
+	}
+	if info, err := os.Stat(name); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if err := vfs.WriteFile(filepath.Join(dir, "none", "a"), nil, 0o600); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("WriteFile in no directory = %v, want ErrNotExist", err)
+	}
+}

@@ -1,55 +1,44 @@
 package sender
 
 import (
-	"container/list"
-
 	"clonecast/internal/multicast/blocks"
 	"clonecast/internal/multicast/fec"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
 // cache keeps the blocks used last, with the parity made of them.
 type cache struct {
 	limit  int
-	blocks map[int]*list.Element
-	used   list.List // of *cached, the last used one in front
+	blocks *simplelru.LRU[int, *cached]
 }
 
 // cached is a block in memory.
 type cached struct {
-	number int
 	data   []byte // whole symbols
 	parity [][][]byte
 }
 
 func (c *cache) init(limit int) {
 	c.limit = limit
-	c.blocks = map[int]*list.Element{}
+	c.blocks, _ = simplelru.NewLRU[int, *cached](limit, nil) // the only error is a limit below 1
 }
 
 func (c *cache) get(b int) *cached {
-	e := c.blocks[b]
-	if e == nil {
-		return nil
-	}
-	c.used.MoveToFront(e)
-	return e.Value.(*cached)
+	block, _ := c.blocks.Get(b)
+	return block
 }
 
 // room gives memory for a block, that of the one used longest ago if need be.
 func (c *cache) room() *cached {
-	if c.used.Len() < c.limit {
+	if c.blocks.Len() < c.limit {
 		return &cached{data: make([]byte, blocks.Size)}
 	}
-	e := c.used.Back()
-	old := c.used.Remove(e).(*cached)
-	delete(c.blocks, old.number)
+	_, old, _ := c.blocks.RemoveOldest()
 	return &cached{data: old.data[:blocks.Size]}
 }
 
-func (c *cache) put(b int, block *cached) {
-	block.number = b
-	c.blocks[b] = c.used.PushFront(block)
-}
+func (c *cache) put(b int, block *cached) { c.blocks.Add(b, block) }
 
 // paritySymbol gives a parity symbol of the block and makes it if need be.
 func (c *cached) paritySymbol(code *fec.Code, symbol int) ([]byte, error) {
