@@ -220,11 +220,11 @@ func braces(text string) (all []string) {
 	return []string{text}
 }
 
-var program = regexp.MustCompile(`^(?:sudo )?(?:\./)?(?:bin/)?clonecast `)
+var programName = regexp.MustCompile(`^(?:sudo )?(?:\./)?(?:bin/)?clonecast `)
 
 // ours gives what follows the program's name, if a line begins with that.
 func ours(line string) (command string, ok bool) {
-	name := program.FindString(line)
+	name := programName.FindString(line)
 	return line[len(name):], name != ""
 }
 
@@ -260,7 +260,7 @@ func shellWords(line string) (words []string, err error) {
 		case c == '\'' || c == '"':
 			quote, begun = c, true
 		case c == ' ':
-			if word == "|" || word == ">" {
+			if word == "|" || word == ">" || word == "<" {
 				return words, nil
 			}
 			if special {
