@@ -23,7 +23,7 @@ func outcomeOf(t *testing.T, line ...string) (code int, stdout, stderr string) {
 }
 
 // everyCommand calls f with each command of the program, the library's own as well.
-func everyCommand(f func(cmd *cobra.Command, path []string)) {
+func eachCommand(f func(cmd *cobra.Command, path []string)) {
 	var walk func(cmd *cobra.Command, path []string)
 	walk = func(cmd *cobra.Command, path []string) {
 		f(cmd, path)
@@ -57,7 +57,7 @@ func wrongUsage(t *testing.T, line []string, want string) {
 // Every command refuses what it does not know or misses, in the same way.
 func TestWrongUsageOfEveryCommand(t *testing.T) {
 	leaves := 0
-	everyCommand(func(cmd *cobra.Command, path []string) {
+	eachCommand(func(cmd *cobra.Command, path []string) {
 		wrongUsage(t, append(slices.Clone(path), "--nosuchflag"), "there is no flag --nosuchflag")
 		wrongUsage(t, append(slices.Clone(path), "-Z"), "there is no flag -Z")
 		if cmd.HasSubCommands() {
@@ -116,7 +116,7 @@ func (w brokenWriter) Write([]byte) (int, error) { return 0, w.err }
 
 // What cannot be told is no success, whatever the command.
 func TestBrokenOutput(t *testing.T) {
-	everyCommand(func(_ *cobra.Command, path []string) {
+	eachCommand(func(_ *cobra.Command, path []string) {
 		for err, want := range map[error]int{syscall.ENOSPC: exitFailed, syscall.EPIPE: 141} {
 			var stderr bytes.Buffer
 			code := execute(t.Context(), append(slices.Clone(path), "--help"), strings.NewReader(""), brokenWriter{err}, &stderr)

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"clonecast/internal/await"
 	"clonecast/internal/multicast/blocks"
