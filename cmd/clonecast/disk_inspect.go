@@ -139,19 +139,25 @@ func printLayout(out io.Writer, dev *blockdev.Device, l *layout.Layout) error {
 	return nil
 }
 
-// printBootAreas shows what is stored of the gaps that boot code may use. It gives the end of the first, where
-// free room begins, and how much all of them store.
+// printBootAreas shows what is stored of the gaps that boot code may use, in one line. It gives the end of the
+// first, where free room begins, and how much all of them store.
 func printBootAreas(w io.Writer, l *layout.Layout) (end, stored quantity.Bytes) {
+	var areas []partition.Area
 	for _, a := range l.Table.Areas {
 		if a.Kind == partition.AreaBoot {
-			fmt.Fprintf(w, "-\t%d\t%v\tboot area\t-\t-\t%v\t%s\n", l.LogicalSector.Sectors(a.Start), a.Length, a.Length, image.ModeRaw)
+			areas = append(areas, a)
 			stored += a.Length
-			if end == 0 {
-				end = a.Start + a.Length
-			}
 		}
 	}
-	return end, stored
+	if len(areas) == 0 {
+		return 0, 0
+	}
+	what := "boot area"
+	if len(areas) > 1 {
+		what = fmt.Sprintf("%d boot areas", len(areas))
+	}
+	fmt.Fprintf(w, "-\t%d\t%v\t%s\t-\t-\t%v\t%s\n", l.LogicalSector.Sectors(areas[0].Start), stored, what, stored, image.ModeRaw)
+	return areas[0].Start + areas[0].Length, stored
 }
 
 // printFree shows room that no partition takes, unless it is as short as what alignment

@@ -8,6 +8,7 @@ import (
 
 	"clonecast/internal/filesystem"
 	"clonecast/internal/filesystem/ntfs"
+	"clonecast/internal/filesystem/probe"
 	"clonecast/internal/filesystem/swap"
 	"clonecast/internal/quantity"
 )
@@ -36,6 +37,10 @@ func (w *writing) grow(ctx context.Context) error {
 
 func (w *writing) growFilesystem(ctx context.Context, g *Grown) (quantity.Bytes, error) {
 	where := quantity.Extent{Start: g.start, Length: g.To}
+	before := io.NewSectionReader(w.target, int64(g.start), int64(g.From))
+	if behind, err := probe.Behind(before, g.From); err != nil || behind {
+		return 0, errors.Join(err, &filesystem.UnchangedError{Reason: "something is kept behind it in the partition"})
+	}
 	switch {
 	case g.Filesystem == "swap":
 		return w.growOwn(where, swap.Grow)

@@ -239,11 +239,15 @@ func (p *Plan) addBegin(targets []*target, s Source) error {
 		if err != nil {
 			return clone.OfDisk(err, i, len(targets))
 		}
-		p.add(Step{Do: Invalidate, Disk: i, Patches: patches})
+		if len(patches) > 0 {
+			p.add(Step{Do: Invalidate, Disk: i, Patches: patches})
+		}
 		if patches, err = t.plan.firstBytes(t.Target); err != nil {
 			return clone.OfDisk(err, i, len(targets))
 		}
-		p.add(Step{Do: Withhold, Disk: i, Patches: patches})
+		if slices.ContainsFunc(t.plan.Regions, func(r Region) bool { return r.Withheld }) {
+			p.add(Step{Do: Withhold, Disk: i, Patches: patches})
+		}
 	}
 	return nil
 }
