@@ -8,8 +8,8 @@ import (
 )
 
 // ReplaceFile is Replace for a path of the machine. It is how the whole project makes a file
-// appear at once: the libraries for that (google/renameio, natefinch/atomic) do not sync the
-// directory, so that a power cut may bring the old file back, or none.
+// appear at once: google/renameio, a library for that, does not sync the directory, so that a
+// power cut may bring the old file back, or none.
 func ReplaceFile(path string, perm fs.FileMode, write func(io.Writer) error) error {
 	dir, err := Dir(filepath.Dir(path))
 	if err != nil {

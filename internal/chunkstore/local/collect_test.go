@@ -418,7 +418,7 @@ func TestCrashAtEveryOperationOfCollect(t *testing.T) {
 // Each operation of a deletion and two collections fails in its turn, once and for good.
 func TestFaultAtEveryOperationOfCollect(t *testing.T) {
 	t.Parallel()
-	for _, fault := range []struct {
+	for i, fault := range []struct {
 		name       string
 		err        error
 		persistent bool
@@ -430,7 +430,7 @@ func TestFaultAtEveryOperationOfCollect(t *testing.T) {
 	} {
 		t.Run(fault.name, func(t *testing.T) {
 			base, gone, kept := twoToCollect(t)
-			for n := 1; ; n++ {
+			for n := firstOf(i); ; n += everyNth() {
 				disk := clone(base)
 				inject := &faultfs.Nth{N: n, Persistent: fault.persistent, Err: fault.err}
 				var failed string

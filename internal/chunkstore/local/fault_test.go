@@ -250,12 +250,23 @@ func cycle(ctx context.Context, fsys vfs.FS, disk *storetest.Sample, opts local.
 
 var errProblems = errors.New("problems")
 
+// firstOf and everyNth let a test of the operations one by one take a third of them, another one for
+// every kind of fault: pairs_test.go has more. With CLONECAST_LONG=1 it takes all.
+func firstOf(kind int) int { return 1 + kind%everyNth() }
+
+func everyNth() int {
+	if long() {
+		return 1
+	}
+	return 3
+}
+
 // Each operation fails in its turn, once and for good. None may go unreported (by an
 // error, or in the log where the work can go on), none may hand out wrong data, and when
 // the fault is gone the store is sound and works.
 func TestFaultAtEveryOperation(t *testing.T) {
 	t.Parallel()
-	for _, fault := range []struct {
+	for i, fault := range []struct {
 		name       string
 		err        error
 		persistent bool
@@ -269,7 +280,7 @@ func TestFaultAtEveryOperation(t *testing.T) {
 			first, second := newSample(t, 1, 9, 2), newSample(t, 2, 12, 2)
 			base := memfs.New()
 			capture(t, createFS(t, base, small), first)
-			for n := 1; ; n++ {
+			for n := firstOf(i); ; n += everyNth() {
 				disk := clone(base)
 				inject := &faultfs.Nth{N: n, Persistent: fault.persistent, Err: fault.err}
 				var failed string

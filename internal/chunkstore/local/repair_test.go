@@ -251,12 +251,12 @@ func TestCrashAtEveryOperationOfRepair(t *testing.T) {
 // Each operation of a repair fails in its turn, once and for good; then the repair again.
 func TestFaultAtEveryOperationOfRepair(t *testing.T) {
 	t.Parallel()
-	for _, fault := range []struct {
+	for i, fault := range []struct {
 		err        error
 		persistent bool
 	}{{syscall.EIO, false}, {syscall.ENOSPC, true}} {
 		base, other, samples := broken(t)
-		for n := 1; ; n++ {
+		for n := firstOf(i); ; n += everyNth() {
 			disk := clone(base)
 			inject := &faultfs.Nth{N: n, Persistent: fault.persistent, Err: fault.err}
 			var failed string

@@ -125,6 +125,7 @@ func ambiguous(found []filesystem.Volume) filesystem.Volume {
 		names = append(names, v.Type)
 		if v.Doubt != nil && v.Doubt.Refuse {
 			out.Doubt.Refuse = true
+			out.Doubt.Hibernated = out.Doubt.Hibernated || v.Doubt.Hibernated
 			out.Doubt.Remedy = v.Doubt.Remedy
 		}
 	}
