@@ -38,7 +38,7 @@ func (d *disks) read(name string) []byte {
 	return b
 }
 
-// run is a command line in which @ stands for the directory. It gives both outputs.
+// run is a command line in which @ before a name stands for the directory. It gives both outputs.
 func (d *disks) run(code int, line string, wants ...string) string {
 	d.t.Helper()
 	var out, errs bytes.Buffer
@@ -46,7 +46,7 @@ func (d *disks) run(code int, line string, wants ...string) string {
 	root.SetOut(&out)
 	root.SetErr(&errs)
 	root.SetIn(strings.NewReader(""))
-	root.SetArgs(strings.Fields(strings.ReplaceAll(line, "@", d.dir+"/")))
+	root.SetArgs(strings.Fields(strings.ReplaceAll(line, " @", " "+d.dir+"/")))
 	got := report(&errs, root.ExecuteContext(d.t.Context()))
 	text := out.String() + errs.String()
 	if got != code {
@@ -93,7 +93,8 @@ func TestDiskPolicies(t *testing.T) {
 	// The same on a target that has the table already writes no second file.
 	d.run(exitOK, "disk deploy lab @target --store @store --yes", "holds lab@1 already")
 	d.run(exitRefused, "disk restore-table @target.old-table.json @target", "declined; nothing was written")
-	d.run(exitRefused, "disk restore-table @target.old-table.json @store/format --yes", "choose the disk that it was saved from")
+	d.make("other", "truncate -s 9M $D")
+	d.run(exitRefused, "disk restore-table @target.old-table.json @other --yes", "choose the disk that it was saved from")
 	d.run(exitOK, "disk restore-table @target.old-table.json @target --yes", "is what it was")
 	if now := d.read("target"); !bytes.Equal(now[:64*512], before[:64*512]) {
 		t.Error("the table was not put back")
@@ -146,7 +147,7 @@ func TestSeveralDisks(t *testing.T) {
 // What is compressed harder takes less room and deploys to the same disk.
 func TestDiskCompression(t *testing.T) {
 	d := newDisks(t)
-	source := d.make("source", "find /usr/share/doc /usr/share/perl -type f | sort | xargs cat | head -c 8M >$D; truncate -s 8M $D")
+	source := d.make("source", "(head -c 4k /dev/zero; find /usr/share/doc /usr/share/perl -type f | sort | xargs cat) | head -c 8M >$D; truncate -s 8M $D")
 	d.run(exitUsage, "disk capture @source lab --store @store --compression best", "neither fast, normal nor small")
 	var sizes []int64
 	for _, level := range []string{"fast", "normal", "small"} {
@@ -253,7 +254,7 @@ func TestMountedDiskIsNotCaptured(t *testing.T) {
 	d.make("disk", "mke2fs -q -F $D")
 	dev := disktest.LoopPart(t, d.path("disk"), quantity.Extent{Length: 8 * quantity.MiB})
 	dir := disktest.Mount(t, dev, "mount -t ext2 DEV DIR")
-	d.run(exitRefused, "disk capture "+dev+" lab --store @store", "in use", "unmount")
+	d.run(exitRefused, "disk capture "+dev+" lab --store @store", "in use", "umount")
 	d.run(exitOK, "disk inspect "+dev)
 	disktest.Unmount(t, dir)
 	d.run(exitOK, "disk capture "+dev+" lab --store @store")

@@ -215,5 +215,5 @@ func TestServeCommandLine(t *testing.T) {
 	r.run("", exitUsage, "serve --interface lo --dhcp maybe", "none of off, proxy, full")
 	r.run("", exitUsage, "serve --interface lo --dhcp full --dhcp-range 1-2", "not of the form")
 	r.run("", exitUsage, "serve --interface lo --multicast-rate fast", `--multicast-rate "fast" is no rate`)
-	r.run("", exitFailed, "serve --interface nope0", "no network interface", "this computer has")
+	r.run("", exitNotFound, "serve --interface nope0", "no network interface", "hint: there are")
 }
