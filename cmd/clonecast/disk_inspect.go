@@ -46,6 +46,9 @@ func runDiskInspect(path string, policies []string, looks lookFlags, rep *report
 		return err
 	}
 	defer dev.Close()
+	if err := l.Apply(dev, looks.of(policy[0]).Policy); err != nil {
+		return diskError(fmt.Errorf("inspect %s: %w", path, err))
+	}
 	warnInUse(rep, dev)
 	if rep.json {
 		return rep.summary(summarize(dev, l))

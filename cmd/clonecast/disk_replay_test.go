@@ -157,8 +157,8 @@ func TestReplayRefused(t *testing.T) {
 	disktest.Run(t, "", "sh", "-ec", "truncate -s 8M $0; mkswap -q $0; printf 'S1SUSPEND\\000' | dd of=$0 bs=1 seek=4086 conv=notrunc status=none", hibernated)
 	disktest.Run(t, "start=2048, size=4096\nstart=8192, size=131072\n", "sfdisk", "-q", "-X", "dos", mixed(t, d, source, hibernated))
 	d.run(exitRefused, "disk capture @mixed lab --store @store --replay", "hibernated")
-	d.run(exitRefused, "disk capture @mixed lab --store @store --replay --force", "no journal may be replayed under a hibernated system")
-	d.run(exitRefused, "disk capture @mixed lab --store @store --replay --policy 1=skip", "no journal may be replayed under a hibernated system")
+	d.run(exitRefused, "disk capture @mixed lab --store @store --replay --force", "no journal may be replayed beside a hibernated system")
+	d.run(exitRefused, "disk capture @mixed lab --store @store --replay --policy 1=skip", "no journal may be replayed beside a hibernated system")
 	d.run(exitRefused, "disk capture "+source+" lab --also @mixed --store @store --replay", "hibernated")
 	if now := disktest.Run(t, "", "sha256sum", source); now != before {
 		t.Error("the disk was changed")

@@ -182,7 +182,7 @@ func TestDiskGrow(t *testing.T) {
 	d.run(exitUsage, "disk deploy lab @target --store @store --yes --grow first", "neither \"last\" nor a partition's number")
 	d.run(exitRefused, "disk deploy lab @target --store @store --yes --grow 2:1", "a partition of disk 2 was to grow")
 	d.run(exitRefused, "disk deploy lab @target --store @store --yes --grow 3", "the image has none", "hint: see the image's partitions")
-	d.run(exitOK, "disk deploy lab @target --store @store --dry-run --grow last", "grow: partition 2 (ntfs): 32.0 MiB to 698.0 MiB")
+	d.run(exitOK, "disk deploy lab @target --store @store --dry-run --grow last", "grow    partition 2 (ntfs): 32.0 MiB to 698.0 MiB")
 	out := d.run(exitOK, "disk deploy lab @target --store @store --yes --grow 1,2 --json")
 	var summary struct {
 		Grown []struct {
@@ -212,13 +212,14 @@ func TestDiskInspect(t *testing.T) {
 	want := d.path("mbr") + `, 8.0 MiB, mbr 12345678, sectors of 512 bytes
 
 NO  START  SIZE       TYPE             FILE SYSTEM  LABEL  STORED     MODE
+-   1      80.5 KiB   2 boot areas     -            -      80.5 KiB   raw
 1*  63     500.0 KiB  HPFS/NTFS/exFAT  -            -      500.0 KiB  raw
 5   2148   250.0 KiB  Linux            -            -      250.0 KiB  raw
 -   2648   2.7 MiB    free             -            -      -          -
 6   8192   300.0 KiB  0xda             -            -      300.0 KiB  raw
 -   8792   3.7 MiB    free             -            -      -          -
 
-a capture stores 1.0 MiB of 8.0 MiB; * marks the active partition
+a capture stores 1.1 MiB of 8.0 MiB; * marks the active partition
 `
 	if !strings.HasPrefix(got, want) {
 		t.Errorf("inspect shows\n%s\nwant\n%s", got, want)

@@ -18,8 +18,8 @@ import (
 
 // Options say how a disk is looked at.
 type Options struct {
-	// Policy has the modes that an operator wants, by partition number: what is to be left out is
-	// not looked into. Raw for number 0 takes the disk as one run of bytes, whatever its table says.
+	// Policy has the modes that an operator wants, by partition number. Raw for number 0 takes the disk
+	// as one run of bytes, whatever its table says. All others are for Layout.Apply.
 	Policy map[int]image.Mode
 	// BootGap is how much of the disk's start is a boot area, whatever stands there.
 	BootGap quantity.Bytes
@@ -47,20 +47,15 @@ func (o Options) Inspect(r io.ReaderAt, g clone.Geometry) (*Layout, error) {
 	}
 	for _, p := range l.Table.Partitions {
 		inside := io.NewSectionReader(r, int64(p.Start), int64(p.Length))
-		switch {
-		case whole:
+		if whole {
 			l.Partitions = append(l.Partitions, rawPartition(p, Ordered))
-		case o.Policy[p.Number] == image.ModeSkip:
-			skipped := Partition{Partition: p}
-			skipped.skip()
-			l.Partitions = append(l.Partitions, skipped)
-		default:
-			v, err := look(inside, p.Length)
-			if err != nil {
-				return nil, fmt.Errorf("partition %d: %w", p.Number, err)
-			}
-			l.Partitions = append(l.Partitions, NewPartition(p, v))
+			continue
 		}
+		v, err := look(inside, p.Length)
+		if err != nil {
+			return nil, fmt.Errorf("partition %d: %w", p.Number, err)
+		}
+		l.Partitions = append(l.Partitions, NewPartition(p, v))
 	}
 	return l, nil
 }

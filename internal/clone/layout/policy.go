@@ -38,7 +38,7 @@ func (l *Layout) Apply(r io.ReaderAt, policy map[int]image.Mode) error {
 func (p *Partition) apply(r io.ReaderAt, mode image.Mode) error {
 	switch {
 	case mode == image.ModeSkip:
-		p.skip()
+		p.Mode, p.Reason, p.Remedy, p.Refuse, p.Extents = mode, Ordered, "", false, nil
 	case mode == image.ModeRaw:
 		if p.Mode != image.ModeRaw {
 			p.Reason, p.Remedy = Ordered, ""
@@ -55,11 +55,6 @@ func (p *Partition) apply(r io.ReaderAt, mode image.Mode) error {
 		}
 	}
 	return nil
-}
-
-// skip leaves the partition out.
-func (p *Partition) skip() {
-	p.Mode, p.Reason, p.Remedy, p.Refuse, p.Extents = image.ModeSkip, Ordered, "", false, nil
 }
 
 // format keeps the identity of a file system, to be made anew by every deploy. What is
