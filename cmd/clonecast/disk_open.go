@@ -74,7 +74,8 @@ func differentDisks(paths []string) error {
 	for i, a := range paths {
 		for _, b := range paths[:i] {
 			if blockdev.Overlap(a, b) {
-				return withCode(exitRefused, fmt.Errorf("%s and %s are the same disk, or one is a part of the other", b, a), "name each disk once")
+				return withCode(exitRefused, fmt.Errorf("%s and %s are the same disk, or one is a part of the other",
+					b, a), "name each disk once")
 			}
 		}
 	}
@@ -91,7 +92,8 @@ func warnInUse(rep *reporter, dev *blockdev.Device) {
 // absent gives the error of a target that is not there the command that makes it.
 func absent(err error, path string, d clone.Geometry) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		return withCode(exitNotFound, err, fmt.Sprintf("for a disk image file make it first: truncate -s %d %s", d.Size, path))
+		return withCode(exitNotFound, err, fmt.Sprintf("for a disk image file make it first: truncate -s %d %s",
+			d.Size, path))
 	}
 	return err
 }
@@ -101,7 +103,8 @@ func writableDirectory(path string) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".clonecast-*")
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			err = withCode(exitNotFound, &fs.PathError{Op: "write", Path: path, Err: fs.ErrNotExist}, "its directory is not there")
+			err = withCode(exitNotFound, &fs.PathError{Op: "write", Path: path, Err: fs.ErrNotExist},
+				"its directory is not there")
 		}
 		return err
 	}

@@ -20,7 +20,8 @@ func openInput(path string) (*os.File, error) {
 		return nil, err
 	}
 	if info, err := f.Stat(); err != nil || info.IsDir() {
-		return nil, errors.Join(withCode(exitUsage, fmt.Errorf("%s is a directory, not a file", path), ""), err, f.Close())
+		return nil, errors.Join(withCode(exitUsage, fmt.Errorf("%s is a directory, not a file", path), ""), err,
+			f.Close())
 	}
 	return f, nil
 }

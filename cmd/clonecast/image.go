@@ -21,7 +21,8 @@ func newImageCmd() *cobra.Command {
 	var c connection
 	cmd := &cobra.Command{Use: "image", Short: "Show, delete, compare and carry images"}
 	c.flags(cmd)
-	cmd.AddCommand(newImageListCmd(&c), newImageShowCmd(&c), newImageDeleteCmd(&c), newImagePruneCmd(&c), newImageDiffCmd(&c),
+	cmd.AddCommand(newImageListCmd(&c), newImageShowCmd(&c), newImageDeleteCmd(&c), newImagePruneCmd(&c),
+		newImageDiffCmd(&c),
 		newImageExportCmd(&c), newImageImportCmd(&c))
 	return cmd
 }

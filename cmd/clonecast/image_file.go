@@ -29,9 +29,10 @@ func newImageExportCmd(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export IMAGE[@VERSION] FILE|- --store DIR",
 		Short: "Write a version as one file",
-		Long: `Write a version of an image (the newest when none is given) as one file: its signed manifest and its chunks, and
-no others of the store. FILE must not exist; it gets its name when it is whole. With - the version goes to standard output,
-which must not be a terminal: clonecast image export lab - --store DIR | ssh HOST clonecast image import - --store DIR`,
+		Long: `Write a version of an image (the newest when none is given) as one file: its signed manifest and its
+chunks, and no others of the store. FILE must not exist; it gets its name when it is whole. With - the version goes to
+standard output, which must not be a terminal: clonecast image export lab - --store DIR | ssh HOST clonecast image
+import - --store DIR`,
 		Args: words("IMAGE", "FILE"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			rep := newReporter(cmd, c.json)
@@ -88,7 +89,8 @@ func runImageExport(ctx context.Context, dir, ref, path string, rep *reporter) (
 		return alreadyThere(err)
 	}
 	took := time.Since(started)
-	rep.printf("exported %s@%d (%s) to %s: %v, %s\n", v.Image, v.Sequence, v.ID.Short(), text.Escape(path), quantity.Bytes(size), rate(v.Allocated, took))
+	rep.printf("exported %s@%d (%s) to %s: %v, %s\n", v.Image, v.Sequence, v.ID.Short(), text.Escape(path),
+		quantity.Bytes(size), rate(v.Allocated, took))
 	return rep.summary(fileSummary{v.Image, v.Sequence, v.ID.String(), size, nil, took.Seconds()})
 }
 
@@ -99,7 +101,8 @@ func runImageExportStream(cmd *cobra.Command, dir, ref string, rep *reporter) (e
 		return usage(cmd, errors.New("the version goes to standard output, and so does what --json asks for"))
 	}
 	if isTerminal(fileOf(rep.stdout)) {
-		return withCode(exitRefused, errors.New("a version is not for a terminal"), "redirect standard output to a file or a program")
+		return withCode(exitRefused, errors.New("a version is not for a terminal"),
+			"redirect standard output to a file or a program")
 	}
 	store, err := openStore(dir)
 	if err != nil {
@@ -115,7 +118,8 @@ func runImageExportStream(cmd *cobra.Command, dir, ref string, rep *reporter) (e
 		return fmt.Errorf("export %s: %w", ref, err)
 	}
 	rep.close()
-	fmt.Fprintf(rep.stderr, "exported %s@%d (%s): %v, %s\n", v.Image, v.Sequence, v.ID.Short(), quantity.Bytes(size), rate(v.Allocated, time.Since(started)))
+	fmt.Fprintf(rep.stderr, "exported %s@%d (%s): %v, %s\n", v.Image, v.Sequence, v.ID.Short(), quantity.Bytes(size),
+		rate(v.Allocated, time.Since(started)))
 	return nil
 }
 
@@ -146,18 +150,22 @@ func roomFor(ctx context.Context, f *os.File, store *local.Store, name string, s
 	}
 	free := quantity.Bytes(room.Bavail) * quantity.Bytes(room.Bsize)
 	for _, v := range stats.Versions {
-		if need := quantity.Bytes(v.OwnStored + v.SharedStored); v.Image == name && v.Sequence == sequence && need > free {
-			return withCode(exitFailed, fmt.Errorf("%s@%d takes %v, and %v are free for %s", name, sequence, need, free, f.Name()), "export it to another disk")
+		need := quantity.Bytes(v.OwnStored + v.SharedStored)
+		if v.Image == name && v.Sequence == sequence && need > free {
+			err := fmt.Errorf("%s@%d takes %v, and %v are free for %s", name, sequence, need, free, f.Name())
+			return withCode(exitFailed, err, "export it to another disk")
 		}
 	}
 	return nil
 }
 
 // exportTo writes a version and tells how many bytes that were.
-func exportTo(ctx context.Context, to io.Writer, store chunkstore.Reader, name string, sequence uint64, rep *reporter) (image.Version, int64, error) {
+func exportTo(ctx context.Context, to io.Writer, store chunkstore.Reader, name string, sequence uint64,
+	rep *reporter) (image.Version, int64, error) {
 	count := &countingWriter{to: to}
 	w := bufio.NewWriterSize(count, 1<<20)
-	v, err := export.Write(ctx, store, name, sequence, w, func(done, total int64) { rep.progress("write", done, total) })
+	progress := func(done, total int64) { rep.progress("write", done, total) }
+	v, err := export.Write(ctx, store, name, sequence, w, progress)
 	if err == nil {
 		err = w.Flush()
 	}
@@ -182,11 +190,11 @@ func newImageImportCmd(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import FILE|- --store DIR",
 		Short: "Read a version from a file that was exported",
-		Long: `Read a version from a file that 'clonecast image export' wrote, or with - from standard input, as the next version of
-its image. Every chunk is verified,
-and there is no version unless the file is whole. The manifest must be signed by a key that the store trusts. A file of
-another store is refused with its key; when you know that key, from whoever exported the file, say so with --trust-key.
-The store signs the version with its own key, so that its machines accept it. An empty directory becomes a store.`,
+		Long: `Read a version from a file that 'clonecast image export' wrote, or with - from standard input, as the
+next version of its image. Every chunk is verified, and there is no version unless the file is whole. The manifest
+must be signed by a key that the store trusts. A file of another store is refused with its key; when you know that
+key, from whoever exported the file, say so with --trust-key. The store signs the version with its own key, so that
+its machines accept it. An empty directory becomes a store.`,
 		Args: words("FILE"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			rep := newReporter(cmd, c.json)
@@ -228,13 +236,15 @@ func runImageImport(ctx context.Context, path string, o importOptions, rep *repo
 	r, err := export.Read(ctx, store, file, opts)
 	var untrusted *export.UntrustedError
 	if errors.As(err, &untrusted) {
-		return withCode(exitRefused, fmt.Errorf("import %s: %w", path, err), fmt.Sprintf("ask whoever exported it whether this is his store's key (keys/signing.pub); if it is: --trust-key %x", []byte(untrusted.Key)))
+		return withCode(exitRefused, fmt.Errorf("import %s: %w", path, err), fmt.Sprintf("ask whoever exported it "+
+			"whether this is his store's key (keys/signing.pub); if it is: --trust-key %x", []byte(untrusted.Key)))
 	}
 	if err != nil {
 		return fmt.Errorf("import %s: %w", path, err)
 	}
 	took, v := time.Since(started), r.Version
-	rep.printf("imported %s as %s@%d (%s): %v new in the store, %s\n", text.Escape(path), v.Image, v.Sequence, v.ID.Short(), quantity.Bytes(r.Stored), rate(v.Allocated, took))
+	rep.printf("imported %s as %s@%d (%s): %v new in the store, %s\n", text.Escape(path), v.Image, v.Sequence,
+		v.ID.Short(), quantity.Bytes(r.Stored), rate(v.Allocated, took))
 	return rep.summary(fileSummary{v.Image, v.Sequence, v.ID.String(), file.done, &r.Stored, took.Seconds()})
 }
 
@@ -242,7 +252,8 @@ func runImageImport(ctx context.Context, path string, o importOptions, rep *repo
 func importSource(ctx context.Context, path string, in io.Reader) (io.ReadCloser, int64, error) {
 	if path == "-" {
 		if f, ok := in.(*os.File); ok && isTerminal(f) {
-			return nil, 0, withCode(exitRefused, errors.New("a version does not come from a terminal"), "name a FILE, or redirect standard input")
+			return nil, 0, withCode(exitRefused, errors.New("a version does not come from a terminal"),
+				"name a FILE, or redirect standard input")
 		}
 		return interruptibleReader(ctx, in), 0, nil
 	}
@@ -255,7 +266,8 @@ func importSource(ctx context.Context, path string, in io.Reader) (io.ReadCloser
 	}
 	info, err := f.Stat()
 	if err == nil && info.Mode()&os.ModeNamedPipe != 0 && !strings.HasPrefix(path, "/dev/fd/") {
-		err = withCode(exitUsage, fmt.Errorf("%s is a pipe", path), "for a stream: clonecast image import - --store DIR < PIPE")
+		err = withCode(exitUsage, fmt.Errorf("%s is a pipe", path),
+			"for a stream: clonecast image import - --store DIR < PIPE")
 	}
 	if err != nil {
 		return nil, 0, errors.Join(err, f.Close())

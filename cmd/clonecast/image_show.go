@@ -56,7 +56,8 @@ func printVersion(rep *reporter, v shownVersion) error {
 		t := tabwriter.NewWriter(rep.stdout, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(t, "  PART\tSIZE\tFILE SYSTEM\tLABEL\tALLOCATED\tMODE\t")
 		for _, p := range d.Partitions {
-			fmt.Fprintf(t, "  %d\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Number, gigabytes(p.Size), p.Filesystem, text.Escape(p.Label),
+			fmt.Fprintf(t, "  %d\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Number, gigabytes(p.Size), p.Filesystem,
+				text.Escape(p.Label),
 				gigabytes(p.Allocated), p.Mode, text.Escape(p.Reason))
 		}
 		if err := t.Flush(); err != nil {

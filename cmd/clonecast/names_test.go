@@ -30,11 +30,13 @@ func jsonNames(t *testing.T) map[string]string {
 			t.Fatal(err)
 		}
 		ast.Inspect(f, func(n ast.Node) bool {
-			if spec, ok := n.(*ast.TypeSpec); ok && spec.Name.Name == "sessionDetails" { // goes over the wire, not to the screen
+			if spec, ok := n.(*ast.TypeSpec); ok &&
+				spec.Name.Name == "sessionDetails" { // goes over the wire, not to the screen
 				return false
 			}
 			if field, ok := n.(*ast.Field); ok && field.Tag != nil {
-				if name, _, _ := strings.Cut(reflect.StructTag(strings.Trim(field.Tag.Value, "`")).Get("json"), ","); name != "" && name != "-" {
+				if name, _, _ := strings.Cut(reflect.StructTag(strings.Trim(field.Tag.Value, "`")).Get("json"),
+					","); name != "" && name != "-" {
 					names[name] = file
 				}
 			}
@@ -73,11 +75,13 @@ func TestJSONNames(t *testing.T) {
 			t.Errorf("%s: %q and %q (%s) name the same", file, name, other, names[other])
 		}
 		words[key] = name
-		if strings.HasSuffix(name, "_bytes") || strings.HasSuffix(name, "_size") || name == "id" || name == "bytes" || name == "length" {
+		if strings.HasSuffix(name, "_bytes") || strings.HasSuffix(name, "_size") || name == "id" || name == "bytes" ||
+			name == "length" {
 			t.Errorf("%s: %q: byte counts are bytes_…, sizes are size, an id is a version", file, name)
 		}
 	}
-	known := []string{"machine", "task", "session", "summary", "error", "progress", "pairing", "serve", "completion", "type"}
+	known := []string{"machine", "task", "session", "summary", "error", "progress", "pairing", "serve", "completion",
+		"type"}
 	for name := range documented {
 		if _, ok := names[name]; !ok && !slices.Contains(known, name) {
 			t.Errorf("docs/commands.md: %q is printed by no command", name)

@@ -40,7 +40,8 @@ func openOrCreateStore(dir string) (*local.Store, error) {
 
 func storeError(err error) error {
 	if errors.Is(err, chunkstore.ErrNotStore) {
-		return withCode(exitNotFound, err, "a store is a directory that holds a file \"format\"; `clonecast disk capture` makes one in an empty directory")
+		return withCode(exitNotFound, err,
+			"a store is a directory that holds a file \"format\"; `clonecast disk capture` makes one in an empty directory")
 	}
 	return err
 }

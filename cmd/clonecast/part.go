@@ -25,11 +25,13 @@ const maxPartBase = 200
 // createPart opens the part of a file.
 func createPart(name string) (*partFile, error) {
 	base := filepath.Base(name)
-	p := &partFile{name: name, part: filepath.Join(filepath.Dir(name), "."+base[:min(len(base), maxPartBase)]+".clonecast-part")}
+	p := &partFile{name: name, part: filepath.Join(filepath.Dir(name), "."+base[:min(len(base),
+		maxPartBase)]+".clonecast-part")}
 	for {
 		f, err := os.OpenFile(p.part, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, withCode(exitNotFound, &fs.PathError{Op: "write", Path: name, Err: fs.ErrNotExist}, "its directory is not there")
+			return nil, withCode(exitNotFound, &fs.PathError{Op: "write", Path: name, Err: fs.ErrNotExist},
+				"its directory is not there")
 		}
 		if err != nil {
 			return nil, err
@@ -62,7 +64,8 @@ func lockPart(f *os.File, part string) (bool, error) {
 		return false, &fs.PathError{Op: "write", Path: part, Err: errors.New("it is no file")}
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
-		return false, withCode(exitRefused, fmt.Errorf("another process writes %s", part), "wait for it, or choose another name")
+		return false, withCode(exitRefused, fmt.Errorf("another process writes %s", part),
+			"wait for it, or choose another name")
 	} else if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return false, os.NewSyscallError("flock", err)
 	}

@@ -51,7 +51,8 @@ func runProgram(t *testing.T, dir string, code int, args ...string) (stdout, std
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	_ = cmd.Run()
 	if got := cmd.ProcessState.ExitCode(); got != code {
-		t.Errorf("clonecast %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), got, code, out.String(), errs.String())
+		t.Errorf("clonecast %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), got, code, out.String(),
+			errs.String())
 	}
 	return out.String(), errs.String()
 }
@@ -93,11 +94,14 @@ func TestSignals(t *testing.T) {
 				t.Fatal(err)
 			}
 			_ = cmd.Wait()
-			if got := cmd.ProcessState.ExitCode(); got != code || !strings.HasSuffix(errs.String(), "\nclonecast: error: interrupted, run it again to go on\n") || strings.Contains(errs.String(), "cancel") {
+			if got := cmd.ProcessState.ExitCode(); got != code || !strings.HasSuffix(errs.String(),
+				"\nclonecast: error: interrupted, run it again to go on\n") ||
+				strings.Contains(errs.String(), "cancel") {
 				t.Errorf("exit code %d, want %d; stderr %q", got, code, errs.String())
 			}
 			var last failure
-			if err := json.Unmarshal([]byte(lastLine(out.String())), &last); err != nil || last.Type != "error" || last.Code != code {
+			if err := json.Unmarshal([]byte(lastLine(out.String())), &last); err != nil || last.Type != "error" ||
+				last.Code != code {
 				t.Errorf("the last line is %s", lastLine(out.String()))
 			}
 			runProgram(t, dir, exitOK, "disk", "capture", "disk", "lab", "--store", "s")
@@ -185,13 +189,15 @@ func TestFullOutput(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer full.Close()
-	for _, line := range []string{"store check --store s", "store check --store s --json", "image list --store s", "image show lab --store s", "disk inspect disk",
+	for _, line := range []string{"store check --store s", "store check --store s --json", "image list --store s",
+		"image show lab --store s", "disk inspect disk",
 		"image export lab - --store s", "disk capture disk lab --store s", "disk deploy lab disk --store s --yes", "--help", "image diff lab lab --store s", "store stats --store s"} {
 		var errs bytes.Buffer
 		cmd := program(hung(t), dir, strings.Fields(line)...)
 		cmd.Stdout, cmd.Stderr = full, &errs
 		_ = cmd.Run()
-		if got := cmd.ProcessState.ExitCode(); got != exitFailed || !strings.Contains(errs.String(), "write standard output: no space left on device") {
+		if got := cmd.ProcessState.ExitCode(); got != exitFailed || !strings.Contains(errs.String(),
+			"write standard output: no space left on device") {
 			t.Errorf("clonecast %s: exit code %d, %s", line, got, errs.String())
 		}
 		r, w, err := os.Pipe()

@@ -107,7 +107,8 @@ func (r *reporter) show(phase string, done, total int64) {
 	}
 	line := phase + "  "
 	if total > 0 {
-		line += fmt.Sprintf("%d %%  %v of %v", min(100, int64(100*float64(done)/float64(total))), quantity.Bytes(done), quantity.Bytes(total))
+		line += fmt.Sprintf("%d %%  %v of %v", min(100, int64(100*float64(done)/float64(total))),
+			quantity.Bytes(done), quantity.Bytes(total))
 	} else {
 		line += quantity.Bytes(done).String()
 	}

@@ -50,7 +50,8 @@ func TestDisksInUse(t *testing.T) {
 		d.run(exitOK, "disk capture "+name+" forced --store @s --force", "warning: ", "mounted on "+dir)
 		d.run(exitOK, "disk inspect "+name, "warning: ", "mounted on "+dir)
 		d.run(exitOK, "disk deploy lab "+name+" --store @s --dry-run", "warning: ", "mounted on "+dir)
-		d.run(exitRefused, "multicast receive "+name+" --interface lo --code abcde-fghij-klmno-pqrst --yes", "mounted on "+dir)
+		d.run(exitRefused, "multicast receive "+name+" --interface lo --code abcde-fghij-klmno-pqrst --yes",
+			"mounted on "+dir)
 	}
 	if after := d.read("b"); !bytes.Equal(after[1<<20:], before[1<<20:]) { // the superblock counts mounts
 		t.Error("a refused disk was changed")
@@ -72,7 +73,8 @@ func TestSameDiskTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	dev := d.loopOf("t1")
-	for _, pair := range []string{"@t1 @t1", "@t1 @hard", "@link @t1", "@t1 " + dev, dev + " @t1", dev + " @hard", dev + " " + dev} {
+	for _, pair := range []string{"@t1 @t1", "@t1 @hard", "@link @t1", "@t1 " + dev, dev + " @t1", dev + " @hard",
+		dev + " " + dev} {
 		d.run(exitRefused, "disk deploy duo "+pair+" --store @s --yes", "are the same disk")
 		a, b, _ := strings.Cut(pair, " ")
 		d.run(exitRefused, "disk capture "+a+" twice --also "+b+" --store @s", "are the same disk")
@@ -97,7 +99,8 @@ func TestStoreIsNoDisk(t *testing.T) {
 		d.run(exitRefused, "disk capture "+path+" x --store @other", "belongs to the store")
 	}
 	d.run(exitRefused, "image export lab @s/new.cc --store @s", "belongs to the store")
-	d.run(exitRefused, "multicast receive --file @link/new --interface lo --code abcde-fghij-klmno-pqrst", "belongs to the store")
+	d.run(exitRefused, "multicast receive --file @link/new --interface lo --code abcde-fghij-klmno-pqrst",
+		"belongs to the store")
 	d.run(exitOK, "store check --read-data --store @s")
 }
 
@@ -108,14 +111,16 @@ func TestContainersAreRefused(t *testing.T) {
 	d.run(exitOK, "disk capture @a lab --store @s", "captured")
 	for _, c := range []struct{ make, name, hint string }{
 		{"qemu-img convert -O qcow2 $D $D.x", "a qcow2 image", "qemu-img convert -O raw "},
-		{"qemu-img convert -O vpc -o subformat=fixed,force_size=on $D $D.x", "a VHD image of fixed size", "qemu-img convert -f vpc -O raw "},
+		{"qemu-img convert -O vpc -o subformat=fixed,force_size=on $D $D.x", "a VHD image of fixed size",
+			"qemu-img convert -f vpc -O raw "},
 		{"gzip -c $D > $D.x", "compressed with gzip", "gunzip -c < "},
 		{"cp ${D%/*}/lab.cc $D.x", "a version that clonecast exported", "clonecast image import "},
 	} {
 		d.run(exitOK, "image export lab @lab.cc --store @s")
 		d.make("c", "cp ${D%/*}/a $D; "+c.make)
 		before := d.read("c.x")
-		for _, line := range []string{"disk capture @c.x x --store @s", "disk inspect @c.x", "disk deploy lab @c.x --store @s --yes", "disk deploy lab @c.x --store @s --dry-run"} {
+		for _, line := range []string{"disk capture @c.x x --store @s", "disk inspect @c.x",
+			"disk deploy lab @c.x --store @s --yes", "disk deploy lab @c.x --store @s --dry-run"} {
 			d.run(exitRefused, line, "is "+c.name+", not a disk", "hint: make a plain file of it: "+c.hint)
 		}
 		if !bytes.Equal(d.read("c.x"), before) {
@@ -130,9 +135,11 @@ func TestCheapChecksComeFirst(t *testing.T) {
 	d := newDisks(t)
 	d.make("a", "mkfs.ext4 -q -F $D")
 	for _, line := range [][]string{
-		{"--comment", strings.Repeat("x", image.MaxText+1)}, {"--comment", "Ger\xe4t"}, {"--compression", "best"}, {"--policy", "x"}, {"--also", d.dir},
+		{"--comment", strings.Repeat("x", image.MaxText+1)}, {"--comment", "Ger\xe4t"}, {"--compression",
+			"best"}, {"--policy", "x"}, {"--also", d.dir},
 	} {
-		code, _, stderr := outcomeOf(t, append([]string{"disk", "capture", d.path("a"), "lab", "--store", d.path("s")}, line...)...)
+		code, _, stderr := outcomeOf(t, append([]string{"disk", "capture", d.path("a"), "lab", "--store",
+			d.path("s")}, line...)...)
 		if code != exitUsage || strings.Contains(stderr, "compress") && line[0] != "--compression" {
 			t.Errorf("capture %.40q: exit code %d, %.300s", line, code, stderr)
 		}
@@ -165,9 +172,11 @@ func TestSourceWithoutUTF8Name(t *testing.T) {
 	if err := os.Rename(d.path("a"), long); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{d.path("Ger\xe4t\n\x1b.img"), strings.Repeat("/.", 1900) + d.path("Ger\xe4t\n\x1b.img")} {
+	for _, path := range []string{d.path("Ger\xe4t\n\x1b.img"), strings.Repeat("/.",
+		1900) + d.path("Ger\xe4t\n\x1b.img")} {
 		code, stdout, stderr := outcomeOf(t, "disk", "capture", path, "lab", "--store", d.path("s"))
-		if code != exitOK || strings.ContainsAny(stdout+stderr, "\x1b\xe4") || !strings.Contains(stdout, `Ger\xe4t\n\x1b.img as lab@`) {
+		if code != exitOK || strings.ContainsAny(stdout+stderr, "\x1b\xe4") || !strings.Contains(stdout,
+			`Ger\xe4t\n\x1b.img as lab@`) {
 			t.Errorf("exit code %d, %q, %q", code, stdout, stderr)
 		}
 	}
@@ -187,18 +196,22 @@ func TestImagesOfAStore(t *testing.T) {
 	d.run(exitOK, "disk capture @a win11 --store @s")
 	d.run(exitOK, "image list --store @s", "lab@1", "first", "lab@2", "second", "win11@1")
 	list := listOf[shelved](t, d.run(exitOK, "image list --store @s --json"), "version")
-	if len(list) != 3 || list[1].String() != "lab@2" || list[1].Comment != "second" || len(list[1].ID) != 64 || list[1].Size != 8<<20 {
+	if len(list) != 3 || list[1].String() != "lab@2" || list[1].Comment != "second" || len(list[1].ID) != 64 ||
+		list[1].Size != 8<<20 {
 		t.Errorf("image list: %+v", list)
 	}
 	d.run(exitOK, "image show lab --store @s", "lab@2  second", "mbr", "raw")
 	d.run(exitOK, "image show lab@"+list[0].ID[:12]+" --store @s", "lab@1  first")
 	var shown shownVersion
-	if err := json.Unmarshal([]byte(d.run(exitOK, "image show lab@1 --store @s --json")), &shown); err != nil || len(shown.Layout) != 1 || len(shown.Layout[0].Partitions) != 1 {
+	if err := json.Unmarshal([]byte(d.run(exitOK, "image show lab@1 --store @s --json")), &shown); err != nil ||
+		len(shown.Layout) != 1 || len(shown.Layout[0].Partitions) != 1 {
 		t.Errorf("image show: %+v, %v", shown, err)
 	}
-	for _, line := range []string{"image show %s --store @s", "image delete %s --store @s --yes", "disk deploy %s @a --store @s --yes", "image export %s @x --store @s",
+	for _, line := range []string{"image show %s --store @s", "image delete %s --store @s --yes",
+		"disk deploy %s @a --store @s --yes", "image export %s @x --store @s",
 		"image diff lab %s --store @s", "multicast send %s --store @s --interface lo"} {
-		for ref, hint := range map[string]string{"lab@7": "lab has the versions 1, 2", "lav": "did you mean lab? there are lab, win11", "server": "there are lab, win11"} {
+		for ref, hint := range map[string]string{"lab@7": "lab has the versions 1, 2",
+			"lav": "did you mean lab? there are lab, win11", "server": "there are lab, win11"} {
 			d.run(exitNotFound, strings.Replace(line, "%s", ref, 1), "no such image or version", "hint: "+hint)
 		}
 	}

@@ -111,9 +111,11 @@ func (s serverShelf) show(ctx context.Context, v shelved) (shownVersion, error) 
 	for _, disk := range d.Layout {
 		parts := []shownPartition{}
 		for _, p := range disk.Partitions {
-			parts = append(parts, shownPartition{p.Number, p.Start, p.Size, p.Filesystem, p.UUID, p.Label, p.Mode, p.Reason, p.Allocated})
+			parts = append(parts, shownPartition{p.Number, p.Start, p.Size, p.Filesystem, p.UUID, p.Label, p.Mode,
+				p.Reason, p.Allocated})
 		}
-		shown.Layout = append(shown.Layout, shownDisk{disk.Bytes, disk.SectorSize, disk.Model, disk.Serial, disk.Table, disk.DiskID, parts})
+		shown.Layout = append(shown.Layout, shownDisk{disk.Bytes, disk.SectorSize, disk.Model, disk.Serial,
+			disk.Table, disk.DiskID, parts})
 	}
 	return shown, nil
 }
@@ -153,7 +155,8 @@ func (s storeShelf) versions(ctx context.Context) ([]shelved, error) {
 }
 
 func shelvedHere(v image.Version, own *int64) shelved {
-	return shelved{v.Image, v.Sequence, v.ID.String(), time.Unix(v.Created, 0).UTC(), v.Comment, v.Origin, v.Disks, int64(v.DiskBytes), int64(v.Allocated), own}
+	return shelved{v.Image, v.Sequence, v.ID.String(), time.Unix(v.Created, 0).UTC(), v.Comment, v.Origin, v.Disks,
+		int64(v.DiskBytes), int64(v.Allocated), own}
 }
 
 func (s storeShelf) show(ctx context.Context, v shelved) (shownVersion, error) {
@@ -165,10 +168,12 @@ func (s storeShelf) show(ctx context.Context, v shelved) (shownVersion, error) {
 	for _, d := range m.Disks {
 		parts := []shownPartition{}
 		for _, p := range d.Partitions {
-			parts = append(parts, shownPartition{p.Number, int64(p.Content.Start), int64(p.Content.Length), p.Filesystem.Type, p.Filesystem.UUID,
+			parts = append(parts, shownPartition{p.Number, int64(p.Content.Start), int64(p.Content.Length),
+				p.Filesystem.Type, p.Filesystem.UUID,
 				p.Filesystem.Label, string(p.Mode), p.Reason, int64(p.Content.Allocated())})
 		}
-		shown.Layout = append(shown.Layout, shownDisk{int64(d.Size), int64(d.LogicalSector), d.Model, d.Serial, d.TableKind, d.DiskID, parts})
+		shown.Layout = append(shown.Layout, shownDisk{int64(d.Size), int64(d.LogicalSector), d.Model, d.Serial,
+			d.TableKind, d.DiskID, parts})
 	}
 	return shown, nil
 }

@@ -51,7 +51,9 @@ func require(cmd *cobra.Command, flags ...string) {
 
 func missingFlag(cmd *cobra.Command) (err error) {
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		if _, required := f.Annotations[requiredFlag]; required && err == nil && (!f.Changed || f.Value.String() == "" || f.Value.String() == "[]") {
+		_, required := f.Annotations[requiredFlag]
+		given := f.Changed && f.Value.String() != "" && f.Value.String() != "[]"
+		if required && !given && err == nil {
 			value, _ := pflag.UnquoteUsage(f)
 			err = usage(cmd, fmt.Errorf("--%s %s is missing", f.Name, value))
 		}
@@ -64,7 +66,8 @@ func ownManners(root *cobra.Command) {
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(newHelpCmd())
 	root.SetVersionTemplate("clonecast {{.Version}}\n")
-	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", "{{if and .Runnable (not .HasAvailableSubCommands)}}", 1))
+	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}",
+		"{{if and .Runnable (not .HasAvailableSubCommands)}}", 1))
 	root.InitDefaultCompletionCmd()
 	for _, c := range root.Commands() {
 		if c.Name() == "completion" {
@@ -148,14 +151,17 @@ func flagError(cmd *cobra.Command, err error) error {
 		name := unknown.GetSpecifiedName()
 		err = fmt.Errorf("there is no flag --%s", name)
 		if near := closest(name, flagNames(cmd)); near != "" {
-			return withCode(exitUsage, err, fmt.Sprintf("did you mean --%s? '%s --help' lists the flags", near, cmd.CommandPath()))
+			return withCode(exitUsage, err, fmt.Sprintf("did you mean --%s? '%s --help' lists the flags", near,
+				cmd.CommandPath()))
 		}
 	case errors.As(err, &empty):
 		value, _ := pflag.UnquoteUsage(empty.GetFlag())
 		err = fmt.Errorf("--%[1]s wants a value: --%[1]s %[2]s", empty.GetFlag().Name, value)
 	case errors.As(err, &invalid):
-		kind := map[string]string{"int": "a whole number", "bool": "true or false", "duration": "a duration as 90s, 10m or 24h"}[invalid.GetFlag().Value.Type()]
-		err = fmt.Errorf("--%s wants %s, not %q", invalid.GetFlag().Name, cmp.Or(kind, "another value"), invalid.GetValue())
+		kind := map[string]string{"int": "a whole number", "bool": "true or false",
+			"duration": "a duration as 90s, 10m or 24h"}[invalid.GetFlag().Value.Type()]
+		err = fmt.Errorf("--%s wants %s, not %q", invalid.GetFlag().Name, cmp.Or(kind, "another value"),
+			invalid.GetValue())
 	}
 	return usage(cmd, err)
 }

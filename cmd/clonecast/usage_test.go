@@ -35,13 +35,15 @@ func eachCommand(f func(cmd *cobra.Command, path []string)) {
 }
 
 // raw are the words that the library would say.
-var raw = regexp.MustCompile(`accepts|required flag|unknown (short|flag|command)|invalid argument|arg\(s\)|strconv|flag needs`)
+var raw = regexp.MustCompile(
+	`accepts|required flag|unknown (short|flag|command)|invalid argument|arg\(s\)|strconv|flag needs`)
 
 // wrongUsage wants a command line to be refused as wrong, in words of ours, and as a line of JSON.
 func wrongUsage(t *testing.T, line []string, want string) {
 	t.Helper()
 	code, _, stderr := outcomeOf(t, line...)
-	if code != exitUsage || !strings.Contains(stderr, want) || !strings.Contains(stderr, "clonecast: hint: ") || raw.MatchString(stderr) {
+	if code != exitUsage || !strings.Contains(stderr, want) || !strings.Contains(stderr, "clonecast: hint: ") ||
+		raw.MatchString(stderr) {
 		t.Errorf("clonecast %s: exit code %d, want 2 and %q:\n%s", strings.Join(line, " "), code, want, stderr)
 	}
 	at := len(line)
@@ -62,7 +64,8 @@ func TestWrongUsageOfEveryCommand(t *testing.T) {
 		wrongUsage(t, append(slices.Clone(path), "-Z"), "there is no flag -Z")
 		if cmd.HasSubCommands() {
 			wrongUsage(t, path, "a command is missing after '"+cmd.CommandPath()+"'")
-			wrongUsage(t, append(slices.Clone(path), "nosuchcommand"), `"nosuchcommand" is no command of '`+cmd.CommandPath()+"'")
+			wrongUsage(t, append(slices.Clone(path), "nosuchcommand"),
+				`"nosuchcommand" is no command of '`+cmd.CommandPath()+"'")
 			return
 		}
 		if cmd.Name() == "help" {
@@ -76,7 +79,8 @@ func TestWrongUsageOfEveryCommand(t *testing.T) {
 		}
 		if !strings.Contains(cmd.Use, "…") {
 			words := append(slices.Clone(path), "w1", "w2", "w3", "w4")
-			if code, _, stderr := outcomeOf(t, words...); code != exitUsage || !strings.Contains(stderr, "is one word too many") {
+			if code, _, stderr := outcomeOf(t, words...); code != exitUsage || !strings.Contains(stderr,
+				"is one word too many") {
 				t.Errorf("clonecast %s: exit code %d: %s", strings.Join(words, " "), code, stderr)
 			}
 		}
@@ -119,14 +123,17 @@ func TestBrokenOutput(t *testing.T) {
 	eachCommand(func(_ *cobra.Command, path []string) {
 		for err, want := range map[error]int{syscall.ENOSPC: exitFailed, syscall.EPIPE: 141} {
 			var stderr bytes.Buffer
-			code := execute(t.Context(), append(slices.Clone(path), "--help"), strings.NewReader(""), brokenWriter{err}, &stderr)
+			code := execute(t.Context(), append(slices.Clone(path), "--help"), strings.NewReader(""),
+				brokenWriter{err}, &stderr)
 			if code != want || (stderr.Len() == 0) != (err == syscall.EPIPE) {
-				t.Errorf("clonecast %s --help with %v: exit code %d, want %d: %s", strings.Join(path, " "), err, code, want, stderr.String())
+				t.Errorf("clonecast %s --help with %v: exit code %d, want %d: %s", strings.Join(path, " "), err, code,
+					want, stderr.String())
 			}
 		}
 	})
 	for _, line := range []string{"--version", "completion bash", "disk list", "disk list --json"} {
-		if code := execute(t.Context(), strings.Fields(line), nil, brokenWriter{syscall.ENOSPC}, &bytes.Buffer{}); code != exitFailed {
+		if code := execute(t.Context(), strings.Fields(line), nil, brokenWriter{syscall.ENOSPC},
+			&bytes.Buffer{}); code != exitFailed {
 			t.Errorf("clonecast %s with a full output: exit code %d", line, code)
 		}
 	}
@@ -140,14 +147,16 @@ func TestSuggestions(t *testing.T) {
 		"disk capture a b --store c --comprssion x": "did you mean --compression?",
 		"completion bsh": "did you mean 'clonecast completion bash'?",
 	} {
-		if code, _, stderr := outcomeOf(t, strings.Fields(line)...); code != exitUsage || !strings.Contains(stderr, want) {
+		if code, _, stderr := outcomeOf(t, strings.Fields(line)...); code != exitUsage || !strings.Contains(stderr,
+			want) {
 			t.Errorf("clonecast %s: %d, %s", line, code, stderr)
 		}
 	}
 }
 
 func TestClosest(t *testing.T) {
-	for _, c := range []struct{ word, want string }{{"lab", "lab"}, {"Lab", "lab"}, {"alb", "lab"}, {"lbaa", ""}, {"win10", "win11"}, {"x", ""}, {"windows", ""}} {
+	for _, c := range []struct{ word, want string }{{"lab", "lab"}, {"Lab", "lab"}, {"alb", "lab"}, {"lbaa", ""},
+		{"win10", "win11"}, {"x", ""}, {"windows", ""}} {
 		if got := closest(c.word, []string{"lab", "win11", "server"}); got != c.want {
 			t.Errorf("closest(%q) = %q, want %q", c.word, got, c.want)
 		}
@@ -158,11 +167,14 @@ func TestClosest(t *testing.T) {
 func TestPathsAreEscaped(t *testing.T) {
 	evil := "no\x1b[2J\nclonecast: all is well\u202e"
 	for _, line := range [][]string{
-		{"disk", "inspect", evil}, {"image", "import", evil, "--store", "s"}, {"store", "check", "--store=" + evil}, {"disk", "capture", evil, evil, "--store", evil},
-		{"build", evil, "--output", "o"}, {"disk", evil}, {"disk", "list", "--" + evil}, {"multicast", "send", "--file", evil, "--interface", "lo"},
+		{"disk", "inspect", evil}, {"image", "import", evil, "--store", "s"}, {"store", "check",
+			"--store=" + evil}, {"disk", "capture", evil, evil, "--store", evil},
+		{"build", evil, "--output", "o"}, {"disk", evil}, {"disk", "list", "--" + evil}, {"multicast", "send",
+			"--file", evil, "--interface", "lo"},
 	} {
 		code, stdout, stderr := outcomeOf(t, append(line, "--json")...)
-		if code == exitOK || strings.ContainsAny(stderr, "\x1b\u202e") || strings.Contains(stderr, "\nclonecast: all") || strings.ContainsAny(stdout, "\x1b\u202e") || strings.Count(stdout, "\n") != 1 {
+		if code == exitOK || strings.ContainsAny(stderr, "\x1b\u202e") || strings.Contains(stderr,
+			"\nclonecast: all") || strings.ContainsAny(stdout, "\x1b\u202e") || strings.Count(stdout, "\n") != 1 {
 			t.Errorf("clonecast %q: %d\n%q\n%q", line, code, stdout, stderr)
 		}
 	}

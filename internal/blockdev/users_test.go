@@ -135,7 +135,8 @@ func TestStackedLoopDevices(t *testing.T) {
 		a, b string
 		want bool
 	}{
-		{path, path, true}, {path, lower, true}, {lower, path, true}, {path, lower + "p1", true}, {path, upper, true}, {upper, lower, true},
+		{path, path, true}, {path, lower, true}, {lower, path, true}, {path, lower + "p1", true}, {path, upper,
+			true}, {upper, lower, true},
 		{beside, lower, true}, {beside, upper, true}, {path, image(t, 1<<20), false}, {path, "/nonexistent", false},
 	} {
 		if got := Overlap(c.a, c.b); got != c.want {
@@ -151,7 +152,8 @@ func TestPartitionsDoNotOverlap(t *testing.T) {
 	for _, c := range []struct {
 		a, b string
 		want bool
-	}{{dev + "p1", dev + "p2", false}, {dev + "p1", dev, true}, {dev + "p1", dev + "p1", true}, {dev + "p2", path, true}} {
+	}{{dev + "p1", dev + "p2", false}, {dev + "p1", dev, true}, {dev + "p1", dev + "p1", true}, {dev + "p2", path,
+		true}} {
 		if got := Overlap(c.a, c.b) || Overlap(c.b, c.a); got != c.want {
 			t.Errorf("Overlap(%s, %s) = %v", c.a, c.b, got)
 		}
@@ -201,8 +203,10 @@ func TestTwoAtOnce(t *testing.T) {
 func vm(t *testing.T, path string, readOnly bool) {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "monitor")
-	cmd := exec.Command("qemu-storage-daemon", "--blockdev", fmt.Sprintf("driver=file,node-name=disk,filename=%s,read-only=%t", path, readOnly),
-		"--nbd-server", "addr.type=unix,addr.path="+socket, "--export", fmt.Sprintf("type=nbd,id=e,node-name=disk,writable=%t", !readOnly),
+	cmd := exec.Command("qemu-storage-daemon", "--blockdev", fmt.Sprintf(
+		"driver=file,node-name=disk,filename=%s,read-only=%t", path, readOnly),
+		"--nbd-server", "addr.type=unix,addr.path="+socket, "--export", fmt.Sprintf(
+			"type=nbd,id=e,node-name=disk,writable=%t", !readOnly),
 		"--chardev", "stdio,id=c", "--monitor", "chardev=c")
 	in, errIn := cmd.StdinPipe()
 	out, errOut := cmd.StdoutPipe()
@@ -261,7 +265,8 @@ func TestNotADisk(t *testing.T) {
 }
 
 func TestUnescape(t *testing.T) {
-	for in, want := range map[string]string{`/mnt/a\040b`: "/mnt/a b", `\134040`: `\040`, `a\`: `a\`, `\9`: `\9`, "": ""} {
+	for in, want := range map[string]string{`/mnt/a\040b`: "/mnt/a b", `\134040`: `\040`, `a\`: `a\`, `\9`: `\9`,
+		"": ""} {
 		if got := unescape(in); got != want {
 			t.Errorf("unescape(%q) = %q, want %q", in, got, want)
 		}

@@ -60,16 +60,20 @@ var (
 		{0, "PK\x05\x06", nil, Format{"an empty ZIP archive", "unzip FILE", ""}},
 		{0, "7z\xbc\xaf\x27\x1c", nil, Format{"a 7z archive", "7z x FILE", ""}},
 		{0, "Rar!\x1a\x07", nil, Format{"a RAR archive", "unrar x FILE", ""}},
-		{257, "ustar", ova, Format{"an OVA archive", "tar -xf FILE, then qemu-img convert -O raw DISK.vmdk RAW for each disk in it", ""}},
+		{257, "ustar", ova, Format{"an OVA archive",
+			"tar -xf FILE, then qemu-img convert -O raw DISK.vmdk RAW for each disk in it", ""}},
 		{257, "ustar", tar, Format{"a tar archive", "tar -xf FILE", ""}},
-		{0, "partclone-image", nil, Format{"a partclone image", "partclone.restore -C -s FILE -O RAW --restore_raw_file", ""}},
-		{0, "\x00ntfsclone-image", nil, Format{"an ntfsclone image", "ntfsclone --restore-image --overwrite RAW FILE", ""}},
+		{0, "partclone-image", nil, Format{"a partclone image",
+			"partclone.restore -C -s FILE -O RAW --restore_raw_file", ""}},
+		{0, "\x00ntfsclone-image", nil, Format{"an ntfsclone image", "ntfsclone --restore-image --overwrite RAW FILE",
+			""}},
 		{0, "PaRtImAgE-VoLuMe", nil, Format{"a partimage image", "partimage restore RAW FILE", ""}},
 		{0, "FsArCh", nil, Format{"an fsarchiver archive", "fsarchiver restfs FILE id=0,dest=RAW", ""}},
 		{0, "MSWIM\x00\x00\x00", nil, Format{"a WIM image", "wimlib-imagex apply FILE 1 DIRECTORY", ""}},
 		{0, "EVF\x09\x0d\x0a\xff\x00", nil, Format{"an EWF image", "ewfexport -t RAW FILE", ""}},
 		{0, "\x3a\xff\x26\xed", nil, Format{"an Android sparse image", "simg2img FILE RAW", ""}},
-		{0, "CCFILE1\n", nil, Format{"a version that clonecast exported", "clonecast image import FILE --store DIR", ""}},
+		{0, "CCFILE1\n", nil, Format{"a version that clonecast exported", "clonecast image import FILE --store DIR",
+			""}},
 	}
 	vhd = Format{"a VHD image of fixed size", "qemu-img convert -f vpc -O raw FILE RAW", ""}
 	dmg = Format{"a DMG image", "qemu-img convert -f dmg -O raw FILE RAW", ""}
@@ -86,7 +90,8 @@ func Detect(r io.ReaderAt, size int64) (f Format, ok bool, err error) {
 	}
 	if !hasTable(head, size) {
 		for _, m := range magics {
-			if at := head[min(m.at, len(head)):]; bytes.HasPrefix(at, []byte(m.magic)) && (m.check == nil || m.check(head)) {
+			if at := head[min(m.at, len(head)):]; bytes.HasPrefix(at, []byte(m.magic)) && (m.check == nil ||
+				m.check(head)) {
 				return m.format, true, nil
 			}
 		}
@@ -133,7 +138,8 @@ func (f Format) Convert(file string) string {
 // quote writes a word as a shell reads it.
 func quote(s string) string {
 	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+:@%,=", r)
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||
+			strings.ContainsRune("/._-+:@%,=", r)
 	}
 	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
 		return s
@@ -216,7 +222,8 @@ func isVHDFooter(b []byte, size int64) bool {
 
 // isDMGFooter knows the trailer of Apple's UDIF: magic, version 4, its own size.
 func isDMGFooter(b []byte) bool {
-	return len(b) == footerSize && string(b[:4]) == "koly" && binary.BigEndian.Uint32(b[4:]) == 4 && binary.BigEndian.Uint32(b[8:]) == footerSize
+	return len(b) == footerSize && string(b[:4]) == "koly" && binary.BigEndian.Uint32(b[4:]) == 4 &&
+		binary.BigEndian.Uint32(b[8:]) == footerSize
 }
 
 // hasTable tells whether a file of so many bytes begins with a partition table: an MBR whose entries make sense and

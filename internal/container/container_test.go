@@ -65,10 +65,13 @@ func TestFormatsOfRealTools(t *testing.T) {
 		{"qemu-img convert -O qed disk.raw -- -x", "-x", "a QED image", "-x.raw"},
 		{"qemu-img convert -O vmdk disk.raw x", "x", "a VMDK image", "x.raw"},
 		{"qemu-img convert -O vmdk -o subformat=streamOptimized disk.raw x", "x", "a VMDK image", "x.raw"},
-		{"qemu-img convert -O vmdk -o subformat=monolithicFlat disk.raw x.vmdk", "x.vmdk", "the descriptor of a VMDK image", "x.vmdk.raw"},
-		{"qemu-img convert -O vmdk -o subformat=twoGbMaxExtentSparse disk.raw x.vmdk", "x.vmdk", "the descriptor of a VMDK image", "x.vmdk.raw"},
+		{"qemu-img convert -O vmdk -o subformat=monolithicFlat disk.raw x.vmdk", "x.vmdk",
+			"the descriptor of a VMDK image", "x.vmdk.raw"},
+		{"qemu-img convert -O vmdk -o subformat=twoGbMaxExtentSparse disk.raw x.vmdk", "x.vmdk",
+			"the descriptor of a VMDK image", "x.vmdk.raw"},
 		{"qemu-img convert -O vpc -o force_size=on disk.raw x", "x", "a VHD image", "x.raw"},
-		{"qemu-img convert -O vpc -o subformat=fixed,force_size=on disk.raw x", "x", "a VHD image of fixed size", "x.raw"},
+		{"qemu-img convert -O vpc -o subformat=fixed,force_size=on disk.raw x", "x", "a VHD image of fixed size",
+			"x.raw"},
 		{"qemu-img convert -O vhdx disk.raw x", "x", "a VHDX image", "x.raw"},
 		{"qemu-img convert -O vdi disk.raw \"it's\"", "it's", "a VDI image", "it's.raw"},
 		{"qemu-img convert -O parallels disk.raw x", "x", "a Parallels image", "x.raw"},
@@ -139,7 +142,8 @@ func TestDisksAreNoContainers(t *testing.T) {
 // The footer of a VHD that was once the whole disk says another size than that of a disk it lies at the end of.
 func TestOldVHDFooter(t *testing.T) {
 	dir, _ := disk(t)
-	sh(t, dir, "qemu-img convert -O vpc -o subformat=fixed,force_size=on disk.raw x; truncate -s 16M big; dd if=x of=big bs=512 skip=16384 seek=32767 conv=notrunc status=none")
+	sh(t, dir,
+		"qemu-img convert -O vpc -o subformat=fixed,force_size=on disk.raw x; truncate -s 16M big; dd if=x of=big bs=512 skip=16384 seek=32767 conv=notrunc status=none")
 	if _, ok := detect(t, filepath.Join(dir, "x")); !ok {
 		t.Error("the VHD is not known")
 	}

@@ -67,7 +67,8 @@ func (full) Write([]byte) (int, error) { return 0, errors.New("full") }
 
 func TestWriter(t *testing.T) {
 	var b strings.Builder
-	if n, err := (Writer{&b}).Write([]byte("a\x1b\nb\tc\r\n")); n != 8 || err != nil || b.String() != "a\\x1b\nb\tc\\r\n" {
+	if n, err := (Writer{&b}).Write([]byte("a\x1b\nb\tc\r\n")); n != 8 || err != nil ||
+		b.String() != "a\\x1b\nb\tc\\r\n" {
 		t.Errorf("Write = %d, %v, %q", n, err, b.String())
 	}
 	if _, err := (Writer{full{}}).Write([]byte("a")); err == nil {
@@ -79,7 +80,8 @@ func FuzzEscape(f *testing.F) {
 	f.Add("Ger\xe4t\x1b[2J\u202e")
 	f.Fuzz(func(t *testing.T, s string) {
 		got := Escape(s)
-		if !utf8.ValidString(got) || strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) || Escape(got) != got {
+		if !utf8.ValidString(got) || strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) ||
+			Escape(got) != got {
 			t.Errorf("Escape(%q) = %q", s, got)
 		}
 		if c := Clean(s, 20); len(c) > 20 || !utf8.ValidString(c) || Escape(c) != c {
