@@ -126,6 +126,14 @@ func TestSectorSizeOfOthers(t *testing.T) {
 			t.Errorf("unreadable: a table counts in sectors of %d bytes", got)
 		}
 	}
+	// An old file system where the partition would begin with other sectors, but it would leave
+	// the disk.
+	path := disktest.Image(t, diskSize)
+	disktest.Run(t, "label: dos\nstart=2048, size=100000\n", "sfdisk", "-q", path)
+	old := func(e quantity.Extent) bool { return e.Start == 8*quantity.MiB }
+	if got := table.SectorSize(disktest.Open(t, path), diskSize, 512, old); got != 512 {
+		t.Errorf("a large partition: the table counts in sectors of %d bytes", got)
+	}
 	err := error(&partition.SectorSizeError{Disk: 512, Counted: 4096})
 	var hint interface{ Hint() string }
 	if !errors.As(err, &hint) || !strings.Contains(hint.Hint(), "losetup -b 4096") ||
