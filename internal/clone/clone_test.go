@@ -3,21 +3,25 @@ package clone_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 
 	"clonecast/internal/chunk"
 	"clonecast/internal/clone"
 	"clonecast/internal/clone/capture"
+	"clonecast/internal/clone/deploy"
 	"clonecast/internal/clone/layout"
 	"clonecast/internal/filesystem"
 	"clonecast/internal/image"
 	"clonecast/internal/partition"
 	"clonecast/internal/quantity"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -327,6 +331,76 @@ func TestVerifyFindsLostWrites(t *testing.T) {
 		if !errors.As(err, &medium) {
 			t.Errorf("a lost write at byte %d: Deploy = %v, want a clone.MediumError", lose, err)
 		}
+	}
+}
+
+// TestFlippedBits: a medium that flips a bit anywhere in what a deploy writes is found: in the first chunks of partitions,
+// in boot areas, in data and in the table.
+func TestFlippedBits(t *testing.T) {
+	disk, l := testDisk(1)
+	store := &memStore{}
+	captureTo(t, store, disk, l)
+	d := &store.manifest.Disks[0]
+	var places []int64
+	for _, c := range d.Contents() {
+		for _, e := range c.Extents {
+			places = append(places, int64(c.Start+e.Start), int64(c.Start+e.Start+e.Length/2), int64(c.Start+e.End()-1))
+		}
+	}
+	for _, at := range append(places, 0, 300, 511) {
+		for disk.b[at] == 0 {
+			at++
+		}
+		target := &flippingDisk{&memDisk{b: randomBytes(9, testDiskSize)}, at}
+		_, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{Verify: true})
+		var medium *clone.MediumError
+		if !errors.As(err, &medium) {
+			t.Errorf("a flipped bit at byte %d: Deploy = %v, want a MediumError", at, err)
+		}
+	}
+}
+
+// TestPlanIsAValue: plans of the same deploy are equal, show all that happens, and nothing happens that they do not say.
+func TestPlanIsAValue(t *testing.T) {
+	disk, l := testDisk(1)
+	store := &memStore{}
+	captureTo(t, store, disk, l)
+	before := randomBytes(9, testDiskSize)
+	target := &memDisk{b: bytes.Clone(before)}
+	disks := []deploy.Disk{{Image: &store.manifest.Disks[0], Target: target, Geometry: l.Geometry}}
+	plan := func() *deploy.Plan {
+		t.Helper()
+		p, err := deploy.NewPlan(context.Background(), disks, sourceOf(store), deploy.Options{Verify: true}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	p := plan()
+	if diff := cmp.Diff(p, plan()); diff != "" || target.writes != 0 {
+		t.Errorf("two plans differ, or %d writes made them:\n%s", target.writes, diff)
+	}
+	raw, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"save table", "withhold", "fetch", "verify", "finish", "partition 2"} {
+		if !strings.Contains(p.String(), want) || !strings.Contains(string(raw), want) {
+			t.Errorf("%q is not in the plan, or not in its JSON:\n%v", want, p)
+		}
+	}
+	cut := *p
+	cut.Steps = p.Steps[:1]
+	means := deploy.Means{Source: sourceOf(store)}
+	if _, err := deploy.Execute(context.Background(), &cut, disks, means); err != nil || target.writes != 0 {
+		t.Errorf("a plan that only saves the table: %v after %d writes", err, target.writes)
+	}
+	if _, err := deploy.Execute(context.Background(), p, disks, means); err != nil {
+		t.Fatal(err)
+	}
+	checkDeployed(t, disks[0].Image, disk.b, before, target.b)
+	if left := plan(); len(left.Steps) != 0 || left.Differ() != 0 {
+		t.Errorf("after the deploy there is still to do:\n%v", left)
 	}
 }
 
