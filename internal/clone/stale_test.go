@@ -21,7 +21,7 @@ import (
 // deployed; a partition that is kept keeps its own.
 func TestStaleMarks(t *testing.T) {
 	const size = 24 * quantity.MiB
-	script := "start=2048,size=16384\nstart=32768,size=8192\n" // 8 MiB, a gap of 7 MiB, 4 MiB, and 4 MiB behind
+	script := "start=2048,size=16384\nstart=32768,size=8100\n" // 8 MiB, a gap of 7 MiB, 4 MiB, and 4 MiB behind
 	for _, label := range []string{"dos", "gpt"} {
 		t.Run(label, func(t *testing.T) {
 			source := disktest.Image(t, size)
@@ -34,13 +34,13 @@ func TestStaleMarks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			kept := quantity.Extent{Start: 32768 * 512, Length: 8192 * 512}
+			kept := quantity.Extent{Start: 32768 * 512, Length: 8100 * 512}
 
 			before := make([]byte, size)
+			copy(before[kept.Start:kept.End()], randomBytes(3, int(kept.Length)))
 			mark(before, 0, size)
 			mark(before, quantity.MiB, 8*quantity.MiB)
 			mark(before, 9*quantity.MiB, 7*quantity.MiB)
-			copy(before[kept.Start:kept.End()], randomBytes(3, int(kept.Length)))
 			mark(before, kept.Start, kept.Length)
 			clear(before[:512]) // no table
 			target := &memDisk{b: bytes.Clone(before)}

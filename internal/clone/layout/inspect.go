@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"clonecast/internal/clone"
@@ -95,9 +96,12 @@ func (o Options) readTable(r io.ReaderAt, l *Layout) error {
 	return err
 }
 
-// look finds out what a partition holds. Bytes that cannot be read matter only where the file system has
-// something: its map is not used then, for it may be read wrongly.
+// look finds out what a partition holds. Where bytes cannot be read, no mark of another format counts as
+// found; a map is used only if all structures of its file system can be read.
 func look(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
+	if v, err := probe.Read(r, size); err == nil {
+		return v, nil
+	}
 	rescued := &rescue.Reader{Disk: r}
 	v, err := probe.Read(rescued, size)
 	if err != nil {
@@ -105,25 +109,32 @@ func look(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 	}
 	var bad *rescue.UnreadableError
 	if !errors.As(rescued.Unreadable(), &bad) {
-		return v, nil
+		return v, nil // it could be read after all
 	}
-	first := bad.Extents[0]
 	what := fmt.Sprintf("%v cannot be read where it was looked into, the first at byte %d of it",
-		quantity.Total(bad.Extents), int64(first.Start))
-	used := false
-	for _, e := range bad.Extents {
-		used = used || quantity.Overlaps(v.Allocated, e)
-	}
+		quantity.Total(bad.Extents), int64(bad.Extents[0].Start))
 	switch {
 	case v.Doubt != nil:
 		v.Notes = append(v.Notes, what)
-	case used:
+	case !probe.Readable(r, size, v.Type):
 		v.Doubt = &filesystem.Doubt{Reason: what, Remedy: checkDisk}
 		v.Allocated, v.Discarded, v.Whole = nil, nil, nil
 	default:
-		v.Notes = append(v.Notes, what+": nothing is stored there")
+		v.Notes = append(v.Notes, what+": the map of the "+v.Type+" is used all the same")
+		v.Allocated = withTail(v, bad.Extents, size)
 	}
 	return v, nil
+}
+
+// withTail adds to what a volume uses the unreadable bytes behind it: whether they are zero nobody knows.
+func withTail(v filesystem.Volume, bad []quantity.Extent, size quantity.Bytes) []quantity.Extent {
+	out := slices.Clone(v.Allocated)
+	for _, e := range bad {
+		if start := max(e.Start, v.Size); start < e.End() {
+			out = append(out, quantity.Extent{Start: start, Length: min(e.End(), size) - start})
+		}
+	}
+	return quantity.Normalize(out)
 }
 
 // checkDisk is what to do about structures that cannot be read.

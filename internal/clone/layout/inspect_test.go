@@ -1,10 +1,14 @@
 package layout
 
 import (
+	"encoding/binary"
 	"errors"
 	"os"
 	"strings"
 	"testing"
+
+	"regexp"
+	"strconv"
 
 	"clonecast/internal/clone"
 	"clonecast/internal/disktest"
@@ -13,14 +17,29 @@ import (
 	"clonecast/internal/quantity"
 )
 
-// ext4Disk is a disk with a GPT and an ext4 of 64 MiB from the first MiB on, of which the end is free.
-func ext4Disk(t *testing.T) (path string, g clone.Geometry) {
+// bitmapOf gives the place of the first block bitmap in the ext2 of a disk.
+func bitmapOf(t *testing.T, path string) quantity.Bytes {
+	t.Helper()
+	out := disktest.Run(t, "", "sh", "-ec", "dd if="+path+" of="+path+".fs bs=1M skip=1 count=64 status=none; dumpe2fs "+path+".fs 2>/dev/null")
+	m := regexp.MustCompile(`Block bitmap at (\d+)`).FindStringSubmatch(out)
+	if m == nil {
+		t.Fatalf("dumpe2fs says %s", out)
+	}
+	block, err := strconv.Atoi(m[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return quantity.Bytes(block) * 4096
+}
+
+// ext2Disk is a disk with a GPT and an ext2 of 64 MiB from the first MiB on, of which the end is free.
+func ext2Disk(t *testing.T) (path string, g clone.Geometry) {
 	t.Helper()
 	const size = 66 * quantity.MiB
 	path = disktest.Image(t, size)
 	disktest.Run(t, "label: gpt\nstart=2048,size=131072\n", "sfdisk", "-q", path)
 	fs := disktest.Image(t, 64*quantity.MiB)
-	disktest.Run(t, "", "mke2fs", "-q", "-t", "ext4", "-b", "4096", fs)
+	disktest.Run(t, "", "mke2fs", "-q", "-t", "ext2", "-b", "4096", fs) // its bitmaps have no checksum
 	disktest.Run(t, "", "dd", "if="+fs, "of="+path, "bs=1M", "seek=1", "conv=notrunc", "status=none")
 	return path, clone.Geometry{Size: size, LogicalSector: 512, PhysicalSector: 512}
 }
@@ -28,7 +47,7 @@ func ext4Disk(t *testing.T) (path string, g clone.Geometry) {
 // TestUnreadable looks at a disk with places that cannot be read. Where the file system has nothing its map is
 // used all the same; where it has something, all is copied; a table that is there twice is enough.
 func TestUnreadable(t *testing.T) {
-	path, g := ext4Disk(t)
+	path, g := ext2Disk(t)
 	const end = 65 * quantity.MiB // of the partition
 	for name, tc := range map[string]struct {
 		bad   quantity.Extent
@@ -36,8 +55,10 @@ func TestUnreadable(t *testing.T) {
 		notes string
 	}{
 		"free blocks at the end": {quantity.Extent{Start: end - 256*quantity.KiB, Length: 256 * quantity.KiB},
-			image.ModeClone, "nothing is stored there"},
-		"block bitmap":   {quantity.Extent{Start: quantity.MiB, Length: quantity.MiB}, image.ModeRaw, "cannot be read"},
+			image.ModeClone, "the map of the ext2 is used all the same"},
+		"superblock": {quantity.Extent{Start: quantity.MiB, Length: 4096}, image.ModeRaw, "no known file system"},
+		"block bitmap": {quantity.Extent{Start: quantity.MiB + bitmapOf(t, path), Length: 4096}, image.ModeRaw,
+			"cannot be read where it was looked into"},
 		"backup table":   {quantity.Extent{Start: g.Size - 64*quantity.KiB, Length: 64 * quantity.KiB}, image.ModeClone, "table: "},
 		"primary header": {quantity.Extent{Start: 512, Length: 512}, image.ModeClone, "table: "},
 	} {
@@ -58,6 +79,37 @@ func TestUnreadable(t *testing.T) {
 				t.Errorf("the capture would be refused: %v", err)
 			}
 		})
+	}
+}
+
+// TestUnreadableMap: bytes of a map that are made up say that everything is free. exFAT's has no checksum that could
+// tell; its reader must not see them.
+func TestUnreadableMap(t *testing.T) {
+	const size = 64 * quantity.MiB
+	path := disktest.Image(t, size)
+	disktest.Run(t, "", "mkfs.exfat", "-c", "512", path)
+	disk := disktest.Open(t, path)
+	var heap [4]byte // boot sector, ClusterHeapOffset: where the bitmap begins
+	if _, err := disk.ReadAt(heap[:], 0x58); err != nil {
+		t.Fatal(err)
+	}
+	bitmap := quantity.Bytes(binary.LittleEndian.Uint32(heap[:])) * 512
+	g := clone.Geometry{Size: size, LogicalSector: 512}
+	for name, tc := range map[string]struct {
+		bad  quantity.Bytes
+		mode image.Mode
+	}{
+		"in the bitmap":     {(bitmap + 8*quantity.KiB) / 4096 * 4096, image.ModeRaw},
+		"in a free cluster": {size - 4096, image.ModeClone},
+	} {
+		faulty := &disktest.Faulty{ReaderAt: disk, Bad: []quantity.Extent{{Start: tc.bad, Length: 4096}}}
+		l, err := Inspect(faulty, g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p := l.Partitions[0]; p.Volume.Type != "exfat" || p.Mode != tc.mode {
+			t.Errorf("%s: %s in mode %s, want %s", name, p.Volume.Type, p.Mode, tc.mode)
+		}
 	}
 }
 
@@ -93,7 +145,7 @@ func TestUnusableTables(t *testing.T) {
 			}
 		})
 	}
-	path, g := ext4Disk(t)
+	path, g := ext2Disk(t)
 	var refused *clone.RefusedError
 	both := map[int]image.Mode{0: image.ModeRaw, 1: image.ModeSkip}
 	if _, err := (Options{Policy: both}).Inspect(disktest.Open(t, path), g); !errors.As(err, &refused) || refused.Remedy == "" {
@@ -112,7 +164,7 @@ func TestMembers(t *testing.T) {
 		"inside":               {65*quantity.MiB + 17*quantity.KiB, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path, g := ext4Disk(t)
+			path, g := ext2Disk(t)
 			g.Size = tc.size
 			if err := os.Truncate(path, int64(g.Size)); err != nil {
 				t.Fatal(err)

@@ -54,6 +54,17 @@ func Read(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 	return read(r, size, append(readers(), readLVM))
 }
 
+// Readable tells whether a volume of this type can be read from r by its own reader alone, so that its map
+// does not come from bytes that somebody made up in the place of unreadable ones.
+func Readable(r io.ReaderAt, size quantity.Bytes, format string) bool {
+	for _, read := range append(readers(), readLVM, readFAT) {
+		if v, err := read(r, size); err == nil && v.Type == format {
+			return v.Doubt == nil
+		}
+	}
+	return false
+}
+
 func read(r io.ReaderAt, size quantity.Bytes, readers []reader) (filesystem.Volume, error) {
 	found, err := findKinds(r, size, kinds(size))
 	if err != nil {
