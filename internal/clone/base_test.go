@@ -66,7 +66,7 @@ func TestDeployDifferences(t *testing.T) {
 			target := &memDisk{b: bytes.Clone(old)}
 			c.change(target.b)
 			s := &deltaStore{memStore: store, differ: differ}
-			r, err := deployOne(context.Background(), &store.manifest.Disks[0], target, l.Geometry, s, deployOrder{Verify: true, Parent: parent})
+			r, err := deployOne(&store.manifest.Disks[0], target, l.Geometry, s, deployOrder{Verify: true, Parent: parent})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,7 +1,6 @@
 package clone_test
 
 import (
-	"context"
 	"testing"
 
 	"clonecast/internal/clone"
@@ -30,7 +29,7 @@ func benchDisk() (*memDisk, *layout.Layout) {
 func benchCapture(b *testing.B, disk *memDisk, l *layout.Layout) *memStore {
 	b.Helper()
 	store := &memStore{}
-	if _, err := captureOne(context.Background(), disk, l, store, captureOrder{Image: "bench", Level: zstd.SpeedDefault}); err != nil {
+	if _, err := captureOne(disk, l, store, captureOrder{Image: "bench", Level: zstd.SpeedDefault}); err != nil {
 		b.Fatal(err)
 	}
 	return store
@@ -49,7 +48,7 @@ func BenchmarkDeploy(b *testing.B) {
 	store := benchCapture(b, disk, l)
 	deploy := func(b *testing.B, d *image.Disk, target *memDisk) {
 		b.Helper()
-		if _, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{}); err != nil {
+		if _, err := deployOne(d, target, l.Geometry, store, deployOrder{}); err != nil {
 			b.Fatal(err)
 		}
 	}

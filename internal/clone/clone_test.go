@@ -22,7 +22,6 @@ import (
 	"clonecast/internal/quantity"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/klauspost/compress/zstd"
 )
 
 // memDisk is a disk in memory that counts what is written and can be cut.
@@ -165,7 +164,7 @@ func (s *memStore) Frames(_ context.Context, ids []chunk.ID, yield func([]byte) 
 
 func captureTo(t *testing.T, store *memStore, disk *memDisk, l *layout.Layout) capture.Result {
 	t.Helper()
-	r, err := captureOne(context.Background(), disk, l, store, captureOrder{Image: "test", Level: zstd.SpeedFastest})
+	r, err := captureOne(disk, l, store, captureOrder{Image: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +239,7 @@ func TestDeployOverRandomDisk(t *testing.T) {
 	before := randomBytes(9, testDiskSize+1<<20)
 	target := &memDisk{b: bytes.Clone(before)}
 	g := clone.Geometry{Size: quantity.Bytes(len(target.b)), LogicalSector: 512}
-	r, err := deployOne(context.Background(), &store.manifest.Disks[0], target, g, store, deployOrder{Verify: true})
+	r, err := deployOne(&store.manifest.Disks[0], target, g, store, deployOrder{Verify: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +249,7 @@ func TestDeployOverRandomDisk(t *testing.T) {
 	}
 
 	target.written = 0
-	r, err = deployOne(context.Background(), &store.manifest.Disks[0], target, g, store, deployOrder{})
+	r, err = deployOne(&store.manifest.Disks[0], target, g, store, deployOrder{})
 	if err != nil || r.Written != 0 || target.written != 0 || r.Fetched != 0 || r.Kept != r.Compared {
 		t.Errorf("second deploy: %+v, %v; %d bytes were written, want 0", r, err, target.written)
 	}
@@ -264,11 +263,11 @@ func TestDeployWritesOnlyWhatDiffers(t *testing.T) {
 	g := l.Geometry
 	changed := 63*512 + 4<<20 // inside an extent of partition 1
 	target.b[changed] ^= 0xff
-	r, err := deployOne(context.Background(), &store.manifest.Disks[0], target, g, store, deployOrder{DryRun: true})
+	r, err := deployOne(&store.manifest.Disks[0], target, g, store, deployOrder{DryRun: true})
 	if err != nil || target.written != 0 || r.Differ == 0 {
 		t.Fatalf("dry run: %+v, %v; %d bytes were written", r, err, target.written)
 	}
-	if _, err := deployOne(context.Background(), &store.manifest.Disks[0], target, g, store, deployOrder{Verify: true}); err != nil {
+	if _, err := deployOne(&store.manifest.Disks[0], target, g, store, deployOrder{Verify: true}); err != nil {
 		t.Fatal(err)
 	}
 	checkDeployed(t, &store.manifest.Disks[0], disk.b, disk.b, target.b)
@@ -288,19 +287,19 @@ func TestDeployCutAtEveryWrite(t *testing.T) {
 	d.Partitions = d.Partitions[:2] // kept_test.go cuts a deploy that keeps the third
 	before := randomBytes(9, testDiskSize)
 	whole := &memDisk{b: bytes.Clone(before)}
-	if _, err := deployOne(context.Background(), d, whole, l.Geometry, store, deployOrder{}); err != nil {
+	if _, err := deployOne(d, whole, l.Geometry, store, deployOrder{}); err != nil {
 		t.Fatal(err)
 	}
 	for cut := 1; cut < whole.writes; cut++ {
 		target := &memDisk{b: bytes.Clone(before), cutAt: cut}
-		if _, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{}); !errors.Is(err, errCut) {
+		if _, err := deployOne(d, target, l.Geometry, store, deployOrder{}); !errors.Is(err, errCut) {
 			t.Fatalf("cut after write %d: Deploy = %v, the cut went unreported", cut, err)
 		}
 		if !clone.AllZero(target.b[:512]) {
 			t.Fatalf("cut after write %d: LBA 0 is not zero, the disk could boot", cut)
 		}
 		target.cutAt = 0
-		if _, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{Verify: true}); err != nil {
+		if _, err := deployOne(d, target, l.Geometry, store, deployOrder{Verify: true}); err != nil {
 			t.Fatalf("rerun after write %d: %v", cut, err)
 		}
 		checkDeployed(t, d, disk.b, before, target.b)
@@ -326,7 +325,7 @@ func TestVerifyFindsLostWrites(t *testing.T) {
 	captureTo(t, store, disk, l)
 	for _, lose := range []int64{12<<20 + 1<<20, 0} {
 		target := &lyingDisk{&memDisk{b: randomBytes(9, testDiskSize)}, lose}
-		_, err := deployOne(context.Background(), &store.manifest.Disks[0], target, l.Geometry, store, deployOrder{Verify: true})
+		_, err := deployOne(&store.manifest.Disks[0], target, l.Geometry, store, deployOrder{Verify: true})
 		var medium *clone.MediumError
 		if !errors.As(err, &medium) {
 			t.Errorf("a lost write at byte %d: Deploy = %v, want a clone.MediumError", lose, err)
@@ -352,7 +351,7 @@ func TestFlippedBits(t *testing.T) {
 			at++
 		}
 		target := &flippingDisk{&memDisk{b: randomBytes(9, testDiskSize)}, at}
-		_, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{Verify: true})
+		_, err := deployOne(d, target, l.Geometry, store, deployOrder{Verify: true})
 		var medium *clone.MediumError
 		if !errors.As(err, &medium) {
 			t.Errorf("a flipped bit at byte %d: Deploy = %v, want a MediumError", at, err)
@@ -413,7 +412,7 @@ func TestDeployRefusesBeforeWriting(t *testing.T) {
 		"other sector size": {Size: testDiskSize, LogicalSector: 4096},
 	} {
 		target := &memDisk{b: make([]byte, g.Size)}
-		_, err := deployOne(context.Background(), &store.manifest.Disks[0], target, g, store, deployOrder{})
+		_, err := deployOne(&store.manifest.Disks[0], target, g, store, deployOrder{})
 		var refused *clone.RefusedError
 		if !errors.As(err, &refused) || refused.Remedy == "" || target.writes != 0 {
 			t.Errorf("%s: Deploy = %v after %d writes, want a refusal with a remedy", name, err, target.writes)
@@ -425,10 +424,10 @@ func TestCaptureRefusesHibernated(t *testing.T) {
 	disk, l := testDisk(1)
 	l.Partitions[1].Refuse = true
 	var refused *clone.RefusedError
-	if _, err := captureOne(context.Background(), disk, l, &memStore{}, captureOrder{Image: "x", Level: zstd.SpeedFastest}); !errors.As(err, &refused) {
+	if _, err := captureOne(disk, l, &memStore{}, captureOrder{Image: "x"}); !errors.As(err, &refused) {
 		t.Errorf("Capture = %v, want a refusal", err)
 	}
-	if _, err := captureOne(context.Background(), disk, l, &memStore{}, captureOrder{Image: "x", Force: true, Level: zstd.SpeedFastest}); err != nil {
+	if _, err := captureOne(disk, l, &memStore{}, captureOrder{Image: "x", Force: true}); err != nil {
 		t.Errorf("Capture with Force = %v", err)
 	}
 }
@@ -449,10 +448,10 @@ func (d *brokenDisk) ReadAt(b []byte, off int64) (int, error) {
 func TestCaptureReadErrors(t *testing.T) {
 	disk, l := testDisk(1)
 	free, used := int64(63*512+5000), int64(63*512+9000)
-	if _, err := captureOne(context.Background(), &brokenDisk{disk, free}, l, &memStore{}, captureOrder{Image: "x", Level: zstd.SpeedFastest}); err != nil {
+	if _, err := captureOne(&brokenDisk{disk, free}, l, &memStore{}, captureOrder{Image: "x"}); err != nil {
 		t.Errorf("unreadable free block: Capture = %v, want success", err)
 	}
-	_, err := captureOne(context.Background(), &brokenDisk{disk, used}, l, &memStore{}, captureOrder{Image: "x", Level: zstd.SpeedFastest})
+	_, err := captureOne(&brokenDisk{disk, used}, l, &memStore{}, captureOrder{Image: "x"})
 	var read *clone.ReadError
 	if !errors.As(err, &read) {
 		t.Errorf("unreadable used block: Capture = %v, want a clone.ReadError", err)
@@ -473,7 +472,7 @@ func TestDeployWipesStaleSignatures(t *testing.T) {
 	copy(before[testDiskSize-512:], gptMagic)
 	target := &memDisk{b: bytes.Clone(before)}
 	d := &store.manifest.Disks[0]
-	if _, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{Verify: true}); err != nil {
+	if _, err := deployOne(d, target, l.Geometry, store, deployOrder{Verify: true}); err != nil {
 		t.Fatal(err)
 	}
 	for name, at := range map[string]int{"LUKS2": luks, "GPT backup": testDiskSize - 512} {
@@ -485,7 +484,7 @@ func TestDeployWipesStaleSignatures(t *testing.T) {
 		t.Error("free bytes without a signature were changed")
 	}
 	writes := target.writes
-	if r, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{}); err != nil || target.writes != writes {
+	if r, err := deployOne(d, target, l.Geometry, store, deployOrder{}); err != nil || target.writes != writes {
 		t.Errorf("second deploy: %+v, %v after %d writes, want none", r, err, target.writes-writes)
 	}
 }

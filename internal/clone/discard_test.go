@@ -2,14 +2,11 @@ package clone_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"testing"
 
 	"clonecast/internal/filesystem"
 	"clonecast/internal/quantity"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // unreadable is a disk some of whose bytes cannot be read.
@@ -52,7 +49,7 @@ func TestDiscardedBytes(t *testing.T) {
 		}
 	}
 	store := &memStore{}
-	r, err := captureOne(context.Background(), broken, l, store, captureOrder{Image: "test", Level: zstd.SpeedFastest})
+	r, err := captureOne(broken, l, store, captureOrder{Image: "test"})
 	if err != nil {
 		t.Fatalf("Capture read what it discards: %v", err)
 	}
@@ -63,11 +60,11 @@ func TestDiscardedBytes(t *testing.T) {
 	before := randomBytes(9, testDiskSize)
 	target := &memDisk{b: bytes.Clone(before)}
 	d := &store.manifest.Disks[0]
-	if _, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{Verify: true}); err != nil {
+	if _, err := deployOne(d, target, l.Geometry, store, deployOrder{Verify: true}); err != nil {
 		t.Fatal(err)
 	}
 	checkDeployed(t, d, want, before, target.b)
-	if r, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{}); err != nil || r.Written != 0 {
+	if r, err := deployOne(d, target, l.Geometry, store, deployOrder{}); err != nil || r.Written != 0 {
 		t.Errorf("second deploy wrote %d bytes, %v", r.Written, err)
 	}
 }

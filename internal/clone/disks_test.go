@@ -2,7 +2,6 @@ package clone_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"testing"
 
@@ -11,8 +10,6 @@ import (
 	"clonecast/internal/clone/deploy"
 	"clonecast/internal/image"
 	"clonecast/internal/quantity"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // twoDisks captures two disks as one version.
@@ -28,7 +25,7 @@ func twoDisks(t *testing.T) (*memStore, []*memDisk, capture.Result) {
 	}
 	store := &memStore{}
 	var total, last quantity.Bytes
-	r, err := captureDisks(context.Background(), captured, store, captureOrder{Image: "two", Level: zstd.SpeedFastest,
+	r, err := captureDisks(captured, store, captureOrder{Image: "two",
 		Progress: func(_ string, done, all quantity.Bytes) {
 			if done < last {
 				t.Errorf("progress goes back from %d to %d", last, done)
@@ -62,7 +59,7 @@ func TestDeployDisksCutAtEveryWrite(t *testing.T) {
 		return []*memDisk{{b: bytes.Clone(sources[0].b)}, {b: randomBytes(9, tableDiskSize)}}
 	}
 	whole := blank()
-	results, err := deployDisks(context.Background(), deployments(store.manifest, whole), store, deployOrder{Verify: true})
+	results, err := deployDisks(deployments(store.manifest, whole), store, deployOrder{Verify: true})
 	if err != nil || len(results) != 2 || results[0].Differ != 0 || results[1].Differ == 0 {
 		t.Fatalf("%+v, %v", results, err)
 	}
@@ -73,14 +70,14 @@ func TestDeployDisksCutAtEveryWrite(t *testing.T) {
 		for cut := 1; cut < whole[i].writes; cut++ {
 			disks := blank()
 			disks[i].cutAt = cut
-			if _, err := deployDisks(context.Background(), deployments(store.manifest, disks), store, deployOrder{}); !errors.Is(err, errCut) {
+			if _, err := deployDisks(deployments(store.manifest, disks), store, deployOrder{}); !errors.Is(err, errCut) {
 				t.Fatalf("disk %d cut after write %d: %v", i, cut, err)
 			}
 			if !clone.AllZero(disks[0].b[:512]) {
 				t.Fatalf("disk %d cut after write %d: the first disk could boot", i, cut)
 			}
 			disks[i].cutAt = 0
-			if _, err := deployDisks(context.Background(), deployments(store.manifest, disks), store, deployOrder{}); err != nil {
+			if _, err := deployDisks(deployments(store.manifest, disks), store, deployOrder{}); err != nil {
 				t.Fatal(err)
 			}
 			for k := range disks {
@@ -93,13 +90,13 @@ func TestDeployDisksCutAtEveryWrite(t *testing.T) {
 func TestDeployDisksChecksAllFirst(t *testing.T) {
 	store, sources, _ := twoDisks(t)
 	disks := []*memDisk{{b: randomBytes(9, tableDiskSize)}, {b: make([]byte, 1<<20)}}
-	_, err := deployDisks(context.Background(), deployments(store.manifest, disks), store, deployOrder{})
+	_, err := deployDisks(deployments(store.manifest, disks), store, deployOrder{})
 	var refused *clone.RefusedError
 	if !errors.As(err, &refused) || disks[0].writes+disks[1].writes != 0 {
 		t.Errorf("the second target is too small: %v after %d writes", err, disks[0].writes)
 	}
 	same := []*memDisk{{b: sources[0].b}, {b: sources[1].b}}
-	if r, err := deployDisks(context.Background(), deployments(store.manifest, same), store, deployOrder{}); err != nil || same[0].writes+same[1].writes != 0 {
+	if r, err := deployDisks(deployments(store.manifest, same), store, deployOrder{}); err != nil || same[0].writes+same[1].writes != 0 {
 		t.Errorf("both are up to date: %+v, %v", r, err)
 	}
 }

@@ -1,6 +1,7 @@
 package clone_test
 
 import (
+	"cmp"
 	"context"
 	"io"
 
@@ -51,9 +52,10 @@ func sourceOf(f framer) deploy.Source {
 	return s
 }
 
-func deployDisks(ctx context.Context, disks []deploy.Disk, source framer, o deployOrder) ([]deploy.Result, error) {
+func deployDisks(disks []deploy.Disk, source framer, o deployOrder) ([]deploy.Result, error) {
 	s := sourceOf(source)
 	opts := deploy.Options{Verify: o.Verify, Trim: o.Trim, Grow: o.Grow}
+	ctx := context.Background()
 	plan, err := deploy.NewPlan(ctx, disks, s, opts, o.Progress)
 	if err != nil {
 		return nil, err
@@ -65,9 +67,8 @@ func deployDisks(ctx context.Context, disks []deploy.Disk, source framer, o depl
 		Parent: o.Parent, Progress: o.Progress})
 }
 
-func deployOne(ctx context.Context, d *image.Disk, t deploy.Target, g clone.Geometry, source framer,
-	o deployOrder) (deploy.Result, error) {
-	results, err := deployDisks(ctx, []deploy.Disk{{Image: d, Target: t, Geometry: g}}, source, o)
+func deployOne(d *image.Disk, t deploy.Target, g clone.Geometry, source framer, o deployOrder) (deploy.Result, error) {
+	results, err := deployDisks([]deploy.Disk{{Image: d, Target: t, Geometry: g}}, source, o)
 	if len(results) == 0 {
 		return deploy.Result{}, err
 	}
@@ -83,16 +84,19 @@ type captureOrder struct {
 	Progress              clone.Progress
 }
 
-func captureDisks(ctx context.Context, disks []capture.Disk, sink capture.Sink, o captureOrder) (capture.Result, error) {
-	return capture.Run(ctx, disks, capture.Options{Image: o.Image, Force: o.Force},
-		capture.Means{Sink: sink, Level: o.Level, FillBadSectors: o.FillBadSectors, Followers: o.Followers,
-			Progress: o.Progress})
+// captureDisks compresses as little as can be, unless the order says how much.
+func captureDisks(disks []capture.Disk, sink capture.Sink, o captureOrder) (capture.Result, error) {
+	level := cmp.Or(o.Level, zstd.SpeedFastest)
+	means := capture.Means{Sink: sink, Level: level, FillBadSectors: o.FillBadSectors, Followers: o.Followers,
+		Progress: o.Progress}
+	return capture.Run(context.Background(), disks, capture.Options{Image: o.Image, Force: o.Force}, means)
 }
 
-func captureOne(ctx context.Context, disk io.ReaderAt, l *layout.Layout, sink capture.Sink, o captureOrder) (capture.Result, error) {
-	return captureDisks(ctx, []capture.Disk{{Reader: disk, Layout: l}}, sink, o)
+func captureOne(disk io.ReaderAt, l *layout.Layout, sink capture.Sink, o captureOrder) (capture.Result, error) {
+	return captureDisks([]capture.Disk{{Reader: disk, Layout: l}}, sink, o)
 }
 
 func newFollower(outline *image.Manifest, disks []deploy.Disk, o deployOrder) (*follow.Follower, error) {
-	return follow.New(outline, disks, deploy.Options{Grow: o.Grow}, deploy.Means{SaveTable: o.SaveTable, Progress: o.Progress})
+	means := deploy.Means{SaveTable: o.SaveTable, Progress: o.Progress}
+	return follow.New(outline, disks, deploy.Options{Grow: o.Grow}, means)
 }

@@ -18,8 +18,6 @@ import (
 	"clonecast/internal/image"
 	"clonecast/internal/partition"
 	"clonecast/internal/quantity"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 var errFault = errors.New("injected fault")
@@ -178,7 +176,7 @@ func smallDisk(seed byte) (*memDisk, *layout.Layout) {
 
 // deployOver deploys to a disk with the given content.
 func deployOver(d *image.Disk, l *layout.Layout, target deploy.Target, source framer) (deploy.Result, error) {
-	return deployOne(context.Background(), d, target, l.Geometry, source, deployOrder{Verify: true})
+	return deployOne(d, target, l.Geometry, source, deployOrder{Verify: true})
 }
 
 // wholeAgain runs a deploy once more, without faults, and checks that the disk is what it is
@@ -193,7 +191,7 @@ func wholeAgain(t *testing.T, what string, d *image.Disk, l *layout.Layout, sour
 	if swap := d.Partitions[2].Content.Start; !bytes.Equal(target.durable[swap:swap+4096], sound[swap:swap+4096]) {
 		t.Fatalf("%s: rerun: another swap header", what)
 	}
-	if r, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{DryRun: true}); err != nil || r.Differ != 0 {
+	if r, err := deployOne(d, target, l.Geometry, store, deployOrder{DryRun: true}); err != nil || r.Differ != 0 {
 		t.Fatalf("%s: after the rerun %v differ, %v", what, r.Differ, err)
 	}
 }
@@ -297,9 +295,9 @@ func TestDeployCrashes(t *testing.T) {
 // TestCaptureFaults lets every operation of a capture fail, once and for good.
 func TestCaptureFaults(t *testing.T) {
 	disk, l := smallDisk(1)
-	opts := captureOrder{Image: "test", Level: zstd.SpeedFastest}
+	opts := captureOrder{Image: "test"}
 	clean, whole := &faults{}, &memStore{}
-	want, err := captureOne(context.Background(), newFaultyDisk(disk.b, clean), l, faultySource{whole, clean}, opts)
+	want, err := captureOne(newFaultyDisk(disk.b, clean), l, faultySource{whole, clean}, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -309,7 +307,7 @@ func TestCaptureFaults(t *testing.T) {
 			what := fmt.Sprintf("operation %d fails, lasting %t", at, lasts)
 			f, store := &faults{at: at, lasts: lasts}, &memStore{}
 			source := newFaultyDisk(disk.b, f)
-			got, err := captureOne(context.Background(), source, l, faultySource{store, f}, opts)
+			got, err := captureOne(source, l, faultySource{store, f}, opts)
 			for kind := range f.hits {
 				kinds[kind]++
 			}
@@ -324,7 +322,7 @@ func TestCaptureFaults(t *testing.T) {
 				t.Fatalf("%s: a version was made", what)
 			}
 			source.at = 0
-			if got, err := captureOne(context.Background(), source, l, store, opts); err != nil || got.Version.ID != want.Version.ID {
+			if got, err := captureOne(source, l, store, opts); err != nil || got.Version.ID != want.Version.ID {
 				t.Fatalf("%s: rerun: %+v, %v", what, got, err)
 			}
 		}

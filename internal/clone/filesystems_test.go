@@ -2,7 +2,6 @@ package clone_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -18,7 +17,6 @@ import (
 	"clonecast/internal/quantity"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 )
 
@@ -266,11 +264,11 @@ func reimage(t *testing.T, source, target string) []quantity.Extent {
 		t.Fatalf("partition of type %q is captured as %q: %s", p.Volume.Type, p.Mode, p.Reason)
 	}
 	store := &memStore{}
-	if _, err := captureOne(context.Background(), disk, layout, store, captureOrder{Image: "test", Level: zstd.SpeedFastest}); err != nil {
+	if _, err := captureOne(disk, layout, store, captureOrder{Image: "test"}); err != nil {
 		t.Fatal(err)
 	}
 	to := fileTarget{disktest.Open(t, target)}
-	if _, err := deployOne(context.Background(), &store.manifest.Disks[0], to, g, store, deployOrder{}); err != nil {
+	if _, err := deployOne(&store.manifest.Disks[0], to, g, store, deployOrder{}); err != nil {
 		t.Fatal(err)
 	}
 	return layout.Partitions[0].Extents

@@ -14,8 +14,6 @@ import (
 	"clonecast/internal/image"
 	"clonecast/internal/partition/saved"
 	"clonecast/internal/quantity"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // liveStore hands a capture on. It holds the engine to its promise: what it tells is stored.
@@ -56,7 +54,7 @@ func (s *liveStore) Stored(ctx context.Context, ids []chunk.ID) error {
 func live(t *testing.T, store *memStore, captured ...capture.Disk) *liveStore {
 	t.Helper()
 	s := &liveStore{memStore: store, t: t}
-	if _, err := captureDisks(context.Background(), captured, s, captureOrder{Image: "test", Level: zstd.SpeedFastest, Followers: s}); err != nil {
+	if _, err := captureDisks(captured, s, captureOrder{Image: "test", Followers: s}); err != nil {
 		t.Fatal(err)
 	}
 	var want []chunk.ID
@@ -141,7 +139,7 @@ func TestFollow(t *testing.T) {
 		t.Error("LBA 0 is there before the manifest: the disk could boot")
 	}
 	d := &s.manifest.Disks[0]
-	r, err := deployOne(context.Background(), d, target, l.Geometry, s, deployOrder{Verify: true})
+	r, err := deployOne(d, target, l.Geometry, s, deployOrder{Verify: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +169,7 @@ func TestFollowCutAtEveryWrite(t *testing.T) {
 				return err
 			}
 		}
-		_, err := deployOne(context.Background(), d, target, l.Geometry, s, deployOrder{Verify: true})
+		_, err := deployOne(d, target, l.Geometry, s, deployOrder{Verify: true})
 		return err
 	}
 	whole := &memDisk{b: bytes.Clone(before)}
@@ -226,7 +224,7 @@ func TestFollowDisks(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := deployDisks(context.Background(), deployments(&final, targets), s, deployOrder{Verify: true}); err != nil {
+		if _, err := deployDisks(deployments(&final, targets), s, deployOrder{Verify: true}); err != nil {
 			t.Fatal(err)
 		}
 		for i := range targets {
@@ -259,7 +257,7 @@ func TestFollowWholeSource(t *testing.T) {
 		if len(source.asked) != 1 || !slices.Equal(source.asked[0], source.prepared[0]) || last != total {
 			t.Errorf("asked %d times; progress ended at %d of %d", len(source.asked), last, total)
 		}
-		if _, err := deployDisks(context.Background(), deployments(s.manifest, targets), s, deployOrder{Verify: true}); err != nil {
+		if _, err := deployDisks(deployments(s.manifest, targets), s, deployOrder{Verify: true}); err != nil {
 			t.Fatal(err)
 		}
 		for i := range targets {

@@ -1,7 +1,6 @@
 package clone_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -19,7 +18,6 @@ import (
 	"clonecast/internal/quantity"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/klauspost/compress/zstd"
 )
 
 // growCase is a disk with one file system that is to grow.
@@ -147,7 +145,7 @@ func captureFile(t *testing.T, source string) *memStore {
 		t.Fatal(err)
 	}
 	store := &memStore{}
-	if _, err := captureOne(context.Background(), disk, layout, store, captureOrder{Image: "test", Level: zstd.SpeedFastest}); err != nil {
+	if _, err := captureOne(disk, layout, store, captureOrder{Image: "test"}); err != nil {
 		t.Fatal(err)
 	}
 	return store
@@ -156,7 +154,7 @@ func captureFile(t *testing.T, source string) *memStore {
 func deployFile(t *testing.T, store *memStore, target string, opts deployOrder) deploy.Result {
 	t.Helper()
 	to := fileTarget{disktest.Open(t, target)}
-	r, err := deployOne(context.Background(), &store.manifest.Disks[0], to, clone.Geometry{Size: fileSize(t, to.File), LogicalSector: 512}, store, opts)
+	r, err := deployOne(&store.manifest.Disks[0], to, clone.Geometry{Size: fileSize(t, to.File), LogicalSector: 512}, store, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,7 +227,7 @@ func TestGrowCut(t *testing.T) {
 	d, g := &store.manifest.Disks[0], clone.Geometry{Size: start + size + larger, LogicalSector: 512}
 	opts := deployOrder{Grow: image.Grow{0: {Last: true}}}
 	deploy := func(to *memDisk) error {
-		r, err := deployOne(context.Background(), d, to, g, store, opts)
+		r, err := deployOne(d, to, g, store, opts)
 		if err == nil && r.Grown[0].Volume == 0 {
 			t.Fatalf("nothing grew: %+v", r.Grown)
 		}

@@ -102,7 +102,7 @@ func TestKeptPartitionCutAtEveryWrite(t *testing.T) {
 
 			deploy := func(b []byte, cutAt int) (*memDisk, error) {
 				disk := &memDisk{b: b, cutAt: cutAt}
-				_, err := deployOne(context.Background(), d, disk, tableGeometry, store, deployOrder{Verify: true,
+				_, err := deployOne(d, disk, tableGeometry, store, deployOrder{Verify: true,
 					SaveTable: func(_ context.Context, _ int, c saved.Copy) error {
 						if disk.writes > 0 || c.Empty() || c.Serial != "S1" {
 							t.Errorf("table saved after %d writes: %+v", disk.writes, c)
@@ -161,7 +161,7 @@ func checkStillKept(t *testing.T, d *image.Disk, cut []byte, from, to int, store
 		Extents: []quantity.Extent{{Length: 4096}}, Chunks: store.manifest.Disks[0].Partitions[0].Content.Chunks[:1]}}}
 	target := &memDisk{b: bytes.Clone(cut)}
 	var refused *clone.RefusedError
-	_, err := deployOne(context.Background(), &other, target, tableGeometry, store, deployOrder{})
+	_, err := deployOne(&other, target, tableGeometry, store, deployOrder{})
 	if !errors.As(err, &refused) || refused.Remedy == "" || target.writes != 0 {
 		t.Fatalf("another image after the cut: %v after %d writes, want a refusal: bytes %d to %d are kept",
 			err, target.writes, from, to)
@@ -196,7 +196,7 @@ func TestSavedTableIsPutBack(t *testing.T) {
 			var old saved.Copy
 			save := func(_ context.Context, _ int, c saved.Copy) error { old = c; return nil }
 			opts := deployOrder{SaveTable: save}
-			if _, err := deployOne(context.Background(), &store.manifest.Disks[0], target, tableGeometry, store, opts); err != nil {
+			if _, err := deployOne(&store.manifest.Disks[0], target, tableGeometry, store, opts); err != nil {
 				t.Fatal(err)
 			}
 			if old.Empty() {
@@ -228,12 +228,12 @@ func TestSaveTableFails(t *testing.T) {
 	d := &store.manifest.Disks[0]
 	full := errors.New("disk full")
 	fail := deployOrder{SaveTable: func(context.Context, int, saved.Copy) error { return full }}
-	if _, err := deployOne(context.Background(), d, target, tableGeometry, store, fail); !errors.Is(err, full) || target.writes != 0 {
+	if _, err := deployOne(d, target, tableGeometry, store, fail); !errors.Is(err, full) || target.writes != 0 {
 		t.Errorf("Deploy = %v after %d writes", err, target.writes)
 	}
 	same := &memDisk{b: bytes.Clone(source.b)}
 	same.b[200*512] ^= 1
-	if _, err := deployOne(context.Background(), d, same, tableGeometry, store, fail); err != nil {
+	if _, err := deployOne(d, same, tableGeometry, store, fail); err != nil {
 		t.Errorf("the table does not change: Deploy = %v", err)
 	}
 }
@@ -258,7 +258,7 @@ func TestKeepRefuses(t *testing.T) {
 		"label: gpt\nstart=2048,size=100\nstart=4096,size=2048\n": "",
 	} {
 		target := tableDisk(t, 2, old)
-		_, err := deployOne(context.Background(), &d, target, tableGeometry, store, deployOrder{})
+		_, err := deployOne(&d, target, tableGeometry, store, deployOrder{})
 		var refused *clone.RefusedError
 		switch {
 		case want == "" && err != nil:
@@ -270,7 +270,7 @@ func TestKeepRefuses(t *testing.T) {
 	loop := tableDisk(t, 2, "label: dos\nstart=2048,size=8192,type=5\nstart=2248,size=100\n")
 	copy(loop.b[2048*512+510:], []byte{0, 0})
 	var refused *clone.RefusedError
-	if _, err := deployOne(context.Background(), &d, loop, tableGeometry, store, deployOrder{}); !errors.As(err, &refused) || loop.writes != 0 {
+	if _, err := deployOne(&d, loop, tableGeometry, store, deployOrder{}); !errors.As(err, &refused) || loop.writes != 0 {
 		t.Errorf("over a corrupt table: Deploy = %v, want a refusal", err)
 	}
 	for _, bad := range []map[int]image.Mode{{3: image.ModeSkip}, {2: image.ModeRaw}} {

@@ -2,7 +2,6 @@ package clone_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -19,8 +18,6 @@ import (
 	"clonecast/internal/image"
 	"clonecast/internal/quantity"
 	"clonecast/internal/vfs/memfs"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // TestAnyOrder captures changing disks, deploys versions to targets, deletes and collects, in a
@@ -179,7 +176,7 @@ func (w *world) capture() {
 	disk := w.sources[w.random.IntN(len(w.sources))]
 	session, err := w.store.Begin(w.t.Context())
 	w.must("begin", err)
-	r, err := captureOne(context.Background(), disk, w.layout, session, captureOrder{Image: "lab", Level: zstd.SpeedFastest})
+	r, err := captureOne(disk, w.layout, session, captureOrder{Image: "lab"})
 	w.must("capture", errors.Join(err, session.Close()))
 	w.versions[r.Version.Sequence] = bytes.Clone(disk.b)
 	w.counts["capture"]++
@@ -209,7 +206,7 @@ func (w *world) deploy() {
 	w.must("get the manifest", err)
 	m, _, err := image.Open(envelope, w.store.TrustedKeys())
 	w.must("open the manifest", err)
-	r, err := deployOne(context.Background(), &m.Disks[0], target, w.layout.Geometry, w.store, deployOrder{Verify: w.random.IntN(2) == 0})
+	r, err := deployOne(&m.Disks[0], target, w.layout.Geometry, w.store, deployOrder{Verify: w.random.IntN(2) == 0})
 	if len(f.hits) > 0 {
 		if !errors.Is(err, errFault) {
 			w.t.Fatalf("%s: a deploy that was cut: %v", w.name, err)

@@ -2,7 +2,6 @@ package clone_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -59,7 +58,7 @@ func TestPolicies(t *testing.T) {
 	before := randomBytes(9, tableDiskSize)
 	target := &memDisk{b: bytes.Clone(before)}
 	for range 2 { // the second time onto a FAT that was used meanwhile
-		if _, err := deployOne(context.Background(), d, target, tableGeometry, store, deployOrder{Verify: true}); err != nil {
+		if _, err := deployOne(d, target, tableGeometry, store, deployOrder{Verify: true}); err != nil {
 			t.Fatal(err)
 		}
 		if kept := target.b[12160*512 : 14160*512]; !bytes.Equal(kept, before[12160*512:14160*512]) {

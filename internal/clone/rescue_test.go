@@ -2,7 +2,6 @@ package clone_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"slices"
 	"sync"
@@ -10,8 +9,6 @@ import (
 
 	"clonecast/internal/clone/rescue"
 	"clonecast/internal/quantity"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // readTries is how often a capture reads before it gives a sector up.
@@ -78,10 +75,10 @@ func TestBadSectors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			disk, l := testDisk(1)
-			options := captureOrder{Image: "test", Level: zstd.SpeedFastest}
+			options := captureOrder{Image: "test"}
 			failing := &badDisk{memDisk: disk, bad: c.bad, shaky: c.shaky}
 			store := &memStore{}
-			_, err := captureOne(context.Background(), failing, l, store, options)
+			_, err := captureOne(failing, l, store, options)
 			var bad *rescue.UnreadableError
 			if len(c.want) == 0 {
 				if err != nil {
@@ -93,7 +90,7 @@ func TestBadSectors(t *testing.T) {
 
 			options.FillBadSectors = true
 			failing = &badDisk{memDisk: disk, bad: c.bad, shaky: c.shaky}
-			r, err := captureOne(context.Background(), failing, l, store, options)
+			r, err := captureOne(failing, l, store, options)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -106,7 +103,7 @@ func TestBadSectors(t *testing.T) {
 			}
 			target := &memDisk{b: randomBytes(9, testDiskSize)}
 			before := bytes.Clone(target.b)
-			if _, err := deployOne(context.Background(), &store.manifest.Disks[0], target, l.Geometry, store, deployOrder{Verify: true}); err != nil {
+			if _, err := deployOne(&store.manifest.Disks[0], target, l.Geometry, store, deployOrder{Verify: true}); err != nil {
 				t.Fatal(err)
 			}
 			checkDeployed(t, &store.manifest.Disks[0], want, before, target.b)

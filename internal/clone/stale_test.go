@@ -2,7 +2,6 @@ package clone_test
 
 import (
 	"bytes"
-	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,7 +44,7 @@ func TestStaleMarks(t *testing.T) {
 			clear(before[:512]) // no table
 			target := &memDisk{b: bytes.Clone(before)}
 			g := clone.Geometry{Size: size, LogicalSector: 512}
-			if _, err := deployOne(context.Background(), &d, target, g, store, deployOrder{Verify: true}); err != nil {
+			if _, err := deployOne(&d, target, g, store, deployOrder{Verify: true}); err != nil {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(target.b[kept.Start:kept.End()], before[kept.Start:kept.End()]) {

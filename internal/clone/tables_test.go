@@ -2,7 +2,6 @@ package clone_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"regexp"
@@ -15,8 +14,6 @@ import (
 	"clonecast/internal/disktest"
 	"clonecast/internal/image"
 	"clonecast/internal/quantity"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // tableCase is a table made by the tools that make tables, on $D. S is the number of
@@ -132,7 +129,7 @@ func captureDevice(t *testing.T, store *memStore, path string) *image.Manifest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := captureOne(context.Background(), dev, l, store, captureOrder{Image: "t", Level: zstd.SpeedFastest}); err != nil {
+	if _, err := captureOne(dev, l, store, captureOrder{Image: "t"}); err != nil {
 		t.Fatal(err)
 	}
 	return store.manifest
@@ -146,10 +143,10 @@ func deployDevice(t *testing.T, store *memStore, d *image.Disk, path string) {
 	}
 	defer dev.Close()
 	g := clone.Geometry{Size: dev.Size, LogicalSector: dev.LogicalSector, PhysicalSector: dev.PhysicalSector}
-	if _, err := deployOne(context.Background(), d, dev, g, store, deployOrder{Verify: true}); err != nil {
+	if _, err := deployOne(d, dev, g, store, deployOrder{Verify: true}); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := deployOne(context.Background(), d, dev, g, store, deployOrder{}); err != nil || r.Written != 0 {
+	if r, err := deployOne(d, dev, g, store, deployOrder{}); err != nil || r.Written != 0 {
 		t.Errorf("second deploy: %+v, %v", r, err)
 	}
 	l, err := layout.Inspect(dev, g)
@@ -240,7 +237,7 @@ func TestGPTOnSmallerDisk(t *testing.T) {
 		target := &memDisk{b: randomBytes(9, int(size))}
 		g := tableGeometry
 		g.Size = size
-		_, err := deployOne(context.Background(), &store.manifest.Disks[0], target, g, store, deployOrder{})
+		_, err := deployOne(&store.manifest.Disks[0], target, g, store, deployOrder{})
 		var refused *clone.RefusedError
 		if fits != (err == nil) || !fits && (!errors.As(err, &refused) || target.writes != 0) {
 			t.Errorf("disk of %d bytes: Deploy = %v after %d writes", size, err, target.writes)

@@ -39,7 +39,7 @@ func TestTrim(t *testing.T) {
 	d := &store.manifest.Disks[0]
 	before := randomBytes(9, testDiskSize)
 	target := &trimDisk{memDisk: &memDisk{b: bytes.Clone(before)}}
-	r, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{Verify: true, Trim: true})
+	r, err := deployOne(d, target, l.Geometry, store, deployOrder{Verify: true, Trim: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func TestTrim(t *testing.T) {
 	}
 
 	target.trimmed = 0
-	if _, err := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{Trim: true}); err != nil || target.trimmed != 0 {
+	if _, err := deployOne(d, target, l.Geometry, store, deployOrder{Trim: true}); err != nil || target.trimmed != 0 {
 		t.Errorf("a deploy with nothing to write trims %v, %v", target.trimmed, err)
 	}
 }
@@ -67,7 +67,7 @@ func TestTrimRefused(t *testing.T) {
 	d := &store.manifest.Disks[0]
 	deploy := func(err error, on bool) error {
 		target := &trimDisk{memDisk: &memDisk{b: randomBytes(9, testDiskSize)}, err: err}
-		_, deployErr := deployOne(context.Background(), d, target, l.Geometry, store, deployOrder{Trim: on})
+		_, deployErr := deployOne(d, target, l.Geometry, store, deployOrder{Trim: on})
 		return deployErr
 	}
 	if err := deploy(errors.ErrUnsupported, true); err != nil {

@@ -60,7 +60,7 @@ func TestWholeSource(t *testing.T) {
 	for _, refuse := range []error{nil, errors.New("no session")} {
 		disks := []*memDisk{{b: randomBytes(8, tableDiskSize)}, {b: randomBytes(9, tableDiskSize)}}
 		source := &wholeStore{memStore: store, disks: disks, refuse: refuse}
-		results, err := deployDisks(context.Background(), deployments(store.manifest, disks), source, deployOrder{Verify: true})
+		results, err := deployDisks(deployments(store.manifest, disks), source, deployOrder{Verify: true})
 		source.checkPrepared(t, err)
 		if refuse != nil {
 			continue
@@ -94,7 +94,7 @@ func (s *forgetful) Frames(ctx context.Context, ids []chunk.ID, yield func([]byt
 func TestWholeSourceForgets(t *testing.T) {
 	store, _, _ := twoDisks(t)
 	disks := []*memDisk{{b: randomBytes(8, tableDiskSize)}, {b: randomBytes(9, tableDiskSize)}}
-	_, err := deployDisks(context.Background(), deployments(store.manifest, disks), &forgetful{wholeStore{memStore: store}}, deployOrder{})
+	_, err := deployDisks(deployments(store.manifest, disks), &forgetful{wholeStore{memStore: store}}, deployOrder{})
 	var missing *chunk.MissingError
 	if !errors.As(err, &missing) || !clone.AllZero(disks[0].b[:512]) {
 		t.Errorf("%v, want a missing chunk and a disk that does not boot", err)
