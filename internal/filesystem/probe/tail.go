@@ -33,7 +33,7 @@ const (
 // withTail adds to a volume, the only one found on r, what is to be stored of its tail.
 func withTail(v filesystem.Volume, r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
 	tail := quantity.Extent{Start: v.Size, Length: size - v.Size}
-	if v.Doubt != nil || tail.Length <= 0 || v.Type == "swap" && tail.Length < v.BlockSize {
+	if v.Doubt != nil || tail.Length <= 0 {
 		return v, nil
 	}
 	zero := false
