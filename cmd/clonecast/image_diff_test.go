@@ -36,7 +36,7 @@ func change(t *testing.T, dir string) {
 	must(os.Rename(file("d0/file 7"), file("d0/renamed")))
 	must(os.WriteFile(file("d0/new"), bytes.Repeat([]byte("new "), 5000), 0o644))
 	must(os.WriteFile(file("d0/tiny"), []byte("x"), 0o644))
-	// The same bytes at another place: no change.
+	// The same bytes in other blocks: no change.
 	b, err := os.ReadFile(file("d1/file 8"))
 	must(err)
 	must(os.WriteFile(file("copy"), b, 0o644))

@@ -405,7 +405,7 @@ func receiverPairing(opts multicastReceiveOptions) (multicast.Pairing, error) {
 	return pairing, withCode(exitUsage, err, "")
 }
 
-// receiveFile writes the payload beside its place and moves it there when it is whole.
+// receiveFile writes the payload to a file in the same directory, which takes the name when it is whole.
 func receiveFile(ctx context.Context, found *multicast.Found, name string, rep *reporter) error {
 	f, err := createPart(name)
 	if err != nil {
