@@ -1,5 +1,6 @@
 #!/bin/bash
-# Makes 8 GiB partition images for benchmarks: about 3.5 GB of files from /usr, fragmented, with stale data in free space.
+# Makes 8 GiB partition images for benchmarks: about 3.5 GB of files from /usr, fragmented,
+# with stale data in free space.
 #
 #     bench/make-images.sh WORKDIR [ext4] [ntfs]
 #
@@ -11,8 +12,15 @@ mount=$(mktemp -d)
 trap 'umount -q "$mount" || true; rmdir "$mount"' EXIT
 
 third() { (cd /usr && find . -type f -size -64M | sort | awk -v k="$1" 'NR % 3 == k'); }
-copy() { mkdir -p "$mount/$2"; third "$1" | (cd /usr && cpio -pdm --quiet "$mount/$2") 2>/dev/null || true; sync -f "$mount"; }
-drop() { find "$mount/$1" -type f | sort | awk -v n="$2" 'NR % n == 0' | tr '\n' '\0' | xargs -0 -r rm -f; sync -f "$mount"; }
+copy() {
+  mkdir -p "$mount/$2"
+  third "$1" | (cd /usr && cpio -pdm --quiet "$mount/$2") 2>/dev/null || true
+  sync -f "$mount"
+}
+drop() {
+  find "$mount/$1" -type f | sort | awk -v n="$2" 'NR % n == 0' | tr '\n' '\0' | xargs -0 -r rm -f
+  sync -f "$mount"
+}
 
 for type; do
   image=$work/$type.img

@@ -46,7 +46,8 @@ table netdev lossy {
 }
 EOF
     fi
-    [ "$i" != "$slow" ] || ip netns exec ccmb-sw tc qdisc add dev "p$i" root tbf rate "${slow_rate}mbit" burst 32k limit 256k
+    [ "$i" != "$slow" ] ||
+      ip netns exec ccmb-sw tc qdisc add dev "p$i" root tbf rate "${slow_rate}mbit" burst 32k limit 256k
   done
 }
 

@@ -3,12 +3,12 @@
 #
 #     bench/multicast.sh WORKDIR [ROUNDS] [CASE ...]
 #
-# A CASE is NAME:RECEIVERS:MBIT:LOSS_PER_10000:PAYLOAD_MB[:TOOLS]; without any, those of docs/performance.md. Prints every run
-# and the medians as a table. The receivers wait already when a sender starts. "rate" is payload per second of the data phase (from the
-# first to the last percent on the sender's interface) over the shaped rate, "wire" is bytes sent, headers included, over payload,
-# "besides" is what the whole run takes longer than the data phase, in seconds, "cpu" is processor seconds per Gbit of payload of the
-# sender and of one receiver. A run that does not end in 45 s or leaves a wrong file is "failed". clonecast encrypts, the
-# others do not.
+# A CASE is NAME:RECEIVERS:MBIT:LOSS_PER_10000:PAYLOAD_MB[:TOOLS]; without any, those of docs/performance.md. Prints
+# every run and the medians as a table. The receivers wait already when a sender starts. "rate" is payload per second of
+# the data phase (from the first to the last percent on the sender's interface) over the shaped rate, "wire" is bytes
+# sent, headers included, over payload, "besides" is what the whole run takes longer than the data phase, in seconds,
+# "cpu" is processor seconds per Gbit of payload of the sender and of one receiver. A run that does not end in 45 s or
+# leaves a wrong file is "failed". clonecast encrypts, the others do not.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=$1 rounds=${2:-5}
@@ -21,7 +21,10 @@ cases=("$@")
 )
 clonecast=$here/../bin/clonecast
 for tool in "$clonecast" udp-sender uftp nft ethtool; do
-  command -v "$tool" >/dev/null || { echo "$tool is missing: make build, apt-get install udpcast uftp nftables ethtool" >&2; exit 1; }
+  command -v "$tool" >/dev/null || {
+    echo "$tool is missing: make build, apt-get install udpcast uftp nftables ethtool" >&2
+    exit 1
+  }
 done
 mkdir -p "$work"
 work=$(cd "$work" && pwd)
@@ -35,11 +38,15 @@ on() { local ns=$1; shift; ip netns exec "ccmb-$ns" "$@"; }
 watch() {
   mkfifo "$1.fifo" # nothing ever comes: reading from it is waiting
   exec ip netns exec ccmb-s bash -c 'exec 9<>"$1.fifo"
-    while read -r b </sys/class/net/s0/statistics/tx_bytes; do echo "$EPOCHREALTIME $b"; read -rt 0.01 -u 9 || :; done >"$1"' - "$1"
+    while read -r b </sys/class/net/s0/statistics/tx_bytes; do
+      echo "$EPOCHREALTIME $b"
+      read -rt 0.01 -u 9 || :
+    done >"$1"' - "$1"
 }
 
-# Each tool: receivers N starts them in the background, ready to receive into $run/out.I; sender N MBIT sends. Both leave "user sys" of
-# the sender in $run/sender.cpu and of the receivers in $run/receiver.I.cpu; the time that receivers end is in $run/receiver.I.end.
+# Each tool: receivers N starts them in the background, ready to receive into $run/out.I;
+# sender N MBIT sends. Both leave "user sys" of the sender in $run/sender.cpu and of the
+# receivers in $run/receiver.I.cpu; the time that receivers end is in $run/receiver.I.end.
 timed() { # FILE COMMAND...
   local out=$1; shift
   # In a shell of its own: bash counts for "time" whatever other children of it end meanwhile.
@@ -47,16 +54,24 @@ timed() { # FILE COMMAND...
   echo "$EPOCHREALTIME" >"$out.end"
 }
 receivers_clonecast() {
-  for i in $(seq "$1"); do timed "$run/receiver.$i" ip netns exec "ccmb-$i" "$clonecast" multicast receive --file "$run/out.$i" --interface eth0 --key-file "$work/key" --json & done
+  for i in $(seq "$1"); do
+    timed "$run/receiver.$i" ip netns exec "ccmb-$i" "$clonecast" multicast receive \
+      --file "$run/out.$i" --interface eth0 --key-file "$work/key" --json &
+  done
 }
 sender_clonecast() {
-  timed "$run/sender" ip netns exec ccmb-s "$clonecast" multicast send --file "$payload" --interface s0 --receivers "$1" --max-rate "$2M" --key-file "$work/key" --json
+  timed "$run/sender" ip netns exec ccmb-s "$clonecast" multicast send \
+    --file "$payload" --interface s0 --receivers "$1" --max-rate "$2M" --key-file "$work/key" --json
 }
 receivers_udpcast() {
-  for i in $(seq "$1"); do timed "$run/receiver.$i" ip netns exec "ccmb-$i" udp-receiver --nokbd --no-progress --interface eth0 --file "$run/out.$i" & done
+  for i in $(seq "$1"); do
+    timed "$run/receiver.$i" ip netns exec "ccmb-$i" udp-receiver \
+      --nokbd --no-progress --interface eth0 --file "$run/out.$i" &
+  done
 }
 sender_udpcast() {
-  timed "$run/sender" ip netns exec ccmb-s udp-sender --nokbd --no-progress --interface s0 --min-receivers "$1" --file "$payload"
+  timed "$run/sender" ip netns exec ccmb-s udp-sender \
+    --nokbd --no-progress --interface s0 --min-receivers "$1" --file "$payload"
 }
 receivers_uftp() {
   for i in $(seq "$1"); do
@@ -104,7 +119,9 @@ measure() {
       }
       took = (last - first) / 0.98
       if (slow == 1 && ended < last) took = ended - first
-      printf "%.3f %.3f %.2f %.2f %.2f\n", payload * 8 / took / mbit / 1e6, sent / payload, ended - started - took, s / (payload * 8e-9), rs ? r / rs / (payload * 8e-9) : 0
+      gbit = payload * 8e-9
+      printf "%.3f %.3f %.2f %.2f %.2f\n", payload * 8 / took / mbit / 1e6, sent / payload,
+        ended - started - took, s / gbit, rs ? r / rs / gbit : 0
     }' "$run/wire" "$run/sender.cpu" "$run/receivers.cpu"
 }
 
@@ -118,7 +135,11 @@ for case in "${cases[@]}"; do
   slow=0; [ "$name" != slow ] || slow=1
   payload=$work/payload
   head -c $((mb * 1000000)) /dev/urandom >"$payload"
-  if [ $slow = 1 ]; then "$here/multicast-lab.sh" up "$n" "$mbit" "$loss" 1 $((mbit / 10)); else "$here/multicast-lab.sh" up "$n" "$mbit" "$loss"; fi
+  if [ $slow = 1 ]; then
+    "$here/multicast-lab.sh" up "$n" "$mbit" "$loss" 1 $((mbit / 10))
+  else
+    "$here/multicast-lab.sh" up "$n" "$mbit" "$loss"
+  fi
   rm -f "$work"/*.runs
   for round in $(seq "$rounds"); do
     for tool in $tools; do
@@ -131,7 +152,9 @@ for case in "${cases[@]}"; do
     good=$(grep -vc failed "$work/$tool.runs" || :)
     row="| $name | $tool |"
     if [ "$good" = 0 ]; then row+=" failed | | | | |"; else
-      for column in 1 2 3 4 5; do row+=" $(grep -v failed "$work/$tool.runs" | awk "{ print \$$column }" | median) |"; done
+      for column in 1 2 3 4 5; do
+        row+=" $(grep -v failed "$work/$tool.runs" | awk "{ print \$$column }" | median) |"
+      done
     fi
     table+="$row $good of $rounds |"$'\n'
   done

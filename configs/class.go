@@ -18,7 +18,7 @@ import (
 type Class struct {
 	Name        string   `yaml:"name" json:"name"`
 	Description string   `yaml:"description" json:"description"`
-	Kernel      string   `yaml:"kernel" json:"kernel"`             // pattern of Debian package names, the newest match is taken
+	Kernel      string   `yaml:"kernel" json:"kernel"`             // pattern of Debian package names; the newest counts
 	Modules     []string `yaml:"modules" json:"modules"`           // see Kind
 	Exclude     []string `yaml:"exclude" json:"exclude,omitempty"` // left out, unless another module depends on them
 	Always      []string `yaml:"always" json:"always"`             // loaded although no device asks for them

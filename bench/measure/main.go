@@ -1,7 +1,9 @@
 // Measure is what bench/run.sh cannot do with the tools of a shell.
 //
-//	measure run COMMAND ...         runs a shell command; prints its seconds, its peak memory in KiB and its seconds of all cores
-//	measure bound IMAGE             reads and hashes what is allocated, on all cores, and does nothing else; prints seconds
+//	measure run COMMAND ...         runs a shell command; prints its seconds, its peak memory in KiB and
+//	                                its seconds of all cores
+//	measure bound IMAGE             reads and hashes what is allocated, on all cores, and does nothing else;
+//	                                prints seconds
 //	measure delta STORE REF TARGET  deploys a version to a disk that holds the one before, from a server over HTTP;
 //	                                prints seconds, bytes fetched and KiB of the client
 //	measure serve STORE SOCKET      is that server
@@ -147,7 +149,8 @@ func delta(directory, ref, target string) error {
 		return err
 	}
 	defer dev.Close()
-	results, err := deploy.Run(ctx, []deploy.Disk{{Image: &m.Disks[0], Target: dev, Geometry: geometry(dev)}}, deploy.Options{},
+	disks := []deploy.Disk{{Image: &m.Disks[0], Target: dev, Geometry: geometry(dev)}}
+	results, err := deploy.Run(ctx, disks, deploy.Options{},
 		deploy.Means{Source: deploy.Source{Name: "a server", Frames: source.Frames, Deltas: source.Deltas}, Parent: parent})
 	if err != nil {
 		return err

@@ -18,9 +18,8 @@ import (
 	"clonecast/internal/chunkstore/local"
 )
 
-// The server and the client of measure delta are two processes, so that the client's memory
-// can be told. Requests are pairs of chunk ids, answers are frames or differences, each behind its
-// length.
+// The server and the client of measure delta are two processes, so that the client's memory can be
+// measured. Requests are pairs of chunk ids, answers are frames or differences, each behind its length.
 
 // serve answers on a Unix socket.
 func serve(directory, socket string) error {

@@ -36,7 +36,8 @@ func supervise(screen *console.Console, mountErr error) {
 		unix.Sync()
 	}()
 	if mountErr != nil {
-		screen.Fail(mountErr.Error(), "the kernel lacks a file system that the appliance needs: build it from a Debian kernel")
+		screen.Fail(mountErr.Error(),
+			"the kernel lacks a file system that the appliance needs: build it from a Debian kernel")
 		return
 	}
 	switch code, err := runChild(""); {

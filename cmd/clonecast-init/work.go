@@ -42,7 +42,11 @@ func work(ctx context.Context, screen *console.Console) int {
 		screen.Fail(err.Error(), agent.Hint(err))
 		return exitFailed
 	}
-	return map[agent.Outcome]int{agent.LocalBoot: exitLocalBoot, agent.Reboot: exitReboot, agent.Poweroff: exitPoweroff}[outcome]
+	return map[agent.Outcome]int{
+		agent.LocalBoot: exitLocalBoot,
+		agent.Reboot:    exitReboot,
+		agent.Poweroff:  exitPoweroff,
+	}[outcome]
 }
 
 func boot(ctx context.Context, screen *console.Console) (agent.Outcome, error) {
@@ -72,7 +76,8 @@ func boot(ctx context.Context, screen *console.Console) (agent.Outcome, error) {
 	if err := bringup.MountEFIVars(); err != nil && s.params.Debug {
 		screen.Say("%v", err)
 	}
-	network, err := bringup.Connect(ctx, bringup.NetworkOptions{Server: s.params.Server, MAC: s.params.MAC, Say: screen.Say})
+	options := bringup.NetworkOptions{Server: s.params.Server, MAC: s.params.MAC, Say: screen.Say}
+	network, err := bringup.Connect(ctx, options)
 	if err != nil {
 		return 0, err
 	}

@@ -52,10 +52,13 @@ func newBuildCmd() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.output, "output", "", "`DIR` for the files")
-	f.StringVar(&o.kernelPackage, "kernel-package", "", "Debian kernel package `FILE` (default: the newest that apt has for the class)")
-	f.StringVar(&o.init, "init", "", "clonecast-init program `FILE` (default: beside clonecast, then /usr/lib/clonecast, then PATH)")
+	f.StringVar(&o.kernelPackage, "kernel-package", "",
+		"Debian kernel package `FILE` (default: the newest that apt has for the class)")
+	f.StringVar(&o.init, "init", "",
+		"clonecast-init program `FILE` (default: beside clonecast, then /usr/lib/clonecast, then PATH)")
 	f.StringVar(&o.ca, "ca", "", "certificate authority of the server, PEM `FILE`")
-	f.StringArrayVar(&o.manifestKeys, "manifest-key", nil, "`FILE` with Ed25519 public keys, hex or base64, one a line; may be given again")
+	f.StringArrayVar(&o.manifestKeys, "manifest-key", nil,
+		"`FILE` with Ed25519 public keys, hex or base64, one a line; may be given again")
 	f.StringVar(&o.server, "server", "", "`URL` of the server for appliances that do not boot from the network")
 	f.StringVar(&o.cache, "cache", "", "`DIR` for packages from apt (default: $XDG_CACHE_HOME/clonecast)")
 	f.BoolVar(&o.json, "json", false, jsonUsage)
@@ -89,12 +92,15 @@ func (o buildOptions) builderOptions() (builder.Options, error) {
 	class, err := configs.LoadClass(o.class)
 	if errors.Is(err, configs.ErrNotFound) {
 		return builder.Options{}, withCode(exitNotFound, err,
-			"built in are "+strings.Join(configs.ClassNames(), " and ")+"; a class of your own is named by its path, which ends in .yaml")
+			"built in are "+strings.Join(configs.ClassNames(), " and ")+
+				"; a class of your own is named by its path, which ends in .yaml")
 	}
 	if err != nil {
 		return builder.Options{}, err
 	}
-	options := builder.Options{Class: class, Output: o.output, KernelPackage: o.kernelPackage, Init: o.init, Server: o.server, Cache: o.cache}
+	options := builder.Options{
+		Class: class, Output: o.output, KernelPackage: o.kernelPackage, Init: o.init, Server: o.server, Cache: o.cache,
+	}
 	if o.ca != "" {
 		if options.CA, err = readInput(o.ca, 16<<20); err != nil {
 			return builder.Options{}, fmt.Errorf("read CA: %w", err)
@@ -110,7 +116,8 @@ func (o buildOptions) builderOptions() (builder.Options, error) {
 	if options.Cache == "" {
 		dir, err := os.UserCacheDir()
 		if err != nil {
-			return builder.Options{}, withCode(exitFailed, fmt.Errorf("find package cache: %w", err), "name a directory with --cache")
+			return builder.Options{}, withCode(exitFailed, fmt.Errorf("find package cache: %w", err),
+				"name a directory with --cache")
 		}
 		options.Cache = filepath.Join(dir, "clonecast")
 	}
@@ -168,7 +175,8 @@ func printBuild(w io.Writer, dir string, r builder.Result) error {
 	}
 	if len(r.Missing) > 0 {
 		fmt.Fprintf(w, "\nfirmware that modules name and that is not in it (%d): %s\n", len(r.Missing), shorten(r.Missing, 8))
-		fmt.Fprintln(w, "cards that need it may not work; it is in Debian's non-free-firmware: add that to apt's sources and build again")
+		fmt.Fprintln(w, "cards that need it may not work; "+
+			"it is in Debian's non-free-firmware: add that to apt's sources and build again")
 	}
 	return nil
 }

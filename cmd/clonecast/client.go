@@ -38,7 +38,8 @@ type connection struct {
 func (c *connection) flags(cmd *cobra.Command) {
 	f := cmd.PersistentFlags()
 	f.StringVar(&c.data, "data", server.DefaultDirectory, "data `DIR` of the server on this computer")
-	f.StringVar(&c.server, "server", "", "`URL` of a server elsewhere, https://HOST:8443; the password comes from CLONECAST_PASSWORD or the terminal")
+	f.StringVar(&c.server, "server", "",
+		"`URL` of a server elsewhere, https://HOST:8443; the password comes from CLONECAST_PASSWORD or the terminal")
 	f.StringVar(&c.ca, "ca", "", "that server's ca.crt, `FILE`")
 	f.BoolVar(&c.json, "json", false, jsonUsage)
 }
@@ -166,7 +167,8 @@ func (c *client) do(ctx context.Context, method, path string, body any) (*http.R
 func connectError(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR):
-		return withCode(exitFailed, fmt.Errorf("no server answers: %w", err), "is 'clonecast serve' running, and with the same --data?")
+		return withCode(exitFailed, fmt.Errorf("no server answers: %w", err),
+			"is 'clonecast serve' running, and with the same --data?")
 	case errors.Is(err, fs.ErrPermission):
 		return withCode(exitFailed, err, "the server's socket is root's: run it with sudo")
 	}

@@ -27,11 +27,13 @@ func newDiskCmd() *cobra.Command {
 		Long: `Work on a disk of this computer without a server. PATH is a block device or a file that holds
 a disk's bytes; a file that holds a bare file system works too.`,
 	}
-	cmd.AddCommand(newDiskListCmd(), newDiskInspectCmd(), newDiskCaptureCmd(), newDiskDeployCmd(), newDiskRestoreTableCmd())
+	cmd.AddCommand(newDiskListCmd(), newDiskInspectCmd(), newDiskCaptureCmd(), newDiskDeployCmd(),
+		newDiskRestoreTableCmd())
 	return cmd
 }
 
-const policyUsage = "what to do with a partition, `N=clone|raw|format|skip`; joined by commas; DISK:N=… from the second disk on"
+const policyUsage = "what to do with a partition, `N=clone|raw|format|skip`; joined by commas; " +
+	"DISK:N=… from the second disk on"
 
 // parsePolicies reads policies for so many disks.
 func parsePolicies(list []string, disks int) (image.Policies, error) {
@@ -48,7 +50,9 @@ func parsePolicies(list []string, disks int) (image.Policies, error) {
 }
 
 // inspect opens a disk for reading and finds out what is on it and how it would be captured.
-func inspect(path string, open func(string) (*blockdev.Device, error), opts layout.Options) (*blockdev.Device, *layout.Layout, error) {
+func inspect(
+	path string, open func(string) (*blockdev.Device, error), opts layout.Options,
+) (*blockdev.Device, *layout.Layout, error) {
 	dev, err := openDisk(path, open)
 	if err != nil {
 		return nil, nil, err
@@ -67,7 +71,10 @@ func inspect(path string, open func(string) (*blockdev.Device, error), opts layo
 }
 
 func geometry(dev *blockdev.Device) clone.Geometry {
-	return clone.Geometry{Size: dev.Size, LogicalSector: dev.LogicalSector, PhysicalSector: dev.PhysicalSector, Model: dev.Model, Serial: dev.Serial}
+	return clone.Geometry{
+		Size: dev.Size, LogicalSector: dev.LogicalSector, PhysicalSector: dev.PhysicalSector,
+		Model: dev.Model, Serial: dev.Serial,
+	}
 }
 
 // diskError gives an error of a disk or the engine its exit code and hint.
@@ -122,7 +129,8 @@ type lookFlags struct {
 }
 
 func (l *lookFlags) add(f *pflag.FlagSet) {
-	f.BoolVar(&l.wholeDisk, "whole-disk", false, "take the disk as it is, block by block, whatever its partition table says (--policy 0=raw)")
+	f.BoolVar(&l.wholeDisk, "whole-disk", false,
+		"take the disk as it is, block by block, whatever its partition table says (--policy 0=raw)")
 	f.UintVar(&l.bootGap, "boot-gap", 0, "so many `MiB` of the disk's start are stored up to the first partition, "+
 		"where a boot loader needs more than is recognised")
 }

@@ -32,7 +32,11 @@ type diskCaptureOptions struct {
 }
 
 // compressions are the values of --compression.
-var compressions = map[string]zstd.EncoderLevel{"fast": zstd.SpeedFastest, "normal": zstd.SpeedDefault, "small": zstd.SpeedBetterCompression}
+var compressions = map[string]zstd.EncoderLevel{
+	"fast":   zstd.SpeedFastest,
+	"normal": zstd.SpeedDefault,
+	"small":  zstd.SpeedBetterCompression,
+}
 
 func newDiskCaptureCmd() *cobra.Command {
 	var opts diskCaptureOptions
@@ -40,26 +44,27 @@ func newDiskCaptureCmd() *cobra.Command {
 		Use:   "capture PATH IMAGE --store DIR",
 		Short: "Store a disk as the next version of an image",
 		Long: `Store a disk as the next version of an image. File systems that are proven clean are stored by their
-allocated blocks; all others block by block, and the output says why. Without --replay the disk is only read; it must not be mounted.
-The store is made when DIR does not exist or is empty. With --also several disks become one version.
+allocated blocks; all others block by block, and the output says why. Without --replay the disk is only read; it must
+not be mounted. The store is made when DIR does not exist or is empty. With --also several disks become one version.
 
---policy says what to do with a partition instead: clone (refused if it is not proven clean), raw (every block), format
-(only FAT and swap: the deploy makes an empty one of the same UUID and label), skip (nothing; the deploy leaves the
-partition as it is on the target).
+--policy says what to do with a partition instead: clone (refused if it is not proven clean),
+raw (every block), format (only FAT and swap: the deploy makes an empty one of the same UUID
+and label), skip (nothing; the deploy leaves the partition as it is on the target).
 
-A file system that was not unmounted, after a power cut for example, is copied block by block. With --replay the kernel mounts it first (ext3, ext4,
-XFS, btrfs), which replays its journal and changes the disk that is captured; what is not clean then is copied block by block all
-the same. It takes root, and a disk that nobody else uses. Do not mount file systems that somebody may have made to attack this computer.
+A file system that was not unmounted, after a power cut for example, is copied block by block. With
+--replay the kernel mounts it first (ext3, ext4, XFS, btrfs), which replays its journal and changes the
+disk that is captured; what is not clean then is copied block by block all the same. It takes root, and a
+disk that nobody else uses. Do not mount file systems that somebody may have made to attack this computer.
 
-The compressor is what a capture waits for. --compression fast takes about an eighth less time and stores a twentieth more; small
-takes about half as long again and stores a little less.
+The compressor is what a capture waits for. --compression fast takes about an eighth less time
+and stores a twentieth more; small takes about half as long again and stores a little less.
 
-Sectors that cannot be read are read again in smaller steps. If some stay unreadable the capture lists them and makes no version;
-with --fill-bad-sectors it stores zeroes in their place. Unreadable sectors that no file uses do not matter.
+Sectors that cannot be read are read again in smaller steps. If some stay unreadable the capture lists them and makes no
+version; with --fill-bad-sectors it stores zeroes in their place. Unreadable sectors that no file uses do not matter.
 
---whole-disk takes a disk whose partition table cannot be used or must not be looked at (a live stick made from
-an ISO, partitions that overlap): every block, and zeroes take no room. It says the same as --policy 0=raw. A disk
-that a RAID or a volume manager claims as a whole is refused unless --force is given.`,
+--whole-disk takes a disk whose partition table cannot be used or must not be looked at (a live stick made
+from an ISO, partitions that overlap): every block, and zeroes take no room. It says the same as --policy
+0=raw. A disk that a RAID or a volume manager claims as a whole is refused unless --force is given.`,
 		Args: words("PATH", "IMAGE"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return runDiskCapture(cmd.Context(), a[0], a[1], opts, newReporter(cmd, opts.json))
@@ -68,12 +73,14 @@ that a RAID or a volume manager claims as a whole is refused unless --force is g
 	f := cmd.Flags()
 	f.StringVar(&opts.store, "store", "", storeUsage)
 	f.StringVar(&opts.comment, "comment", "", "why this version is made")
-	f.StringArrayVar(&opts.also, "also", nil, "`PATH` of a further disk of the same version, in the order in which they will be deployed")
+	f.StringArrayVar(&opts.also, "also", nil,
+		"`PATH` of a further disk of the same version, in the order in which they will be deployed")
 	f.StringArrayVar(&opts.policies, "policy", nil, policyUsage)
 	opts.looks.add(f)
 	f.StringVar(&opts.compression, "compression", "normal", "fast, normal or small")
 	f.BoolVar(&opts.force, "force", false, "capture a hibernated system, or a disk that is in use, all the same")
-	f.BoolVar(&opts.replay, "replay", false, "let the kernel replay the journals of file systems that were not unmounted: changes the disk that is captured")
+	f.BoolVar(&opts.replay, "replay", false,
+		"let the kernel replay the journals of file systems that were not unmounted: changes the disk that is captured")
 	f.BoolVar(&opts.fillBadSectors, "fill-bad-sectors", false, "store zeroes in the place of sectors that cannot be read")
 	f.BoolVar(&opts.verify, "verify", false, "decode all that was compressed again before it is stored")
 	f.BoolVar(&opts.json, "json", false, jsonUsage)
@@ -140,8 +147,9 @@ func runDiskCapture(ctx context.Context, path, name string, opts diskCaptureOpti
 		rep.warnUnreadable(paths, u)
 	}
 	took := time.Since(started)
-	rep.printf("captured %s as %s@%d (%s): %v allocated, %v new in the store, %s\n", text.Escape(strings.Join(paths, " and ")), name, result.Version.Sequence,
-		result.Version.ID.Short(), result.Allocated, result.Stored, rate(result.Allocated, took))
+	rep.printf("captured %s as %s@%d (%s): %v allocated, %v new in the store, %s\n",
+		text.Escape(strings.Join(paths, " and ")), name, result.Version.Sequence, result.Version.ID.Short(),
+		result.Allocated, result.Stored, rate(result.Allocated, took))
 	return rep.summary(captureSummary{name, result.Version.Sequence, result.Version.ID.String(), int64(result.Allocated),
 		int64(result.Read), int64(result.Stored), unreadableBytes(result), took.Seconds(), replayed})
 }

@@ -31,25 +31,25 @@ func newDiskDeployCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "deploy IMAGE[@VERSION] PATH [PATH…] --store DIR",
 		Short: "Make a disk hold a version; only what differs is written",
-		Long: `Make a disk hold a version of an image (the newest when none is given). What the disk holds already is kept, so
-a deploy that was cut is finished by running it again. Everything else on the disk is lost: the command shows what
-it is about to overwrite and asks, unless --yes is given. --dry-run compares and writes nothing.
+		Long: `Make a disk hold a version of an image (the newest when none is given). What the disk holds already is
+kept, so a deploy that was cut is finished by running it again. Everything else on the disk is lost: the command
+shows what it is about to overwrite and asks, unless --yes is given. --dry-run compares and writes nothing.
 
-Instead of a PATH, --rule names a disk of this computer; 'clonecast disk list --help' explains rules. A version with several
-disks needs a PATH or a rule for each, in its order. All targets are checked before one is touched, and none boots before all are
-whole.
+Instead of a PATH, --rule names a disk of this computer; 'clonecast disk list --help' explains
+rules. A version with several disks needs a PATH or a rule for each, in its order. All targets
+are checked before one is touched, and none boots before all are whole.
 
-If the partition table changes or a partition is skipped, the old table and boot areas are saved before the first write: to
-FILE of --save-table, else beside a disk image file or in the current directory. An older file is never
-overwritten. 'clonecast disk restore-table' puts a saved table back.
+If the partition table changes or a partition is skipped, the old table and boot areas are saved
+before the first write: to FILE of --save-table, else beside a disk image file or in the current
+directory. An older file is never overwritten. 'clonecast disk restore-table' puts a saved table back.
 
---grow makes partitions and their file systems (ext2, ext3, ext4, XFS, btrfs, NTFS; swap) larger where a larger disk has room
-behind them: last, or numbers joined by commas; DISK:N or DISK:last from the second disk on. No partition is moved, so one that
-is followed by another cannot grow. The kernel grows all but NTFS: that takes root.
+--grow makes partitions and their file systems (ext2, ext3, ext4, XFS, btrfs, NTFS; swap) larger where a larger
+disk has room behind them: last, or numbers joined by commas; DISK:N or DISK:last from the second disk on. No
+partition is moved, so one that is followed by another cannot grow. The kernel grows all but NTFS: that takes root.
 
-A block device is told which blocks of the written partitions are free (TRIM): solid-state disks stay fast and wear less. What deleted
-files left there is lost then, which the deploy of an image means anyway; --trim=false leaves it. With --trim, disk image files
-get holes there. Partitions that are skipped or stored whole are not touched.`,
+A block device is told which blocks of the written partitions are free (TRIM): solid-state disks stay fast and wear
+less. What deleted files left there is lost then, which the deploy of an image means anyway; --trim=false leaves
+it. With --trim, disk image files get holes there. Partitions that are skipped or stored whole are not touched.`,
 		Args: words("IMAGE", "[PATH…]"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			if (len(a) > 1) == (len(opts.rules) > 0) {
@@ -61,8 +61,10 @@ get holes there. Partitions that are skipped or stored whole are not touched.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&opts.store, "store", "", storeUsage)
-	f.StringArrayVar(&opts.rules, "rule", nil, "`RULE` that names the target among this computer's disks, as serial=…; once for each disk of the image")
-	f.StringArrayVar(&opts.policies, "policy", nil, "leave a partition as it is, `N=skip`; joined by commas; DISK:N=skip from the second disk on")
+	f.StringArrayVar(&opts.rules, "rule", nil,
+		"`RULE` that names the target among this computer's disks, as serial=…; once for each disk of the image")
+	f.StringArrayVar(&opts.policies, "policy", nil,
+		"leave a partition as it is, `N=skip`; joined by commas; DISK:N=skip from the second disk on")
 	f.StringVar(&opts.grow, "grow", "", "`PARTITIONS` that take the free room behind them: last, or numbers as 2,3")
 	f.StringVar(&opts.saveTable, "save-table", "", "`FILE` for the target's old partition table")
 	f.BoolVar(&opts.dryRun, "dry-run", false, "show what would be written, write nothing")
@@ -74,7 +76,9 @@ get holes there. Partitions that are skipped or stored whole are not touched.`,
 	return cmd
 }
 
-func runDiskDeploy(ctx context.Context, ref string, paths []string, opts diskDeployOptions, rep *reporter, in io.Reader) error {
+func runDiskDeploy(
+	ctx context.Context, ref string, paths []string, opts diskDeployOptions, rep *reporter, in io.Reader,
+) error {
 	started := time.Now()
 	defer rep.close()
 	grow, err := image.ParseGrow(opts.grow)
@@ -158,8 +162,12 @@ func runDiskDeploy(ctx context.Context, ref string, paths []string, opts diskDep
 	}
 	took := time.Since(started)
 	rep.printf("%s\n", rate(sum.Compared, took))
-	return rep.summary(deploySummary{manifest.Image, manifest.Sequence, id.String(), false, int64(sum.Compared), int64(sum.Kept),
-		int64(sum.Differ), int64(sum.Written), int64(sum.Fetched), int64(sum.Verified), took.Seconds(), tables.saved, grown, nil})
+	return rep.summary(deploySummary{
+		Image: manifest.Image, Sequence: manifest.Sequence, Version: id.String(),
+		Compared: int64(sum.Compared), Kept: int64(sum.Kept), Differ: int64(sum.Differ),
+		Written: int64(sum.Written), Fetched: int64(sum.Fetched), Verified: int64(sum.Verified),
+		Seconds: took.Seconds(), SavedTables: tables.saved, Grown: grown,
+	})
 }
 
 type deploySummary struct {
@@ -181,7 +189,9 @@ type deploySummary struct {
 }
 
 // showPlan shows what a deploy would do.
-func showPlan(rep *reporter, p *deploy.Plan, m *image.Manifest, id image.VersionID, paths []string, took time.Duration) error {
+func showPlan(
+	rep *reporter, p *deploy.Plan, m *image.Manifest, id image.VersionID, paths []string, took time.Duration,
+) error {
 	var sum deploy.Result
 	var grown []grownSummary
 	for i, d := range p.Disks {
@@ -189,11 +199,15 @@ func showPlan(rep *reporter, p *deploy.Plan, m *image.Manifest, id image.Version
 		for _, g := range d.Growth {
 			grown = append(grown, grownSummary{i + 1, g})
 		}
-		rep.printf("%s@%d on %s: %v would be kept, %v differ; nothing was written\n", m.Image, m.Sequence, paths[i], d.Kept, d.Differ)
+		rep.printf("%s@%d on %s: %v would be kept, %v differ; nothing was written\n",
+			m.Image, m.Sequence, paths[i], d.Kept, d.Differ)
 	}
 	rep.printf("\n%s\n%s\n", p, rate(sum.Compared, took))
-	return rep.summary(deploySummary{Image: m.Image, Sequence: m.Sequence, Version: id.String(), DryRun: true,
-		Compared: int64(sum.Compared), Kept: int64(sum.Kept), Differ: int64(sum.Differ), Seconds: took.Seconds(), Grown: grown, Plan: p})
+	return rep.summary(deploySummary{
+		Image: m.Image, Sequence: m.Sequence, Version: id.String(), DryRun: true,
+		Compared: int64(sum.Compared), Kept: int64(sum.Kept), Differ: int64(sum.Differ),
+		Seconds: took.Seconds(), Grown: grown, Plan: p,
+	})
 }
 
 // grownSummary is a partition that was to grow.
@@ -212,7 +226,9 @@ func deployOutcome(m *image.Manifest, path string, r deploy.Result) string {
 
 // confirm shows what will be lost and asks for the word yes.
 func confirm(ctx context.Context, out io.Writer, in io.Reader, devices []*blockdev.Device, m *image.Manifest) error {
-	if err := askable(in, devices[0].Path+" would be overwritten", "add --yes when you are sure, or --dry-run to see what would be written"); err != nil {
+	err := askable(in, devices[0].Path+" would be overwritten",
+		"add --yes when you are sure, or --dry-run to see what would be written")
+	if err != nil {
 		return err
 	}
 	for i, dev := range devices {
@@ -221,12 +237,14 @@ func confirm(ctx context.Context, out io.Writer, in io.Reader, devices []*blockd
 		if l, err := layout.Inspect(dev, geometry(dev)); err == nil {
 			for i := range l.Partitions {
 				p := &l.Partitions[i]
-				fmt.Fprintf(out, "    now: partition %d, %v, %s %s\n", p.Number, p.Length, orDash(p.Volume.Type), text.Escape(p.Volume.Label))
+				fmt.Fprintf(out, "    now: partition %d, %v, %s %s\n",
+					p.Number, p.Length, orDash(p.Volume.Type), text.Escape(p.Volume.Label))
 			}
 		}
 		for _, p := range d.Partitions {
 			if p.Mode == image.ModeSkip {
-				fmt.Fprintf(out, "    kept: bytes %d to %d (partition %d of the image)\n", p.Content.Start, p.Content.Start+p.Content.Length, p.Number)
+				fmt.Fprintf(out, "    kept: bytes %d to %d (partition %d of the image)\n",
+					p.Content.Start, p.Content.Start+p.Content.Length, p.Number)
 			}
 		}
 	}

@@ -93,11 +93,12 @@ func summarize(dev *blockdev.Device, l *layout.Layout) diskSummary {
 	parts := []partitionSummary{}
 	for i := range l.Partitions {
 		p := &l.Partitions[i]
-		parts = append(parts, partitionSummary{p.Number, int64(p.Start), int64(p.Length), p.Type, p.GUID, p.Name, p.Active, p.Volume.Type, p.Volume.UUID, p.Volume.Label,
-			int64(p.Allocated()), int64(p.Discarded()), string(p.Mode), p.Reason, p.Remedy, p.Refuse,
-			p.Volume.Notes})
+		parts = append(parts, partitionSummary{p.Number, int64(p.Start), int64(p.Length), p.Type, p.GUID, p.Name, p.Active,
+			p.Volume.Type, p.Volume.UUID, p.Volume.Label, int64(p.Allocated()), int64(p.Discarded()),
+			string(p.Mode), p.Reason, p.Remedy, p.Refuse, p.Volume.Notes})
 	}
-	return diskSummary{dev.Path, int64(dev.Size), int64(dev.LogicalSector), dev.Model, dev.Serial, string(l.Table.Kind), l.Table.DiskID, l.Table.Notes, parts}
+	return diskSummary{dev.Path, int64(dev.Size), int64(dev.LogicalSector), dev.Model, dev.Serial,
+		string(l.Table.Kind), l.Table.DiskID, l.Table.Notes, parts}
 }
 
 // printLayout shows a disk from its start to its end.
@@ -121,7 +122,8 @@ func printLayout(out io.Writer, dev *blockdev.Device, l *layout.Layout) error {
 		if p.Active {
 			number, active = number+"*", true
 		}
-		fmt.Fprintf(w, "%s\t%d\t%v\t%s\t%s\t%s\t%v\t%s\n", number, l.LogicalSector.Sectors(p.Start), p.Length, orDash(text.Escape(p.TypeName())),
+		fmt.Fprintf(w, "%s\t%d\t%v\t%s\t%s\t%s\t%v\t%s\n",
+			number, l.LogicalSector.Sectors(p.Start), p.Length, orDash(text.Escape(p.TypeName())),
 			orDash(p.Volume.Type), orDash(text.Escape(p.Volume.Label)), p.Allocated()-p.Discarded(), p.Mode)
 		end, stored = p.Start+p.Length, stored+p.Allocated()-p.Discarded()
 	}
@@ -159,7 +161,8 @@ func printBootAreas(w io.Writer, l *layout.Layout) (end, stored quantity.Bytes) 
 	if len(areas) > 1 {
 		what = fmt.Sprintf("%d boot areas", len(areas))
 	}
-	fmt.Fprintf(w, "-\t%d\t%v\t%s\t-\t-\t%v\t%s\n", l.LogicalSector.Sectors(areas[0].Start), stored, what, stored, image.ModeRaw)
+	fmt.Fprintf(w, "-\t%d\t%v\t%s\t-\t-\t%v\t%s\n",
+		l.LogicalSector.Sectors(areas[0].Start), stored, what, stored, image.ModeRaw)
 	return areas[0].Start + areas[0].Length, stored
 }
 

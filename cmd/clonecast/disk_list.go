@@ -29,8 +29,8 @@ func newDiskListCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List this computer's disks, and which of them a rule names",
-		Long: "List this computer's disks. With --rule also say of each why it fits or not; the exit code is 3 unless exactly one\n" +
-			"does.\n\n" + ruleHelp,
+		Long: "List this computer's disks. With --rule also say of each why it fits or not; " +
+			"the exit code is 3 unless exactly one\ndoes.\n\n" + ruleHelp,
 		Args: words(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			disks, err := blockdev.List()
@@ -68,8 +68,11 @@ func runDiskList(disks []blockdev.Facts, text string, ruled bool, rep *reporter)
 	listed := []listedDisk{}
 	var candidates []diskrule.Disk
 	for _, f := range disks {
-		d := listedDisk{Path: f.Path, Size: int64(f.Size), Sector: int64(f.LogicalSector), Model: f.Model, Serial: f.Serial, WWN: f.WWN,
-			Bus: f.Bus, Removable: f.Removable, ReadOnly: f.ReadOnly}
+		d := listedDisk{
+			Path: f.Path, Size: int64(f.Size), Sector: int64(f.LogicalSector),
+			Model: f.Model, Serial: f.Serial, WWN: f.WWN,
+			Bus: f.Bus, Removable: f.Removable, ReadOnly: f.ReadOnly,
+		}
 		if ruled {
 			d.Reason = rule.Mismatch(f.Rule())
 			fits := d.Reason == ""

@@ -14,8 +14,14 @@ import (
 
 func TestDiskList(t *testing.T) {
 	disks := []blockdev.Facts{
-		{Name: "nvme0n1", Path: "/dev/nvme0n1", Size: 500107862016, LogicalSector: 512, Model: "KIOXIA", Serial: "61F", Bus: "nvme"},
-		{Name: "sdb", Path: "/dev/sdb", Size: 32 * quantity.GiB, LogicalSector: 512, Serial: "4C5", Bus: "usb", Removable: true},
+		{
+			Name: "nvme0n1", Path: "/dev/nvme0n1", Size: 500107862016, LogicalSector: 512,
+			Model: "KIOXIA", Serial: "61F", Bus: "nvme",
+		},
+		{
+			Name: "sdb", Path: "/dev/sdb", Size: 32 * quantity.GiB, LogicalSector: 512,
+			Serial: "4C5", Bus: "usb", Removable: true,
+		},
 	}
 	list := func(rule string, ruled, asJSON bool) (string, string, int) {
 		var out, stderr bytes.Buffer
@@ -36,7 +42,8 @@ func TestDiskList(t *testing.T) {
 
 	_, stderr, code = list("serial~*", true, false)
 	want = `clonecast: error: 2 disks fit the rule "serial~*": KIOXIA, serial 61F, 465.8 GiB (nvme0n1): fits; ` +
-		"disk without model, serial 4C5, 32.0 GiB (sdb): fits\nclonecast: hint: name the disk by its serial number: serial=…\n"
+		"disk without model, serial 4C5, 32.0 GiB (sdb): fits\n" +
+		"clonecast: hint: name the disk by its serial number: serial=…\n"
 	if diff := cmp.Diff(want, stderr); diff != "" || code != exitRefused {
 		t.Errorf("exit code %d; -want +got\n%s", code, diff)
 	}
@@ -55,7 +62,8 @@ func TestDiskList(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &got); err != nil || got.Type != "summary" || len(got.Disks) != 2 {
 		t.Fatalf("%v in %s", err, out)
 	}
-	if !*got.Disks[0].Fits || *got.Disks[1].Fits || got.Disks[1].Reason != "it is on USB, and the rule has no serial, wwn or bus" {
+	if usb := got.Disks[1]; !*got.Disks[0].Fits || *usb.Fits ||
+		usb.Reason != "it is on USB, and the rule has no serial, wwn or bus" {
 		t.Errorf("%s", out)
 	}
 }

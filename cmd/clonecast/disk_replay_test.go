@@ -14,7 +14,9 @@ import (
 
 // frozenDisk makes a disk whose partition holds a file system that was cut off after the files
 // in it were made durable.
-func frozenDisk(t *testing.T, size quantity.Bytes, mkfs, mount string) (path string, part quantity.Extent, files map[string]string) {
+func frozenDisk(
+	t *testing.T, size quantity.Bytes, mkfs, mount string,
+) (path string, part quantity.Extent, files map[string]string) {
 	t.Helper()
 	part = quantity.Extent{Start: quantity.MiB, Length: size}
 	path = disktest.Image(t, size+2*quantity.MiB)
@@ -70,9 +72,12 @@ func TestReplay(t *testing.T) {
 			if now := disktest.Run(t, "", "sha256sum", source); now != before || whole.Replayed != nil {
 				t.Errorf("a capture without --replay changes the disk: %+v", whole)
 			}
-			cloned := summaryOf(t, d.run(exitOK, "disk capture "+source+" cloned --store @store --replay --policy 1=clone --json",
-				"partition 1 ("+name+"): replaying its journal, which changes this disk", "its journal was replayed; the disk was changed"))
-			if len(cloned.Replayed) != 1 || cloned.Replayed[0].Partition != 1 || cloned.Replayed[0].Note != "" || cloned.Allocated > whole.Allocated/2 {
+			cloned := summaryOf(t, d.run(exitOK,
+				"disk capture "+source+" cloned --store @store --replay --policy 1=clone --json",
+				"partition 1 ("+name+"): replaying its journal, which changes this disk",
+				"its journal was replayed; the disk was changed"))
+			if len(cloned.Replayed) != 1 || cloned.Replayed[0].Partition != 1 || cloned.Replayed[0].Note != "" ||
+				cloned.Allocated > whole.Allocated/2 {
 				t.Errorf("summary %+v, without --replay %+v", cloned, whole)
 			}
 			again := summaryOf(t, d.run(exitOK, "disk capture "+source+" cloned --store @store --replay --json"))
@@ -83,7 +88,8 @@ func TestReplay(t *testing.T) {
 				target := d.path("target")
 				disktest.Run(t, "", "sh", "-ec", "rm -f $0; truncate -s $1 $0", target, sizeOf(t, source))
 				if image == "cloned" { // what is free there must not matter
-					disktest.Run(t, "", "sh", "-ec", "openssl enc -aes-128-ctr -pass pass:x -nosalt </dev/zero 2>/dev/null | head -c $1 | dd of=$0 conv=notrunc bs=1M iflag=fullblock status=none", target, sizeOf(t, source))
+					disktest.Run(t, "", "sh", "-ec", "openssl enc -aes-128-ctr -pass pass:x -nosalt </dev/zero 2>/dev/null | "+
+						"head -c $1 | dd of=$0 conv=notrunc bs=1M iflag=fullblock status=none", target, sizeOf(t, source))
 				}
 				d.run(exitOK, "disk deploy "+image+" @target --store @store --yes")
 				dev := disktest.LoopPart(t, target, part)
@@ -120,19 +126,21 @@ func TestReplayLogicalVolume(t *testing.T) {
 	disktest.Run(t, "start=2048, size=131072\n", "sfdisk", "-q", "-X", "dos", path)
 	disktest.LVM(t, disktest.LoopPart(t, path, part), "pvcreate -y DEV", "vgcreate -s 1m lab DEV",
 		"lvcreate -y -an -Zn -Wn -L 48m -n root lab", "lvcreate -y -an -Zn -Wn -L 2m -n empty lab")
-	place := quantity.Extent{Start: part.Start + quantity.MiB, Length: volume} // LVM's first extent
-	dev := disktest.LoopPart(t, path, place)
+	extent := quantity.Extent{Start: part.Start + quantity.MiB, Length: volume} // LVM's first extent
+	dev := disktest.LoopPart(t, path, extent)
 	disktest.Run(t, "", "mke2fs", "-q", "-t", "ext4", dev)
 	source, want := disktest.Freeze(t, path, dev, "mount -t ext4 DEV DIR", 60, 120*quantity.KiB)
-	d.run(exitOK, "disk inspect "+source, "partition 1: logical volume root (ext4) is copied block by block: journal needs recovery",
+	d.run(exitOK, "disk inspect "+source,
+		"partition 1: logical volume root (ext4) is copied block by block: journal needs recovery",
 		"or capture with --replay", "logical volume empty (unknown) is copied block by block: no known file system")
-	s := summaryOf(t, d.run(exitOK, "disk capture "+source+" lab --store @store --replay --json", "logical volume root in partition 1 (ext4): its journal was replayed"))
+	s := summaryOf(t, d.run(exitOK, "disk capture "+source+" lab --store @store --replay --json",
+		"logical volume root in partition 1 (ext4): its journal was replayed"))
 	if len(s.Replayed) != 1 || s.Allocated > int64(volume/2) {
 		t.Errorf("summary %+v", s)
 	}
 	disktest.Run(t, "", "truncate", "-s", "66M", d.path("target"))
 	d.run(exitOK, "disk deploy lab @target --store @store --yes")
-	dev = disktest.LoopPart(t, d.path("target"), place)
+	dev = disktest.LoopPart(t, d.path("target"), extent)
 	disktest.Run(t, "", "e2fsck", "-fn", dev)
 	dir := disktest.Mount(t, dev, "mount -t ext4 DEV DIR")
 	defer disktest.Unmount(t, dir)
@@ -154,11 +162,14 @@ func TestReplayRefused(t *testing.T) {
 
 	// A hibernated system on a second disk: neither of the two is changed, forced or not.
 	hibernated := d.path("hibernated")
-	disktest.Run(t, "", "sh", "-ec", "truncate -s 8M $0; mkswap -q $0; printf 'S1SUSPEND\\000' | dd of=$0 bs=1 seek=4086 conv=notrunc status=none", hibernated)
-	disktest.Run(t, "start=2048, size=4096\nstart=8192, size=131072\n", "sfdisk", "-q", "-X", "dos", mixed(t, d, source, hibernated))
+	disktest.Run(t, "", "sh", "-ec", "truncate -s 8M $0; mkswap -q $0; "+
+		"printf 'S1SUSPEND\\000' | dd of=$0 bs=1 seek=4086 conv=notrunc status=none", hibernated)
+	disktest.Run(t, "start=2048, size=4096\nstart=8192, size=131072\n", "sfdisk", "-q", "-X", "dos",
+		mixed(t, d, source, hibernated))
 	d.run(exitRefused, "disk capture @mixed lab --store @store --replay", "hibernated")
-	d.run(exitRefused, "disk capture @mixed lab --store @store --replay --force", "no journal may be replayed beside a hibernated system")
-	d.run(exitRefused, "disk capture @mixed lab --store @store --replay --policy 1=skip", "no journal may be replayed beside a hibernated system")
+	const beside = "no journal may be replayed beside a hibernated system"
+	d.run(exitRefused, "disk capture @mixed lab --store @store --replay --force", beside)
+	d.run(exitRefused, "disk capture @mixed lab --store @store --replay --policy 1=skip", beside)
 	d.run(exitRefused, "disk capture "+source+" lab --also @mixed --store @store --replay", "hibernated")
 	if now := disktest.Run(t, "", "sha256sum", source); now != before {
 		t.Error("the disk was changed")
@@ -173,7 +184,8 @@ func TestReplayRefused(t *testing.T) {
 	// A journal that the kernel does not take: the partition is copied whole, with the reason.
 	source, part, _ = frozenDisk(t, 64*quantity.MiB, "mke2fs -q -t ext4 DEV", "mount -t ext4 DEV DIR")
 	disktest.Run(t, "clri <8>\n", "debugfs", "-w", disktest.LoopPart(t, source, part))
-	s := summaryOf(t, d.run(exitOK, "disk capture "+source+" lab --store @store --replay --json", "did not help", "replay: mount it as ext4"))
+	s := summaryOf(t, d.run(exitOK, "disk capture "+source+" lab --store @store --replay --json",
+		"did not help", "replay: mount it as ext4"))
 	if len(s.Replayed) != 1 || s.Replayed[0].Note == "" || s.Allocated < int64(part.Length) {
 		t.Errorf("summary %+v", s)
 	}
@@ -183,7 +195,9 @@ func TestReplayRefused(t *testing.T) {
 func mixed(t *testing.T, d *disks, source, hibernated string) string {
 	t.Helper()
 	path := d.path("mixed")
-	disktest.Run(t, "", "sh", "-ec", "truncate -s 70M $0; dd if=$1 of=$0 bs=1M seek=1 count=2 conv=notrunc status=none; dd if=$2 of=$0 bs=1M skip=1 seek=4 count=64 conv=notrunc status=none",
+	disktest.Run(t, "", "sh", "-ec", "truncate -s 70M $0; "+
+		"dd if=$1 of=$0 bs=1M seek=1 count=2 conv=notrunc status=none; "+
+		"dd if=$2 of=$0 bs=1M skip=1 seek=4 count=64 conv=notrunc status=none",
 		path, hibernated, source)
 	return path
 }

@@ -88,8 +88,9 @@ func newDiskRestoreTableCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restore-table FILE PATH",
 		Short: "Put a partition table back that a deploy saved",
-		Long: `Put the partition table and boot areas back that a deploy saved before it overwrote them. The content of the
-partitions is what the deploy left. The disk must be the one that the table was saved from: same size, sectors and serial number.`,
+		Long: `Put the partition table and boot areas back that a deploy saved before it overwrote
+them. The content of the partitions is what the deploy left. The disk must be the one that the
+table was saved from: same size, sectors and serial number.`,
 		Args: words("FILE", "PATH"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return runDiskRestoreTable(cmd.Context(), a[0], a[1], opts, newReporter(cmd, opts.json), cmd.InOrStdin())
@@ -108,7 +109,9 @@ type restoreTableSummary struct {
 	Table string `json:"table"`
 }
 
-func runDiskRestoreTable(ctx context.Context, file, path string, opts restoreTableOptions, rep *reporter, in io.Reader) error {
+func runDiskRestoreTable(
+	ctx context.Context, file, path string, opts restoreTableOptions, rep *reporter, in io.Reader,
+) error {
 	b, err := readInput(file, maxSavedTable)
 	if err != nil {
 		return err
@@ -123,10 +126,12 @@ func runDiskRestoreTable(ctx context.Context, file, path string, opts restoreTab
 	}
 	defer dev.Close()
 	if !opts.yes {
-		if err := askable(in, "the partition table of "+path+" would be overwritten", "add --yes when you are sure"); err != nil {
+		err := askable(in, "the partition table of "+path+" would be overwritten", "add --yes when you are sure")
+		if err != nil {
 			return err
 		}
-		fmt.Fprintf(rep.stderr, "the %s table in %s will be written to\n  %s\nThe table that is there will be lost. ", c.Table, text.Escape(file), dev)
+		fmt.Fprintf(rep.stderr, "the %s table in %s will be written to\n  %s\nThe table that is there will be lost. ",
+			c.Table, text.Escape(file), dev)
 		if err := askYes(ctx, rep.stderr, in, "nothing was written", ""); err != nil {
 			return err
 		}

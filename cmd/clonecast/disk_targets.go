@@ -52,7 +52,8 @@ func pathsByRules(texts []string, m *image.Manifest) ([]string, error) {
 // openTargets opens the disks that will hold those of m.
 func openTargets(m *image.Manifest, paths []string, dryRun bool) (devices []*blockdev.Device, err error) {
 	if len(paths) != len(m.Disks) {
-		return nil, withCode(exitRefused, fmt.Errorf("%s@%d holds %d disks, targets are given for %d", m.Image, m.Sequence, len(m.Disks), len(paths)),
+		return nil, withCode(exitRefused,
+			fmt.Errorf("%s@%d holds %d disks, targets are given for %d", m.Image, m.Sequence, len(m.Disks), len(paths)),
 			"name a target for each disk of the image, in its order; `clonecast image show` lists them")
 	}
 	if err := differentDisks(paths); err != nil {

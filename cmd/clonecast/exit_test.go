@@ -17,7 +17,8 @@ func TestReport(t *testing.T) {
 	}{
 		{"success", nil, 0, ""},
 		{"plain", cause, 1, "clonecast: error: disk is gone\n"},
-		{"hint", withCode(exitRefused, cause, "plug it in"), 3, "clonecast: error: disk is gone\nclonecast: hint: plug it in\n"},
+		{"hint", withCode(exitRefused, cause, "plug it in"), 3,
+			"clonecast: error: disk is gone\nclonecast: hint: plug it in\n"},
 		{"wrapped", fmt.Errorf("read: %w", withCode(exitNotFound, cause, "")), 6, "clonecast: error: read: disk is gone\n"},
 	} {
 		var out strings.Builder

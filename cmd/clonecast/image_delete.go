@@ -35,9 +35,9 @@ func newImageDeleteCmd(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete IMAGE[@VERSION] [--store DIR]",
 		Short: "Delete a version, or an image with all its versions",
-		Long: `Delete a version of an image, or without @VERSION the image with all its versions. What will be deleted is shown
-first; --yes answers the question. A version that a waiting or running task deploys is refused. The space is free
-after the next collections, see 'clonecast store gc'.`,
+		Long: `Delete a version of an image, or without @VERSION the image with all its versions. What
+will be deleted is shown first; --yes answers the question. A version that a waiting or running
+task deploys is refused. The space is free after the next collections, see 'clonecast store gc'.`,
 		Args: words("IMAGE"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return runRemove(cmd, c, o, func(list []shelved) ([]shelved, error) { return selectReference(list, a[0]) })
@@ -56,7 +56,8 @@ func selectReference(list []shelved, ref string) ([]shelved, error) {
 	number, _ := strconv.ParseUint(which, 10, 64)
 	var found []shelved
 	for _, v := range list {
-		if v.Image == name && (!one || v.Sequence == number && number > 0 || len(which) >= 8 && strings.HasPrefix(v.ID, which)) {
+		named := !one || v.Sequence == number && number > 0 || len(which) >= 8 && strings.HasPrefix(v.ID, which)
+		if v.Image == name && named {
 			found = append(found, v)
 		}
 	}
@@ -123,7 +124,9 @@ func (r pruneRule) choose(list []shelved, names []string, now time.Time) ([]shel
 }
 
 // runRemove shows the chosen versions, asks, and deletes them.
-func runRemove(cmd *cobra.Command, c *connection, o removeOptions, choose func([]shelved) ([]shelved, error)) (err error) {
+func runRemove(
+	cmd *cobra.Command, c *connection, o removeOptions, choose func([]shelved) ([]shelved, error),
+) (err error) {
 	ctx, rep := cmd.Context(), newReporter(cmd, c.json)
 	defer rep.close()
 	from, err := openShelf(ctx, c, o.store, openStoreForWriting)
@@ -188,5 +191,6 @@ func confirmRemove(ctx context.Context, w io.Writer, in io.Reader, list []shelve
 	if err := printRemoval(w, list); err != nil {
 		return err
 	}
-	return askYes(ctx, w, in, "nothing was deleted", "add --yes when you are sure, or --dry-run to see what would be deleted")
+	return askYes(ctx, w, in, "nothing was deleted",
+		"add --yes when you are sure, or --dry-run to see what would be deleted")
 }

@@ -23,11 +23,11 @@ func newImageDiffCmd(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diff A[@VERSION] B[@VERSION] --store DIR",
 		Short: "Show where two versions differ",
-		Long: `Show for each partition, boot area and table how many bytes differ between two versions: changed (both store them),
-new (only B stores them), freed (only A stores them). A deploy of B to a disk that holds A writes about what is changed
-and new. The unit is 4 KiB. --ranges lists the places, from the start of the partition. --files lists the files that
-read differently, were added or removed, where the file system is ext2, ext3, ext4, FAT or NTFS and both captures found it
-clean; names, times and rights are not compared.
+		Long: `Show for each partition, boot area and table how many bytes differ between two versions: changed
+(both store them), new (only B stores them), freed (only A stores them). A deploy of B to a disk that holds
+A writes about what is changed and new. The unit is 4 KiB. --ranges lists the places, from the start of the
+partition. --files lists the files that read differently, were added or removed, where the file system is
+ext2, ext3, ext4, FAT or NTFS and both captures found it clean; names, times and rights are not compared.
 
 Exit codes: 0 ok, whether they differ or not, 1 failed, 2 wrong usage, 6 not found.`,
 		Args: words("A", "B"),
@@ -105,7 +105,11 @@ func runImageDiff(ctx context.Context, refA, refB string, o imageDiffOptions, re
 	}
 	s := diffSummary{A: idA.String(), B: idB.String(), Same: len(regions) == 0}
 	for _, r := range regions {
-		shown := diffRegion{r.Disk, r.Name, append([]string{}, r.Notes...), int64(r.Total(diff.Changed)), int64(r.Total(diff.New)), int64(r.Total(diff.Freed)), nil, nil, r.FilesUnknown}
+		shown := diffRegion{
+			Disk: r.Disk, Region: r.Name, Notes: append([]string{}, r.Notes...),
+			Changed: int64(r.Total(diff.Changed)), New: int64(r.Total(diff.New)), Freed: int64(r.Total(diff.Freed)),
+			Unknown: r.FilesUnknown,
+		}
 		for _, x := range r.Ranges {
 			if o.ranges {
 				shown.Ranges = append(shown.Ranges, diffRange{int64(x.Start), int64(x.Length), string(x.Kind)})
@@ -123,7 +127,8 @@ func runImageDiff(ctx context.Context, refA, refB string, o imageDiffOptions, re
 	if s.Same {
 		rep.printf("no difference\n")
 	} else {
-		rep.printf("together: %v changed, %v new, %v freed\n", quantity.Bytes(s.Changed), quantity.Bytes(s.New), quantity.Bytes(s.Freed))
+		rep.printf("together: %v changed, %v new, %v freed\n",
+			quantity.Bytes(s.Changed), quantity.Bytes(s.New), quantity.Bytes(s.Freed))
 	}
 	return rep.summary(s)
 }
@@ -133,7 +138,8 @@ func printRegion(rep *reporter, r diffRegion, manyDisks bool) {
 	if manyDisks {
 		where = fmt.Sprintf("disk %d, %s", r.Disk, where)
 	}
-	rep.printf("%s: %v changed, %v new, %v freed\n", where, quantity.Bytes(r.Changed), quantity.Bytes(r.New), quantity.Bytes(r.Freed))
+	rep.printf("%s: %v changed, %v new, %v freed\n",
+		where, quantity.Bytes(r.Changed), quantity.Bytes(r.New), quantity.Bytes(r.Freed))
 	for _, n := range r.Notes {
 		rep.printf("    %s\n", text.Escape(n))
 	}

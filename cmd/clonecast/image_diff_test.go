@@ -36,7 +36,7 @@ func change(t *testing.T, dir string) {
 	must(os.Rename(file("d0/file 7"), file("d0/renamed")))
 	must(os.WriteFile(file("d0/new"), bytes.Repeat([]byte("new "), 5000), 0o644))
 	must(os.WriteFile(file("d0/tiny"), []byte("x"), 0o644))
-	// The same bytes at another place: no change.
+	// The same bytes in other blocks: no change.
 	b, err := os.ReadFile(file("d1/file 8"))
 	must(err)
 	must(os.WriteFile(file("copy"), b, 0o644))
@@ -44,8 +44,11 @@ func change(t *testing.T, dir string) {
 	must(os.Rename(file("copy"), file("d1/file 8")))
 }
 
-var changes = []string{"changed d1/file 1", "changed d2/file 2", "changed d4/file 4", "removed d5/file 5", "removed d0/file 7", "added d0/renamed",
-	"added d0/new", "added d0/tiny"}
+var changes = []string{
+	"changed d1/file 1", "changed d2/file 2", "changed d4/file 4",
+	"removed d5/file 5", "removed d0/file 7",
+	"added d0/renamed", "added d0/new", "added d0/tiny",
+}
 
 func TestImageDiffFiles(t *testing.T) {
 	for name, fs := range map[string]struct{ mkfs, mount string }{
@@ -96,5 +99,6 @@ func TestImageDiffWithoutFiles(t *testing.T) {
 		}
 		runHere(t, "", exitOK, []string{"disk", "capture", image, "lab", "--store", dir})
 	}
-	runHere(t, "", exitOK, []string{"image", "diff", "lab@1", "lab@2", "--files", "--store", dir}, "8.0 MiB changed", "files are not compared: the files of")
+	runHere(t, "", exitOK, []string{"image", "diff", "lab@1", "lab@2", "--files", "--store", dir},
+		"8.0 MiB changed", "files are not compared: the files of")
 }

@@ -9,7 +9,8 @@ import (
 func newProgressLog(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{
 		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey && a.Value.String() == slog.LevelInfo.String()) {
+			info := a.Key == slog.LevelKey && a.Value.String() == slog.LevelInfo.String()
+			if len(groups) == 0 && (a.Key == slog.TimeKey || info) {
 				return slog.Attr{}
 			}
 			return a

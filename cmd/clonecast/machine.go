@@ -131,7 +131,8 @@ func runMachineShow(ctx context.Context, c *connection, ref string, w io.Writer)
 	}
 	for i, h := range m.History {
 		if i > 0 {
-			line("until "+h.LastSeen.Local().Format(time.DateOnly), fmt.Sprintf("%d disks, %d network cards, serial %s", len(h.Facts.Disks), len(h.Facts.NICs), h.Facts.Serial))
+			line("until "+h.LastSeen.Local().Format(time.DateOnly), fmt.Sprintf("%d disks, %d network cards, serial %s",
+				len(h.Facts.Disks), len(h.Facts.NICs), h.Facts.Serial))
 		}
 	}
 	return t.Flush()

@@ -1,7 +1,7 @@
 // Command clonecast is the server, the appliance builder and the operator's tool of clonecast.
 //
 // Each command stands in a file of its own: new<Verb>Cmd declares the flags, run<Verb> does the
-// work and is what tests call. Only main exits. What all commands have in common is told once:
+// work and is what tests call. Only main exits. What all commands have in common is in one place each:
 // exit.go has the exit codes and how errors look, usage.go what is said of a wrong command line,
 // signals.go what an interruption is, output.go what a full disk behind standard output is.
 package main

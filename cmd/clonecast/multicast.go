@@ -50,9 +50,10 @@ func newMulticastSendCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "send (IMAGE[@VERSION] --store DIR | --file FILE) --interface IF",
 		Short: "Send a version or a file to all who wait for it",
-		Long: `Send a version of an image, or any file, to all computers that run ` + "`clonecast multicast receive`" + `. Sending begins when
-as many receivers wait as --receivers says. Others may join until it ends; one that is too slow for the
-rest continues alone. The command ends when every receiver is done or gone.`,
+		Long: `Send a version of an image, or any file, to all computers that run ` +
+			"`clonecast multicast receive`" + `.
+Sending begins when as many receivers wait as --receivers says. Others may join until it ends; one that is
+too slow for the rest continues alone. The command ends when every receiver is done or gone.`,
 		Args: words("[IMAGE]"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return runMulticastSend(cmd.Context(), a, opts, newReporter(cmd, opts.json))
@@ -63,7 +64,8 @@ rest continues alone. The command ends when every receiver is done or gone.`,
 	f.StringVar(&opts.file, "file", "", "`FILE` to send instead of an image")
 	f.StringVar(&opts.iface, "interface", "", "network interface `IF` to send on")
 	f.IntVar(&opts.receivers, "receivers", 1, "begin when this many receivers wait")
-	f.StringVar(&opts.maxRate, "max-rate", "", "bits per second on the wire at most, `RATE` as 900M (default: the speed of the interface)")
+	f.StringVar(&opts.maxRate, "max-rate", "",
+		"bits per second on the wire at most, `RATE` as 900M (default: the speed of the interface)")
 	f.StringVar(&opts.keyFile, "key-file", "", "`FILE` with a secret that receivers have too, instead of a pairing code")
 	f.BoolVar(&opts.json, "json", false, jsonUsage)
 	require(cmd, "interface")
@@ -73,7 +75,8 @@ rest continues alone. The command ends when every receiver is done or gone.`,
 func runMulticastSend(ctx context.Context, names []string, opts multicastSendOptions, rep *reporter) error {
 	defer rep.close()
 	if (len(names) == 1) == (opts.file != "") || (len(names) == 1) != (opts.store != "") {
-		return withCode(exitUsage, errors.New("name either an image and its --store, or a --file"), "run 'clonecast multicast send --help' for how it is used")
+		return withCode(exitUsage, errors.New("name either an image and its --store, or a --file"),
+			"run 'clonecast multicast send --help' for how it is used")
 	}
 	maxRate, err := parseRate(opts.maxRate)
 	if err != nil {
@@ -114,8 +117,12 @@ func runMulticastSend(ctx context.Context, names []string, opts multicastSendOpt
 		return err
 	}
 	rep.printf("%s\n", sendOutcome(summary))
-	if err := rep.summary(sendSummary{Payload: summary.Payload, Wire: summary.Wire, Seconds: summary.Seconds, Goodput: mbit(summary.Payload, summary.Seconds),
-		Blocks: summary.Blocks, Repair: summary.Repair, Receivers: summary.Receivers}); err != nil {
+	err = rep.summary(sendSummary{
+		Payload: summary.Payload, Wire: summary.Wire,
+		Seconds: summary.Seconds, Goodput: mbit(summary.Payload, summary.Seconds),
+		Blocks: summary.Blocks, Repair: summary.Repair, Receivers: summary.Receivers,
+	})
+	if err != nil {
 		return err
 	}
 	return lost(summary)
@@ -132,7 +139,9 @@ func lost(s multicast.SendSummary) error {
 	if len(bad) == 0 {
 		return nil
 	}
-	return withCode(exitFailed, fmt.Errorf("%d of %d receivers did not finish: %s", len(bad), len(s.Receivers), strings.Join(bad, ", ")), "run the command again for these: a deploy fetches only what differs")
+	return withCode(exitFailed,
+		fmt.Errorf("%d of %d receivers did not finish: %s", len(bad), len(s.Receivers), strings.Join(bad, ", ")),
+		"run the command again for these: a deploy fetches only what differs")
 }
 
 type sendSummary struct {
@@ -153,7 +162,8 @@ func mbit(bytes int64, seconds float64) float64 {
 }
 
 func sendOutcome(s multicast.SendSummary) string {
-	out := fmt.Sprintf("sent %d bytes in %.1f s, %.0f Mbit/s, %.3f bytes on the wire for each", s.Payload, s.Seconds, mbit(s.Payload, s.Seconds), float64(s.Wire)/float64(s.Payload))
+	out := fmt.Sprintf("sent %d bytes in %.1f s, %.0f Mbit/s, %.3f bytes on the wire for each",
+		s.Payload, s.Seconds, mbit(s.Payload, s.Seconds), float64(s.Wire)/float64(s.Payload))
 	for _, r := range s.Receivers {
 		out += fmt.Sprintf("\n  %s: %s, %.1f %% lost", r.Address, r.State, 100*r.Loss)
 		if r.Reason != "" {
@@ -213,10 +223,10 @@ func newMulticastReceiveCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "receive (DISK | --file FILE) --interface IF (--code CODE | --key-file FILE)",
 		Short: "Receive what a sender offers",
-		Long: `Wait for a session on the interface and receive what it offers. --code is what the sender shows.
-An image is deployed to DISK, a block device or a disk image file: only what differs is fetched and written, and the command
-shows what it is about to overwrite and asks, unless --yes is given. A file is written beside its place and takes it when it
-is complete and verified.`,
+		Long: `Wait for a session on the interface and receive what it offers. --code is what the sender
+shows. An image is deployed to DISK, a block device or a disk image file: only what differs is
+fetched and written, and the command shows what it is about to overwrite and asks, unless --yes is
+given. A file is written beside its place and takes it when it is complete and verified.`,
 		Args: words("[DISK]"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return runMulticastReceive(cmd.Context(), a, opts, newReporter(cmd, opts.json), cmd.InOrStdin())
@@ -227,17 +237,21 @@ is complete and verified.`,
 	f.StringVar(&opts.iface, "interface", "", "network interface `IF` to receive on")
 	f.StringVar(&opts.code, "code", "", "the sender's pairing `CODE`")
 	f.StringVar(&opts.keyFile, "key-file", "", "`FILE` with the secret that the sender uses")
-	f.StringVar(&opts.saveTable, "save-table", "", "`FILE` for the disk's old partition table (default: beside a disk image file, or in the current directory)")
+	f.StringVar(&opts.saveTable, "save-table", "",
+		"`FILE` for the disk's old partition table (default: beside a disk image file, or in the current directory)")
 	f.BoolVar(&opts.yes, "yes", false, "overwrite without asking")
 	f.BoolVar(&opts.json, "json", false, jsonUsage)
 	require(cmd, "interface")
 	return cmd
 }
 
-func runMulticastReceive(ctx context.Context, disks []string, opts multicastReceiveOptions, rep *reporter, in io.Reader) error {
+func runMulticastReceive(
+	ctx context.Context, disks []string, opts multicastReceiveOptions, rep *reporter, in io.Reader,
+) error {
 	defer rep.close()
 	if (len(disks) == 1) == (opts.file != "") {
-		return withCode(exitUsage, errors.New("name either a disk or a --file"), "run 'clonecast multicast receive --help' for how it is used")
+		return withCode(exitUsage, errors.New("name either a disk or a --file"),
+			"run 'clonecast multicast receive --help' for how it is used")
 	}
 	pairing, err := receiverPairing(opts)
 	if err != nil {
@@ -261,9 +275,11 @@ func runMulticastReceive(ctx context.Context, disks []string, opts multicastRece
 	case details.Kind == kindImage && opts.file == "":
 		return receiveImage(ctx, found, details, disks[0], opts, rep, in)
 	case details.Kind == kindImage:
-		return withCode(exitRefused, errors.New("the sender offers an image, which goes to a disk"), "name the disk instead of --file")
+		return withCode(exitRefused, errors.New("the sender offers an image, which goes to a disk"),
+			"name the disk instead of --file")
 	}
-	return withCode(exitRefused, fmt.Errorf("the sender offers a %s, which does not go to a disk", text.Escape(details.Kind)), "use --file")
+	return withCode(exitRefused,
+		fmt.Errorf("the sender offers a %s, which does not go to a disk", text.Escape(details.Kind)), "use --file")
 }
 
 // receivable tells before a session is waited for what would stop it: the interface, the disk, the file.
@@ -302,18 +318,23 @@ func checkInterface(name string) error {
 	for _, i := range all {
 		names = append(names, i.Name)
 	}
-	return withCode(exitNotFound, fmt.Errorf("there is no network interface %q", name), "there are "+strings.Join(names, ", "))
+	return withCode(exitNotFound, fmt.Errorf("there is no network interface %q", name),
+		"there are "+strings.Join(names, ", "))
 }
 
 // receiveImage deploys an image that comes by multicast.
-func receiveImage(ctx context.Context, found *multicast.Found, details sessionDetails, path string, opts multicastReceiveOptions, rep *reporter, in io.Reader) error {
+func receiveImage(
+	ctx context.Context, found *multicast.Found, details sessionDetails, path string,
+	opts multicastReceiveOptions, rep *reporter, in io.Reader,
+) error {
 	started := time.Now()
 	manifest, id, err := image.Open(details.Envelope, []ed25519.PublicKey{details.Key})
 	if err != nil {
 		return fmt.Errorf("the sender's manifest: %w", err)
 	}
 	if len(manifest.Disks) != 1 {
-		return withCode(exitRefused, fmt.Errorf("%s@%d holds %d disks, this command deploys one", manifest.Image, manifest.Sequence, len(manifest.Disks)), "")
+		return withCode(exitRefused, fmt.Errorf("%s@%d holds %d disks, this command deploys one",
+			manifest.Image, manifest.Sequence, len(manifest.Disks)), "")
 	}
 	source, err := multicast.NewImageSource(found, manifest, details.Table)
 	if err != nil {
@@ -336,7 +357,8 @@ func receiveImage(ctx context.Context, found *multicast.Found, details sessionDe
 	results, err := deploy.Run(ctx, disks, deploy.Options{Verify: dev.Block},
 		deploy.Means{Source: session, SaveTable: tables.save, Progress: bytesProgress(rep)})
 	if errors.Is(err, multicast.ErrGone) {
-		return withCode(exitFailed, fmt.Errorf("deploy %s@%d to %s: %w", manifest.Image, manifest.Sequence, path, err), senderStopped)
+		return withCode(exitFailed,
+			fmt.Errorf("deploy %s@%d to %s: %w", manifest.Image, manifest.Sequence, path, err), senderStopped)
 	}
 	if err != nil {
 		return diskError(fmt.Errorf("deploy %s@%d to %s: %w", manifest.Image, manifest.Sequence, path, err))
@@ -360,19 +382,22 @@ func receiveImage(ctx context.Context, found *multicast.Found, details sessionDe
 		receiveSummary
 		Deploy deploySummary `json:"deploy"`
 	}{newReceiveSummary(summary), deploySummary{
-		Image: manifest.Image, Sequence: manifest.Sequence, Version: id.String(), Compared: int64(result.Compared), Kept: int64(result.Kept),
-		Differ: int64(result.Differ), Written: int64(result.Written), Fetched: int64(result.Fetched), Verified: int64(result.Verified),
+		Image: manifest.Image, Sequence: manifest.Sequence, Version: id.String(),
+		Compared: int64(result.Compared), Kept: int64(result.Kept), Differ: int64(result.Differ),
+		Written: int64(result.Written), Fetched: int64(result.Fetched), Verified: int64(result.Verified),
 		Seconds: took.Seconds(), SavedTables: tables.saved,
 	}})
 }
 
 // senderStopped is the hint when the sender went away.
-const senderStopped = "the sender was stopped: start it again, then run this again with its new code; what a disk has is kept"
+const senderStopped = "the sender was stopped: start it again, then run this again with its new code; " +
+	"what a disk has is kept"
 
 func receiverPairing(opts multicastReceiveOptions) (multicast.Pairing, error) {
 	switch {
 	case (opts.code == "") == (opts.keyFile == ""):
-		return multicast.Pairing{}, withCode(exitUsage, errors.New("either --code or --key-file is needed"), "the sender shows the code; without one of them nothing can be received")
+		return multicast.Pairing{}, withCode(exitUsage, errors.New("either --code or --key-file is needed"),
+			"the sender shows the code; without one of them nothing can be received")
 	case opts.keyFile != "":
 		return readKeyFile(opts.keyFile)
 	}
@@ -380,7 +405,7 @@ func receiverPairing(opts multicastReceiveOptions) (multicast.Pairing, error) {
 	return pairing, withCode(exitUsage, err, "")
 }
 
-// receiveFile writes the payload beside its place and moves it there when it is whole.
+// receiveFile writes the payload to a file in the same directory, which takes the name when it is whole.
 func receiveFile(ctx context.Context, found *multicast.Found, name string, rep *reporter) error {
 	f, err := createPart(name)
 	if err != nil {
@@ -411,7 +436,8 @@ func receiveOutcome(s multicast.ReceiveSummary) string {
 	if s.Payload == 0 {
 		return "nothing had to be received"
 	}
-	out := fmt.Sprintf("%d bytes in %.1f s, %.0f Mbit/s, %.1f %% of the packets lost", s.Payload, s.Seconds, mbit(s.Payload, s.Seconds), 100*s.Loss)
+	out := fmt.Sprintf("%d bytes in %.1f s, %.0f Mbit/s, %.1f %% of the packets lost",
+		s.Payload, s.Seconds, mbit(s.Payload, s.Seconds), 100*s.Loss)
 	if s.Fetched > 0 {
 		out += fmt.Sprintf(", %d bytes by unicast: %v", s.Fetched, s.Reason)
 	}
@@ -440,8 +466,9 @@ type receiveSummary struct {
 
 func newReceiveSummary(s multicast.ReceiveSummary) receiveSummary {
 	out := receiveSummary{
-		Payload: s.Payload, Wire: s.Wire, Seconds: s.Seconds, Goodput: mbit(s.Payload, s.Seconds), Blocks: s.Blocks, Repair: s.Rebuilt,
-		Loss: s.Loss, Fetched: s.Fetched, State: s.State.String(), Cause: s.Reason.Cause(), Hint: s.Reason.Hint(), Paths: s.Paths.Names(),
+		Payload: s.Payload, Wire: s.Wire, Seconds: s.Seconds, Goodput: mbit(s.Payload, s.Seconds),
+		Blocks: s.Blocks, Repair: s.Rebuilt, Loss: s.Loss, Fetched: s.Fetched,
+		State: s.State.String(), Cause: s.Reason.Cause(), Hint: s.Reason.Hint(), Paths: s.Paths.Names(),
 	}
 	if s.Reason != 0 {
 		out.Reason = s.Reason.String()
@@ -511,7 +538,9 @@ func imageOf(ctx context.Context, store *local.Store, ref string) (*offer, error
 		if _, _, err := image.Open(envelope, []ed25519.PublicKey{key}); err != nil {
 			continue
 		}
-		details, err := json.Marshal(sessionDetails{Kind: kindImage, Name: ref, Envelope: envelope, Key: key, Table: payload.Table()})
+		details, err := json.Marshal(sessionDetails{
+			Kind: kindImage, Name: ref, Envelope: envelope, Key: key, Table: payload.Table(),
+		})
 		return &offer{payload.Size(), payload, details, closers{pin, store}}, err
 	}
 	return nil, errors.Join(fmt.Errorf("image %s: no key of the store signed it", ref), pin.Close())

@@ -50,7 +50,8 @@ func TestMulticastFile(t *testing.T) {
 	var received bytes.Buffer
 	got := make(chan error, 1)
 	go func() {
-		got <- command(ctx, &received, "multicast", "receive", "--file", to, "--interface", "lo", "--code", pairing.Code, "--json")
+		got <- command(ctx, &received, "multicast", "receive", "--file", to, "--interface", "lo",
+			"--code", pairing.Code, "--json")
 	}()
 	var last []byte
 	for lines.Scan() {
@@ -63,7 +64,8 @@ func TestMulticastFile(t *testing.T) {
 		t.Errorf("%d bytes arrive that are not the file's (%v)", len(b), err)
 	}
 	var s sendSummary
-	if err := json.Unmarshal(last, &s); err != nil || s.Payload != 1_000_003 || len(s.Receivers) != 1 || s.Receivers[0].State != "done" || s.Blocks != 6 || s.Wire < 1_050_000 {
+	if err := json.Unmarshal(last, &s); err != nil || s.Payload != 1_000_003 || s.Blocks != 6 || s.Wire < 1_050_000 ||
+		len(s.Receivers) != 1 || s.Receivers[0].State != "done" {
 		t.Errorf("the sender ends with %s (%v)", last, err)
 	}
 	var r receiveSummary
@@ -71,7 +73,8 @@ func TestMulticastFile(t *testing.T) {
 	if err := json.Unmarshal(all[len(all)-1], &r); err != nil || r.State != "done" || r.Payload != 1_000_003 {
 		t.Errorf("the receiver ends with %s (%v)", all[len(all)-1], err)
 	}
-	if err := command(ctx, io.Discard, "multicast", "receive", "--file", to, "--interface", "lo", "--code", pairing.Code); report(io.Discard, err) != exitRefused {
+	err := command(ctx, io.Discard, "multicast", "receive", "--file", to, "--interface", "lo", "--code", pairing.Code)
+	if report(io.Discard, err) != exitRefused {
 		t.Errorf("a file is overwritten without --yes: %v", err)
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(left) > 0 {
@@ -99,7 +102,8 @@ func TestMulticastUsage(t *testing.T) {
 		{"receive", "--file", file + "2", "--interface", "lo", "--code", "abcde"},
 		{"receive", "--file", file + "2", "--interface", "lo", "--code", "abcde-fghij-klmno-pqrst", "--key-file", file},
 	} {
-		if err := command(t.Context(), io.Discard, append([]string{"multicast"}, args...)...); report(io.Discard, err) != exitUsage {
+		err := command(t.Context(), io.Discard, append([]string{"multicast"}, args...)...)
+		if report(io.Discard, err) != exitUsage {
 			t.Errorf("%q: %v, want a usage error", args, err)
 		}
 	}

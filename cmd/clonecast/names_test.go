@@ -49,7 +49,7 @@ func jsonNames(t *testing.T) map[string]string {
 	return names
 }
 
-// TestJSONNames holds the names of --json to the list of docs/commands.md, and to one name for one thing: the same
+// TestJSONNames holds the names of --json to the list of docs/commands.md, and to one name for one value: the same
 // words in another order, or a unit said in another way, would be a second one.
 func TestJSONNames(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/commands.md")

@@ -15,7 +15,7 @@ import (
 )
 
 // output is standard output. It remembers its first error, so that no command that prints to a full
-// disk or a closed pipe ends as if it had told its result. The command itself goes on: a deploy is not
+// disk or a closed pipe ends as if it had reported its result. The command itself goes on: a deploy is not
 // stopped because nobody looks.
 type output struct {
 	to io.Writer

@@ -11,7 +11,7 @@ import (
 )
 
 // partFile is a file that is being written and takes its name when it is whole. Until then it is called
-// .NAME.clonecast-part beside its place and is locked. What a killed command left under that name is taken
+// .NAME.clonecast-part in the same directory and is locked. What a killed command left under that name is taken
 // over by the next one; while another one writes it, it is refused.
 type partFile struct {
 	*os.File

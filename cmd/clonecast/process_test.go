@@ -189,9 +189,11 @@ func TestFullOutput(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer full.Close()
-	for _, line := range []string{"store check --store s", "store check --store s --json", "image list --store s",
-		"image show lab --store s", "disk inspect disk",
-		"image export lab - --store s", "disk capture disk lab --store s", "disk deploy lab disk --store s --yes", "--help", "image diff lab lab --store s", "store stats --store s"} {
+	for _, line := range []string{
+		"store check --store s", "store check --store s --json", "image list --store s", "image show lab --store s",
+		"disk inspect disk", "image export lab - --store s", "disk capture disk lab --store s",
+		"disk deploy lab disk --store s --yes", "--help", "image diff lab lab --store s", "store stats --store s",
+	} {
 		var errs bytes.Buffer
 		cmd := program(hung(t), dir, strings.Fields(line)...)
 		cmd.Stdout, cmd.Stderr = full, &errs

@@ -152,13 +152,23 @@ func TestCheapChecksComeFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	for line, code := range map[string]int{
-		"disk capture @fifo x --store @s": exitUsage, "disk deploy lab @fifo --store @s --yes": exitUsage, "disk inspect @fifo": exitUsage,
-		"disk capture @a x --store @fifo": exitNotFound, "store check --store @fifo": exitNotFound, "image import @fifo --store @s": exitUsage,
-		"image export lab @fifo --store @s": exitRefused, "multicast send --file @fifo --interface lo": exitUsage, "build @fifo --output @o": exitUsage,
-		"multicast receive @a --interface lo --key-file @fifo": exitUsage, "disk restore-table @fifo @a --yes": exitFailed,
-		"image list --server https://127.0.0.1:1 --ca @fifo": exitFailed, "multicast receive --file @fifo --interface lo --code abcde-fghij-klmno-pqrst": exitUsage,
-		"multicast send lab --store @s --interface nosuch": exitNotFound, "multicast receive @none --interface lo --code abcde-fghij-klmno-pqrst": exitNotFound,
-		"image export lab @none/x --store @s": exitNotFound, "disk capture @ x --store @s": exitUsage,
+		"disk capture @fifo x --store @s":                                              exitUsage,
+		"disk deploy lab @fifo --store @s --yes":                                       exitUsage,
+		"disk inspect @fifo":                                                           exitUsage,
+		"disk capture @a x --store @fifo":                                              exitNotFound,
+		"store check --store @fifo":                                                    exitNotFound,
+		"image import @fifo --store @s":                                                exitUsage,
+		"image export lab @fifo --store @s":                                            exitRefused,
+		"multicast send --file @fifo --interface lo":                                   exitUsage,
+		"build @fifo --output @o":                                                      exitUsage,
+		"multicast receive @a --interface lo --key-file @fifo":                         exitUsage,
+		"disk restore-table @fifo @a --yes":                                            exitFailed,
+		"image list --server https://127.0.0.1:1 --ca @fifo":                           exitFailed,
+		"multicast receive --file @fifo --interface lo --code abcde-fghij-klmno-pqrst": exitUsage,
+		"multicast send lab --store @s --interface nosuch":                             exitNotFound,
+		"multicast receive @none --interface lo --code abcde-fghij-klmno-pqrst":        exitNotFound,
+		"image export lab @none/x --store @s":                                          exitNotFound,
+		"disk capture @ x --store @s":                                                  exitUsage,
 	} {
 		d.run(code, line, "clonecast: error: ")
 	}

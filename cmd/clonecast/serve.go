@@ -61,13 +61,16 @@ that has none; off leaves network boot to the site's DHCP server.
 	f.StringVar(&o.data, "data", server.DefaultDirectory, "data `DIR`")
 	f.StringVar(&o.mode, "dhcp", string(dhcp.Proxy), "`off|proxy|full`")
 	f.StringVar(&o.dhcpRange, "dhcp-range", "", "addresses to hand out in mode full, `FIRST-LAST`")
-	f.StringSliceVar(&o.classes, "class", []string{"generic-pc"}, "hardware `CLASS` or file.yaml; may be given again, the first is the default")
+	f.StringSliceVar(&o.classes, "class", []string{"generic-pc"},
+		"hardware `CLASS` or file.yaml; may be given again, the first is the default")
 	f.StringVar(&o.appliance, "appliance", "", "`DIR` that 'clonecast build' made, instead of building one")
 	f.IntVar(&o.httpPort, "http-port", 8080, "`PORT` for network boot")
 	f.IntVar(&o.httpsPort, "https-port", 8443, "`PORT` for machines and admins")
-	f.StringVar(&o.kernelPackage, "kernel-package", "", "Debian kernel package `FILE` for the appliance (default: through apt)")
+	f.StringVar(&o.kernelPackage, "kernel-package", "",
+		"Debian kernel package `FILE` for the appliance (default: through apt)")
 	f.StringVar(&o.init, "init", "", "clonecast-init program `FILE` for the appliance (default: beside clonecast)")
-	f.StringVar(&o.multicastRate, "multicast-rate", "", "what multicast sessions may send together, in bits per second, `RATE` as 900M (default: the speed of the interface)")
+	f.StringVar(&o.multicastRate, "multicast-rate", "", "what multicast sessions may send together, "+
+		"in bits per second, `RATE` as 900M (default: the speed of the interface)")
 	require(cmd, "interface")
 	f.BoolVar(&o.verbose, "verbose", false, "log every packet and request")
 	return cmd
@@ -90,7 +93,8 @@ func runServe(ctx context.Context, o serveOptions, stdout, stderr io.Writer) err
 	}
 	defer data.Close()
 	if data.Password != "" {
-		fmt.Fprintf(stdout, "first start: everything is kept in %s\n\n    user      admin\n    password  %s\n\nwrite the password down: it is shown this once\n\n", o.data, data.Password)
+		fmt.Fprintf(stdout, "first start: everything is kept in %s\n\n    user      admin\n    password  %s\n\n"+
+			"write the password down: it is shown this once\n\n", o.data, data.Password)
 	}
 	if opts.Appliances, err = o.appliances(ctx, data, stdout, newProgressLog(stderr)); err != nil {
 		return err
@@ -136,14 +140,17 @@ func (o serveOptions) server(stderr io.Writer) (server.Options, error) {
 	opts.First, err1 = netip.ParseAddr(strings.TrimSpace(first))
 	opts.Last, err2 = netip.ParseAddr(strings.TrimSpace(last))
 	if err1 != nil || err2 != nil {
-		return opts, withCode(exitUsage, fmt.Errorf("--dhcp-range %q is not of the form 10.99.0.100-10.99.0.200", o.dhcpRange), "")
+		return opts, withCode(exitUsage,
+			fmt.Errorf("--dhcp-range %q is not of the form 10.99.0.100-10.99.0.200", o.dhcpRange), "")
 	}
 	return opts, nil
 }
 
 // appliances gives the boot images, and builds those that are not there or were built
 // from something else.
-func (o serveOptions) appliances(ctx context.Context, data *server.Data, stdout io.Writer, log *slog.Logger) ([]server.Appliance, error) {
+func (o serveOptions) appliances(
+	ctx context.Context, data *server.Data, stdout io.Writer, log *slog.Logger,
+) ([]server.Appliance, error) {
 	if o.appliance != "" {
 		r, err := builder.ReadResult(o.appliance)
 		if err != nil {
@@ -153,7 +160,9 @@ func (o serveOptions) appliances(ctx context.Context, data *server.Data, stdout 
 	}
 	var list []server.Appliance
 	for _, name := range o.classes {
-		options, err := buildOptions{class: name, kernelPackage: o.kernelPackage, init: o.init, cache: filepath.Join(o.data, "cache")}.builderOptions()
+		options, err := buildOptions{
+			class: name, kernelPackage: o.kernelPackage, init: o.init, cache: filepath.Join(o.data, "cache"),
+		}.builderOptions()
 		if err != nil {
 			return nil, err
 		}
@@ -163,7 +172,9 @@ func (o serveOptions) appliances(ctx context.Context, data *server.Data, stdout 
 		if err != nil {
 			return nil, fmt.Errorf("build the appliance of class %s: %w", options.Class.Name, err)
 		}
-		list = append(list, server.Appliance{Class: r.Class, Directory: options.Output, CommandLine: r.CommandLine, Disk: r.Disk})
+		list = append(list, server.Appliance{
+			Class: r.Class, Directory: options.Output, CommandLine: r.CommandLine, Disk: r.Disk,
+		})
 	}
 	return list, nil
 }
@@ -194,7 +205,8 @@ func (o serveOptions) build(ctx context.Context, options builder.Options, stdout
 // inputsOf names everything that an appliance is made of, but for packages that apt chooses.
 func inputsOf(options builder.Options) (string, error) {
 	h := sha256.New()
-	fmt.Fprintf(h, "%s\n%q\n%q\n%+v\n%s\n", version, options.CA, options.ManifestKeys, options.Class, options.KernelPackage)
+	fmt.Fprintf(h, "%s\n%q\n%q\n%+v\n%s\n",
+		version, options.CA, options.ManifestKeys, options.Class, options.KernelPackage)
 	path := options.Init
 	if path == "" {
 		var err error

@@ -47,17 +47,29 @@ func newRoom(t *testing.T) *room {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &image.Manifest{Image: "win", Created: 1, Comment: "first", Disks: []image.Disk{{Size: 2 << 30, LogicalSector: 512, PhysicalSector: 512, TableKind: "mbr",
-		Partitions: []image.Partition{{Number: 1, Mode: image.ModeSwap, Filesystem: image.Filesystem{Type: "swap", Label: "SWAP"},
-			Content: image.Content{Start: 1 << 20, Length: 1 * quantity.GiB}}}}}}
+	m := &image.Manifest{Image: "win", Created: 1, Comment: "first", Disks: []image.Disk{{
+		Size: 2 << 30, LogicalSector: 512, PhysicalSector: 512, TableKind: "mbr",
+		Partitions: []image.Partition{{
+			Number: 1, Mode: image.ModeSwap,
+			Filesystem: image.Filesystem{Type: "swap", Label: "SWAP"},
+			Content:    image.Content{Start: 1 << 20, Length: 1 * quantity.GiB},
+		}},
+	}}}
 	if _, _, err := session.Publish(ctx, m); err != nil {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
 	orders := tasks.NewService(db, time.Now, log)
-	manager := sessions.New(sessions.Config{Orders: orders, Store: store, Interface: "lo", MaxRate: 20e6, Log: log, Now: time.Now})
-	a := api.New(api.Config{DB: db, Store: store, Log: log, Now: time.Now, Machines: machines.New(db, time.Now, log, func() {}),
-		Tasks: orders, Sessions: manager, Status: func() api.Status { return api.Status{} }, Seen: func([]string) {}, DiskRule: func(machines.Machine) string { return "" }})
+	manager := sessions.New(sessions.Config{
+		Orders: orders, Store: store, Interface: "lo", MaxRate: 20e6, Log: log, Now: time.Now,
+	})
+	a := api.New(api.Config{
+		DB: db, Store: store, Log: log, Now: time.Now,
+		Machines: machines.New(db, time.Now, log, func() {}), Tasks: orders, Sessions: manager,
+		Status:   func() api.Status { return api.Status{} },
+		Seen:     func([]string) {},
+		DiskRule: func(machines.Machine) string { return "" },
+	})
 	l, err := net.Listen("unix", filepath.Join(dir, server.SocketName))
 	if err != nil {
 		t.Fatal(err)
@@ -71,8 +83,10 @@ func newRoom(t *testing.T) *room {
 			}
 		}
 	})
-	pc, err := a.Machines.Register(ctx, protocol.Facts{UUID: "u-1", Product: "Box", NICs: []protocol.NIC{{MAC: "02:00:00:00:00:01"}},
-		Disks: []protocol.Disk{{Name: "sda", Model: "ACME", Serial: "D1", Bytes: 1 << 30}}}, "10.0.0.9")
+	pc, err := a.Machines.Register(ctx, protocol.Facts{
+		UUID: "u-1", Product: "Box", NICs: []protocol.NIC{{MAC: "02:00:00:00:00:01"}},
+		Disks: []protocol.Disk{{Name: "sda", Model: "ACME", Serial: "D1", Bytes: 1 << 30}},
+	}, "10.0.0.9")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +119,8 @@ func TestServerCommands(t *testing.T) {
 	r := newRoom(t)
 	r.run("", exitOK, "machine list", r.pc.ID, "pending", "02:00:00:00:00:01", "Box")
 	r.run("", exitNotFound, "machine show pc7", "no machine", "hint: 'clonecast machine list'")
-	r.run("", exitRefused, "task run deploy --machine "+r.pc.ID+" --image win --yes", "not adopted", "hint: 'clonecast machine adopt")
+	r.run("", exitRefused, "task run deploy --machine "+r.pc.ID+" --image win --yes",
+		"not adopted", "hint: 'clonecast machine adopt")
 	r.run("", exitUsage, "machine adopt "+r.pc.ID+" --name a_b", "host name")
 	r.run("", exitOK, "machine adopt "+r.pc.ID[:6]+" --name pc1 --ip 10.0.0.50", "adopted pc1")
 	r.run("", exitOK, "machine show pc1", "1.1 GB, ACME, D1, sda", "10.0.0.50")
@@ -119,8 +134,10 @@ func TestServerCommands(t *testing.T) {
 	deploy := "task run deploy --machine pc1 --image win"
 	r.run("yes\n", exitRefused, deploy, "ACME, D1, sda (smaller than the captured disk", "nothing was ordered")
 	r.run("", exitRefused, deploy, "nothing was ordered")
-	r.run("1\n", exitRefused, deploy+" --disk serial=D2", "serial D1", "its serial is D1", "the rule does not name one disk of pc1: nothing was ordered", "hint: ")
-	r.run("", exitRefused, "task run capture --machine pc1 --image new --disk bus=usb", `no disk fits the rule "bus=usb"`, "hint: ")
+	r.run("1\n", exitRefused, deploy+" --disk serial=D2", "serial D1", "its serial is D1",
+		"the rule does not name one disk of pc1: nothing was ordered", "hint: ")
+	r.run("", exitRefused, "task run capture --machine pc1 --image new --disk bus=usb",
+		`no disk fits the rule "bus=usb"`, "hint: ")
 	r.run("", exitUsage, deploy+" --disk sda", "is no condition")
 	if list := r.tasks(); len(list) != 0 {
 		t.Fatalf("%d tasks without confirmation", len(list))
@@ -137,7 +154,8 @@ func TestServerCommands(t *testing.T) {
 	if err != nil || op.Comment != "why" {
 		t.Fatalf("operation %+v, %v", op, err)
 	}
-	if _, err := r.api.Tasks.Report(context.Background(), r.pc.ID, protocol.Status{TaskID: op.TaskID, State: "failed", Error: "hibernated", Hint: "shut down"}); err != nil {
+	failed := protocol.Status{TaskID: op.TaskID, State: "failed", Error: "hibernated", Hint: "shut down"}
+	if _, err := r.api.Tasks.Report(context.Background(), r.pc.ID, failed); err != nil {
 		t.Fatal(err)
 	}
 	r.run("", exitFailed, "task show 2 --follow", "failed on pc1: hibernated", "hint: shut down")
@@ -146,8 +164,10 @@ func TestServerCommands(t *testing.T) {
 	}
 	r.run("", exitOK, "task tables 2", "overwrote no partition table")
 	dir := t.TempDir()
-	if err := r.api.Tasks.SaveTable(context.Background(), r.pc.ID, tasks.Operation{Operation: op}, 0, []byte(`{"format":"clonecast saved table 1","model":"ACME",
-		"serial":"D1","size":1073741824,"logical_sector":512,"table":"mbr","areas":[{"start":0,"length":512,"data":"AAAA"}]}`)); err != nil {
+	table := []byte(`{"format":"clonecast saved table 1","model":"ACME",
+		"serial":"D1","size":1073741824,"logical_sector":512,"table":"mbr","areas":[{"start":0,"length":512,"data":"AAAA"}]}`)
+	err = r.api.Tasks.SaveTable(context.Background(), r.pc.ID, tasks.Operation{Operation: op}, 0, table)
+	if err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "task2-pc1-disk1.old-table.json")
@@ -161,8 +181,10 @@ func TestServerCommands(t *testing.T) {
 
 func TestTaskCast(t *testing.T) {
 	r := newRoom(t)
-	other, err := r.api.Machines.Register(context.Background(), protocol.Facts{UUID: "u-2", NICs: []protocol.NIC{{MAC: "02:00:00:00:00:02"}},
-		Disks: []protocol.Disk{{Name: "sda", Model: "ACME", Serial: "D2", Bytes: 1 << 29}}}, "10.0.0.10")
+	other, err := r.api.Machines.Register(context.Background(), protocol.Facts{
+		UUID: "u-2", NICs: []protocol.NIC{{MAC: "02:00:00:00:00:02"}},
+		Disks: []protocol.Disk{{Name: "sda", Model: "ACME", Serial: "D2", Bytes: 1 << 29}},
+	}, "10.0.0.10")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +196,8 @@ func TestTaskCast(t *testing.T) {
 	r.run("", exitUsage, "task run cast --from pc1 --machine pc2 --image lab@1", "not allowed")
 	r.run("", exitNotFound, "task run cast --from pc9 --machine pc2 --image lab", "no machine")
 	r.run("1\n", exitRefused, cast+" --from-disk serial=D9", "refused: ", "one disk of pc1")
-	r.run("yes\n", exitRefused, cast, "pc1 (1.1 GB, ACME, D1, sda) is captured as lab, and will overwrite:", "ACME, D2, sda (smaller than the captured disk", "nothing was ordered")
+	r.run("yes\n", exitRefused, cast, "pc1 (1.1 GB, ACME, D1, sda) is captured as lab, and will overwrite:",
+		"ACME, D2, sda (smaller than the captured disk", "nothing was ordered")
 	r.run("1\n", exitOK, cast+" --comment why --grow last", "task 1: cast lab from pc1")
 	r.run("", exitOK, "task show 1", "pc1: capture lab: queued", "pc2: follow lab: queued")
 	op, err := r.api.Tasks.Next(context.Background(), other.ID, "b")

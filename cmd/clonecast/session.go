@@ -19,9 +19,9 @@ func newSessionCmd() *cobra.Command {
 	var c connection
 	cmd := &cobra.Command{
 		Use: "session", Short: "Look after the multicast sessions of deploys",
-		Long: `Look after the multicast sessions of deploys, which 'clonecast task run deploy --multicast' orders. A session has the number of its task;
-the task's first machine that asks for it makes it, so it is there once a machine has booted. Later sessions of a task, for machines that
-came late, are called 7-2, 7-3.
+		Long: `Look after the multicast sessions of deploys, which 'clonecast task run deploy --multicast' orders.
+A session has the number of its task; the task's first machine that asks for it makes it, so it is there
+once a machine has booted. Later sessions of a task, for machines that came late, are called 7-2, 7-3.
 
 ` + exitHelp,
 	}
@@ -52,7 +52,8 @@ func runSessionList(ctx context.Context, c *connection, w io.Writer) error {
 		return printList(w, "session", list)
 	}
 	if len(list) == 0 {
-		_, err := fmt.Fprintln(w, "no sessions yet: clonecast task run deploy --multicast --machine M --machine N --image NAME")
+		_, err := fmt.Fprintln(w,
+			"no sessions yet: clonecast task run deploy --multicast --machine M --machine N --image NAME")
 		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -62,7 +63,8 @@ func runSessionList(ctx context.Context, c *connection, w io.Writer) error {
 		if s.Rate > 0 {
 			rate = megabits(s.Rate)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.ID, s.State, s.Title, countStates(s.Machines), share(s.Sent, s.Payload), rate, ago(s.Created))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
+			s.ID, s.State, s.Title, countStates(s.Machines), share(s.Sent, s.Payload), rate, ago(s.Created))
 	}
 	return t.Flush()
 }
@@ -74,7 +76,10 @@ func countStates(machines []sessions.MachineState) string {
 		count[m.State]++
 	}
 	var parts []string
-	for _, state := range []string{sessions.Expected, sessions.Waiting, sessions.Receiving, sessions.Unicast, sessions.Done, sessions.Failed, sessions.Dropped} {
+	for _, state := range []string{
+		sessions.Expected, sessions.Waiting, sessions.Receiving, sessions.Unicast,
+		sessions.Done, sessions.Failed, sessions.Dropped,
+	} {
 		if count[state] > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", count[state], state))
 		}
@@ -104,16 +109,20 @@ func newSessionStartCmd(c *connection) *cobra.Command {
 	return &cobra.Command{
 		Use: "start SESSION", Short: "Start a session now, with the machines that wait in it", Args: words("SESSION"),
 		RunE: func(cmd *cobra.Command, a []string) error {
-			return runSession(cmd.Context(), c, "POST", a[0], "/start", cmd.OutOrStdout(), func(w io.Writer, s sessions.Session) error {
+			show := func(w io.Writer, s sessions.Session) error {
 				_, err := fmt.Fprintf(w, "session %s has begun: %s\n", s.ID, countStates(s.Machines))
 				return err
-			})
+			}
+			return runSession(cmd.Context(), c, "POST", a[0], "/start", cmd.OutOrStdout(), show)
 		},
 	}
 }
 
 // runSession calls the server and prints the session that it answers with.
-func runSession(ctx context.Context, c *connection, method, id, rest string, w io.Writer, show func(io.Writer, sessions.Session) error) error {
+func runSession(
+	ctx context.Context, c *connection, method, id, rest string,
+	w io.Writer, show func(io.Writer, sessions.Session) error,
+) error {
 	cl, err := c.open(ctx)
 	if err != nil {
 		return err
@@ -134,10 +143,11 @@ func newSessionMachineCmd(c *connection, verb, short, done string) *cobra.Comman
 		Use: verb + " SESSION MACHINE", Short: short, Args: words("SESSION", "MACHINE"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			rest := "/machines/" + url.PathEscape(a[1]) + "/" + verb
-			return runSession(cmd.Context(), c, "POST", a[0], rest, cmd.OutOrStdout(), func(w io.Writer, s sessions.Session) error {
+			show := func(w io.Writer, s sessions.Session) error {
 				_, err := fmt.Fprintf(w, "%s %s session %s\n", a[1], done, s.ID)
 				return err
-			})
+			}
+			return runSession(cmd.Context(), c, "POST", a[0], rest, cmd.OutOrStdout(), show)
 		},
 	}
 }
@@ -146,9 +156,11 @@ func newSessionAddCmd(c *connection) *cobra.Command {
 	var yes, unseen bool
 	cmd := &cobra.Command{
 		Use: "add SESSION MACHINE", Short: "Deploy to one more machine, which joins late", Args: words("SESSION", "MACHINE"),
-		Long: "Order the deploy of a session's task for one more machine, and let it join the session. What will be overwritten is shown first; --yes answers the question.",
+		Long: `Order the deploy of a session's task for one more machine, and let it join the session. What will be
+overwritten is shown first; --yes answers the question.`,
 		RunE: func(cmd *cobra.Command, a []string) error {
-			return runSessionAdd(cmd.Context(), c, a[0], a[1], yes, unseen, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return runSessionAdd(cmd.Context(), c, a[0], a[1], yes, unseen,
+				cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
@@ -156,7 +168,10 @@ func newSessionAddCmd(c *connection) *cobra.Command {
 	return cmd
 }
 
-func runSessionAdd(ctx context.Context, c *connection, id, machine string, yes, unseen bool, stdin io.Reader, stdout, stderr io.Writer) error {
+func runSessionAdd(
+	ctx context.Context, c *connection, id, machine string, yes, unseen bool,
+	stdin io.Reader, stdout, stderr io.Writer,
+) error {
 	cl, err := c.open(ctx)
 	if err != nil {
 		return err
@@ -186,7 +201,8 @@ func runSessionAdd(ctx context.Context, c *connection, id, machine string, yes, 
 	if c.json {
 		return printJSON(stdout, added.Session)
 	}
-	_, err = fmt.Fprintf(stdout, "%s is expected in session %s: start or restart it from the network\n", m.Name, added.Session.ID)
+	_, err = fmt.Fprintf(stdout, "%s is expected in session %s: start or restart it from the network\n",
+		m.Name, added.Session.ID)
 	return err
 }
 
@@ -203,7 +219,8 @@ func printSession(w io.Writer, s sessions.Session) error {
 				line += ", " + roundTime(left) + " left"
 			}
 		} else if s.Seconds > 0 {
-			line += fmt.Sprintf(" in %s, %s", time.Duration(s.Seconds*1e9).Round(time.Second), megabits(int64(float64(s.Payload)/s.Seconds)))
+			took := time.Duration(s.Seconds * 1e9).Round(time.Second)
+			line += fmt.Sprintf(" in %s, %s", took, megabits(int64(float64(s.Payload)/s.Seconds)))
 		}
 		fmt.Fprintf(w, "  sent      %s\n  repair    %d symbols; %s on the wire\n", line, s.Repair, gigabytes(s.Wire))
 	}
@@ -261,7 +278,8 @@ func printHints(w io.Writer, machines []sessions.MachineState) {
 func sessionState(s sessions.Session) string {
 	switch {
 	case s.Waiting != nil && s.Waiting.Manual:
-		return fmt.Sprintf("waiting: %s there; it begins with 'clonecast session start %s'", are(s.Waiting.Present, s.Waiting.Machines), s.ID)
+		return fmt.Sprintf("waiting: %s there; it begins with 'clonecast session start %s'",
+			are(s.Waiting.Present, s.Waiting.Machines), s.ID)
 	case s.Waiting != nil:
 		text := fmt.Sprintf("waiting: %s there", are(s.Waiting.Present, s.Waiting.Machines))
 		if s.Rule.At > 0 {

@@ -20,20 +20,20 @@ import (
 	"clonecast/server/tasks"
 )
 
-// place is where a machine of the room gets its place and its blocks.
-type place struct {
+// member is a machine of the room in a session: the session's side of the protocol for it, without a network.
+type member struct {
 	r  *room
 	pc string
 	op tasks.Operation
 }
 
-func (p place) Join(_ context.Context, q protocol.SessionJoin) (protocol.SessionPlace, error) {
-	return p.r.api.Sessions.Join(p.pc, p.op, netip.MustParseAddrPort("127.0.0.1:1"), q)
+func (m member) Join(_ context.Context, q protocol.SessionJoin) (protocol.SessionPlace, error) {
+	return m.r.api.Sessions.Join(m.pc, m.op, netip.MustParseAddrPort("127.0.0.1:1"), q)
 }
 
-func (p place) Blocks(ctx context.Context, first, count int, read func(io.Reader) error) error {
+func (m member) Blocks(ctx context.Context, first, count int, read func(io.Reader) error) error {
 	var all bytes.Buffer
-	err := p.r.api.Sessions.Blocks(ctx, p.pc, p.op, first, count, func(plain []byte) error {
+	err := m.r.api.Sessions.Blocks(ctx, m.pc, m.op, first, count, func(plain []byte) error {
 		_, err := all.Write(plain)
 		return err
 	})
@@ -43,8 +43,8 @@ func (p place) Blocks(ctx context.Context, first, count int, read func(io.Reader
 	return read(&all)
 }
 
-func (p place) Report(_ context.Context, report []byte) ([]byte, error) {
-	return p.r.api.Sessions.Report(p.pc, p.op, report)
+func (m member) Report(_ context.Context, report []byte) ([]byte, error) {
+	return m.r.api.Sessions.Report(m.pc, m.op, report)
 }
 
 // receive lets a machine begin its deploy and receive the session to its end.
@@ -62,7 +62,7 @@ func (r *room) receive(pc string) <-chan error {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	found, err := multicast.Offered(session, place{r, pc, op}, slog.New(slog.DiscardHandler))
+	found, err := multicast.Offered(session, member{r, pc, op}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -99,8 +99,10 @@ func TestSessionCommands(t *testing.T) {
 	}
 	ids := []string{r.pc.ID}
 	for n := range 2 {
-		m, err := r.api.Machines.Register(t.Context(), protocol.Facts{UUID: fmt.Sprint("v-", n), NICs: []protocol.NIC{{MAC: fmt.Sprintf("02:00:00:00:01:%02x", n)}},
-			Disks: []protocol.Disk{{Name: "sda", Serial: fmt.Sprint("E", n), Bytes: 1 << 33}}}, "10.0.0.9")
+		m, err := r.api.Machines.Register(t.Context(), protocol.Facts{
+			UUID: fmt.Sprint("v-", n), NICs: []protocol.NIC{{MAC: fmt.Sprintf("02:00:00:00:01:%02x", n)}},
+			Disks: []protocol.Disk{{Name: "sda", Serial: fmt.Sprint("E", n), Bytes: 1 << 33}},
+		}, "10.0.0.9")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -149,7 +151,8 @@ func TestSessionCommands(t *testing.T) {
 	r.run("", exitRefused, "session start 1", "does not wait: it is ended")
 	r.run("", exitRefused, "session add 1 pc3 --yes", "has ended", "hint: order a deploy")
 	var one sessions.Session
-	if err := json.Unmarshal([]byte(r.run("", exitOK, "session show 1 --json")), &one); err != nil || len(one.Machines) != 3 || one.Payload == 0 {
+	out := r.run("", exitOK, "session show 1 --json")
+	if err := json.Unmarshal([]byte(out), &one); err != nil || len(one.Machines) != 3 || one.Payload == 0 {
 		t.Errorf("session show --json: %+v, %v", one, err)
 	}
 	if list := listOf[sessions.Session](t, r.run("", exitOK, "session list --json"), "session"); len(list) != 1 {
@@ -159,13 +162,21 @@ func TestSessionCommands(t *testing.T) {
 
 func TestPrintSession(t *testing.T) {
 	var out bytes.Buffer
-	s := sessions.Session{ID: "7", Title: "deploy win@3", State: "running", Group: "239.255.130.5:9068", Payload: 40e9, Sent: 12e9, Wire: 13e9, Rate: 110e6, MaxRate: 125e6,
-		Repair: 1234, Began: time.Date(2026, 5, 31, 14, 30, 0, 0, time.Local), Machines: []sessions.MachineState{
+	const reason, hint = "no multicast packet arrives", "look at the switch"
+	s := sessions.Session{
+		ID: "7", Title: "deploy win@3", State: "running", Group: "239.255.130.5:9068",
+		Payload: 40e9, Sent: 12e9, Wire: 13e9, Rate: 110e6, MaxRate: 125e6, Repair: 1234,
+		Began: time.Date(2026, 5, 31, 14, 30, 0, 0, time.Local),
+		Machines: []sessions.MachineState{
 			{Name: "pc1", State: sessions.Receiving, Address: "10.0.0.1", Loss: 0.002, Needed: 40e9, Finished: 12e9},
-			{Name: "pc2", State: sessions.Unicast, Address: "10.0.0.2", Needed: 40e9, Finished: 2e9, Fetched: 1e9, Reason: "no multicast packet arrives", Hint: "look at the switch"},
-			{Name: "pc3", State: sessions.Unicast, Address: "10.0.0.3", Reason: "no multicast packet arrives", Hint: "look at the switch"},
+			{
+				Name: "pc2", State: sessions.Unicast, Address: "10.0.0.2",
+				Needed: 40e9, Finished: 2e9, Fetched: 1e9, Reason: reason, Hint: hint,
+			},
+			{Name: "pc3", State: sessions.Unicast, Address: "10.0.0.3", Reason: reason, Hint: hint},
 			{Name: "pc4", State: sessions.Expected},
-		}}
+		},
+	}
 	if err := printSession(&out, s); err != nil {
 		t.Fatal(err)
 	}
@@ -200,10 +211,12 @@ func TestSessionState(t *testing.T) {
 	for want, s := range map[string]sessions.Session{
 		"waiting: 1 of 3 machines are there":                                      {State: "waiting", Waiting: &waiting},
 		"waiting: 1 of 3 machines are there; it begins at 14:30:00 at the latest": {State: "waiting", Waiting: &timed},
-		"waiting: 1 of 3 machines are there; it begins at 2026-05-31 14:30":       {State: "waiting", Waiting: &timed, Rule: protocol.StartRule{At: at.Unix()}},
-		"running since 14:30:00":                                                  {State: "running", Began: at},
-		"ended at 14:30:00":                                                       {State: "ended", Began: at, Ended: at},
-		"ended without having begun":                                              {State: "ended", Ended: at},
+		"waiting: 1 of 3 machines are there; it begins at 2026-05-31 14:30": {
+			State: "waiting", Waiting: &timed, Rule: protocol.StartRule{At: at.Unix()},
+		},
+		"running since 14:30:00":     {State: "running", Began: at},
+		"ended at 14:30:00":          {State: "ended", Began: at, Ended: at},
+		"ended without having begun": {State: "ended", Ended: at},
 	} {
 		if got := sessionState(s); got != want {
 			t.Errorf("%q, want %q", got, want)
@@ -215,8 +228,10 @@ func TestParseStart(t *testing.T) {
 	zone := time.FixedZone("", 2*3600)
 	now := time.Date(2026, 5, 31, 14, 0, 30, 0, zone)
 	for text, want := range map[string]time.Time{
-		"14:30": time.Date(2026, 5, 31, 14, 30, 0, 0, zone), "2026-06-01 07:00": time.Date(2026, 6, 1, 7, 0, 0, 0, zone),
-		"2026-06-01T07:00:00Z": time.Date(2026, 6, 1, 7, 0, 0, 0, time.UTC), "14:00": {}, "2026-05-30 15:00": {}, "25:00": {}, "": {}, "tomorrow": {},
+		"14:30":                time.Date(2026, 5, 31, 14, 30, 0, 0, zone),
+		"2026-06-01 07:00":     time.Date(2026, 6, 1, 7, 0, 0, 0, zone),
+		"2026-06-01T07:00:00Z": time.Date(2026, 6, 1, 7, 0, 0, 0, time.UTC),
+		"14:00":                {}, "2026-05-30 15:00": {}, "25:00": {}, "": {}, "tomorrow": {},
 	} {
 		if got, err := parseStart(text, now); !got.Equal(want) || (err == nil) == want.IsZero() {
 			t.Errorf("parseStart(%q) = %v, %v, want %v", text, got, err, want)

@@ -100,7 +100,8 @@ func TestImageDelete(t *testing.T) {
 	dir := newLibrary(t)
 	all := []string{"lab@1", "lab@2", "lab@3", "room2@1"}
 	in := func(args ...string) []string { return append([]string{"image", "delete", "--store", dir}, args...) }
-	runHere(t, "", exitRefused, in("lab@1"), "1 version will be deleted", "lab@1", "frees ", "sample 1", "nothing was deleted")
+	runHere(t, "", exitRefused, in("lab@1"),
+		"1 version will be deleted", "lab@1", "frees ", "sample 1", "nothing was deleted")
 	runHere(t, "no\n", exitRefused, in("lab@1"), "declined")
 	runHere(t, "", exitOK, in("lab", "--dry-run"), "lab@1", "lab@3")
 	runHere(t, "", exitNotFound, in("lab@7", "--yes"))
@@ -194,7 +195,8 @@ func TestStoreGC(t *testing.T) {
 
 func TestStoreStats(t *testing.T) {
 	dir := newLibrary(t)
-	runHere(t, "", exitOK, []string{"store", "stats", "--store", dir}, "lab@3", "room2@1", "logical", "unique", "in 4 versions")
+	runHere(t, "", exitOK, []string{"store", "stats", "--store", dir},
+		"lab@3", "room2@1", "logical", "unique", "in 4 versions")
 	out := runHere(t, "", exitOK, []string{"store", "stats", "--store", dir, "--json"})
 	var s statsSummary
 	lastJSON(t, out, &s)
@@ -255,7 +257,8 @@ func TestImageExportImport(t *testing.T) {
 	runHere(t, "", exitNotFound, []string{"image", "export", "lab@9", file, "--store", dir})
 	runHere(t, "", exitUsage, []string{"image", "export", "lab@2", file})
 	runHere(t, "", exitOK, []string{"image", "export", "lab@2", file, "--store", dir}, "exported lab@2 (")
-	runHere(t, "", exitRefused, []string{"image", "export", "lab@2", file, "--store", dir}, "file already exists", "hint: ")
+	runHere(t, "", exitRefused, []string{"image", "export", "lab@2", file, "--store", dir},
+		"file already exists", "hint: ")
 	out := runHere(t, "", exitOK, []string{"image", "export", "lab", file + "2", "--store", dir, "--json"})
 	var s fileSummary
 	if lastJSON(t, out, &s); s.Sequence != 3 || s.Bytes == 0 {
@@ -295,7 +298,8 @@ func TestImageDiff(t *testing.T) {
 	in := func(args ...string) []string { return append([]string{"image", "diff", "--store", dir}, args...) }
 	runHere(t, "", exitOK, in("lab@1", "lab@1"), "no difference")
 	runHere(t, "", exitOK, in("lab@1", "lab", "--ranges"), "partition 1: ", "changed", "bytes at 262144", "together: ")
-	out := runHere(t, "", exitOK, in("lab@1", "room2", "--json", "--ranges"), `{"type":"region","disk":0,"region":"partition 1"`, `"kind":"changed"`)
+	out := runHere(t, "", exitOK, in("lab@1", "room2", "--json", "--ranges"),
+		`{"type":"region","disk":0,"region":"partition 1"`, `"kind":"changed"`)
 	var s diffSummary
 	if lastJSON(t, out, &s); s.Same || s.Changed == 0 {
 		t.Errorf("summary %+v", s)

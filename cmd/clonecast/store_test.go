@@ -64,7 +64,8 @@ func TestStoreCheckSound(t *testing.T) {
 		Type string
 		storeSummary
 	}
-	if err := json.Unmarshal([]byte(lastLine(out)), &summary); err != nil || code != exitOK || summary.Type != "summary" || !summary.Sound {
+	if err := json.Unmarshal([]byte(lastLine(out)), &summary); err != nil || code != exitOK ||
+		summary.Type != "summary" || !summary.Sound {
 		t.Errorf("exit %d, last line %s, %v", code, lastLine(out), err)
 	}
 	if !strings.Contains(out, `"bytes_read":`) || strings.Contains(out, `"bytes_read":0`) {
@@ -86,11 +87,13 @@ func TestStoreCheckDamaged(t *testing.T) {
 		t.Errorf("the structure is sound: exit %d, %q, %q", code, out, errs)
 	}
 	code, out, errs := checkStore(t, "--store", dir, "--read-data")
-	if code != exitFailed || !strings.Contains(out, "affects lab@1") || !strings.Contains(errs, "clonecast: error: "+dir+": 1 problem\nclonecast: hint: clonecast store repair") {
+	if code != exitFailed || !strings.Contains(out, "affects lab@1") ||
+		!strings.Contains(errs, "clonecast: error: "+dir+": 1 problem\nclonecast: hint: clonecast store repair") {
 		t.Errorf("exit %d, %q, %q", code, out, errs)
 	}
 	code, out, _ = checkStore(t, "--store", dir, "--read-data", "--json")
-	if code != exitFailed || !strings.Contains(out, `{"type":"problem","object":"packs/`) || !strings.Contains(out, `"affects":["lab@1"]`) ||
+	if code != exitFailed || !strings.Contains(out, `{"type":"problem","object":"packs/`) ||
+		!strings.Contains(out, `"affects":["lab@1"]`) ||
 		!strings.HasPrefix(lastLine(out), `{"type":"summary","sound":false,`) {
 		t.Errorf("exit %d, %q", code, out)
 	}
@@ -106,7 +109,8 @@ func TestStoreCheckErrors(t *testing.T) {
 		"no flag":         {nil, exitUsage},
 		"an argument":     {[]string{"--store", t.TempDir(), "x"}, exitUsage},
 	} {
-		if code, out, errs := checkStore(t, c.args...); code != c.code || out != "" || !strings.HasPrefix(errs, "clonecast: error: ") {
+		code, out, errs := checkStore(t, c.args...)
+		if code != c.code || out != "" || !strings.HasPrefix(errs, "clonecast: error: ") {
 			t.Errorf("%s: exit %d, want %d; %q %q", name, code, c.code, out, errs)
 		}
 	}

@@ -37,10 +37,14 @@ func (o *orderFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&o.Machines, "machine", nil, "`MACHINE` by name, id or MAC")
 	f.StringVar(&o.Image, "image", "", "`IMAGE`")
-	f.StringArrayVar(&o.Disks, "disk", nil, "`RULE` that names the disk, as serial=…; once for each disk of an image with several; see 'clonecast disk list --help' (default: the rule of the hardware class)")
+	f.StringArrayVar(&o.Disks, "disk", nil, "`RULE` that names the disk, as serial=…; "+
+		"once for each disk of an image with several; see 'clonecast disk list --help' "+
+		"(default: the rule of the hardware class)")
 	f.StringArrayVar(&o.Policies, "policy", nil, policyUsage)
-	f.BoolVar(&o.Unseen, "unseen", false, "order although the machine's disks, as they were last seen, do not fit the rule")
-	f.StringVar(&o.Then, "then", "", "what the machine does afterwards: `poweroff|reboot` (default: it starts from its disk)")
+	f.BoolVar(&o.Unseen, "unseen", false,
+		"order although the machine's disks, as they were last seen, do not fit the rule")
+	f.StringVar(&o.Then, "then", "",
+		"what the machine does afterwards: `poweroff|reboot` (default: it starts from its disk)")
 	f.BoolVar(&o.follow, "follow", false, "wait, and show how it goes")
 	require(cmd, "machine", "image")
 }
@@ -50,7 +54,8 @@ func (o *orderFlags) addCapture(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.Comment, "comment", "", "why this version is made, `TEXT`")
 	cmd.Flags().BoolVar(&o.AllDisks, "all-disks", false, "capture every disk that fits the rule as one version")
 	cmd.Flags().BoolVar(&o.Force, "force", false, "capture a hibernated system as well")
-	cmd.Flags().BoolVar(&o.Replay, "replay", false, "let the machine replay the journals of file systems that were not unmounted: changes the disk that is captured")
+	cmd.Flags().BoolVar(&o.Replay, "replay", false, "let the machine replay the journals of file systems "+
+		"that were not unmounted: changes the disk that is captured")
 	cmd.Flags().BoolVar(&o.Fill, "fill-bad-sectors", false, "store zeroes in the place of sectors that cannot be read")
 }
 
@@ -90,11 +95,15 @@ func newTaskDeployCmd(c *connection) *cobra.Command {
 	o := orderFlags{Order: api.Order{Kind: protocol.OpDeploy}}
 	var session sessionFlags
 	cmd := &cobra.Command{
-		Use: "deploy --machine M [--machine N …] --image NAME[@VERSION]", Short: "Overwrite the machines' disks with an image", Args: words(),
-		Long: `Overwrite the machines' disks with an image. What will be overwritten is shown first; --yes answers the question.
+		Use:   "deploy --machine M [--machine N …] --image NAME[@VERSION]",
+		Short: "Overwrite the machines' disks with an image",
+		Args:  words(),
+		Long: `Overwrite the machines' disks with an image. What will be overwritten is shown first;
+--yes answers the question.
 
-With --multicast the image is sent once for all machines. The transfer begins when all of them are there, or five minutes after the
-first one, so that a PC that does not come holds nobody up: it joins late. 'clonecast session show TASK' shows how it goes.`,
+With --multicast the image is sent once for all machines. The transfer begins when all of them
+are there, or five minutes after the first one, so that a PC that does not come holds nobody
+up: it joins late. 'clonecast session show TASK' shows how it goes.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.check(cmd); err != nil {
 				return err
@@ -131,7 +140,9 @@ func runOrder(ctx context.Context, c *connection, o orderFlags, stdin io.Reader,
 	if c.json {
 		return printJSON(stdout, done.Task)
 	}
-	_, err = fmt.Fprintf(stdout, "task %s: %s\nstart or restart the machine from the network; then: clonecast task show %s --follow\n", done.Task.ID, done.Task.Title, done.Task.ID)
+	_, err = fmt.Fprintf(stdout, "task %s: %s\n"+
+		"start or restart the machine from the network; then: clonecast task show %s --follow\n",
+		done.Task.ID, done.Task.Title, done.Task.ID)
 	if err == nil && o.Multicast {
 		_, err = fmt.Fprintf(stdout, "its multicast session: clonecast session show %s\n", done.Task.ID)
 	}
@@ -174,7 +185,8 @@ func confirmDeploy(ctx context.Context, cl *client, o orderFlags, stdin io.Reade
 		return err
 	}
 	if len(refused) > 0 && !o.Unseen {
-		return withCode(exitRefused, fmt.Errorf("the rule does not name one disk of %s: nothing was ordered", strings.Join(refused, ", ")),
+		return withCode(exitRefused,
+			fmt.Errorf("the rule does not name one disk of %s: nothing was ordered", strings.Join(refused, ", ")),
 			"name the disk by its serial number: --disk serial=…; if the machine has other disks by now: --unseen")
 	}
 	if o.yes {
@@ -184,14 +196,16 @@ func confirmDeploy(ctx context.Context, cl *client, o orderFlags, stdin io.Reade
 	if err := askable(stdin, "nothing was ordered", "--yes confirms"); err != nil {
 		return err
 	}
-	return askFor(ctx, w, stdin, fmt.Sprintf("Type the number of machines (%s) to overwrite their disks: ", want), want, "nothing was ordered")
+	question := fmt.Sprintf("Type the number of machines (%s) to overwrite their disks: ", want)
+	return askFor(ctx, w, stdin, question, want, "nothing was ordered")
 }
 
 // showSource says what the machines will hold, and gives the size of its disks as far as that is
 // known.
 func showSource(w io.Writer, o orderFlags, plan api.Ordered) (size int64) {
 	if v := plan.Version; v != nil {
-		fmt.Fprintf(w, "%s@%d of %s (%s) will overwrite:\n", v.Image, v.Sequence, v.Created.Local().Format("2006-01-02 15:04"), gigabytes(v.DiskBytes))
+		fmt.Fprintf(w, "%s@%d of %s (%s) will overwrite:\n",
+			v.Image, v.Sequence, v.Created.Local().Format("2006-01-02 15:04"), gigabytes(v.DiskBytes))
 		return v.DiskBytes
 	}
 	disk := "its disks are not known yet"
@@ -237,7 +251,8 @@ func runTaskList(ctx context.Context, c *connection, w io.Writer) error {
 		if more := len(task.Runs) - len(names); more > 0 {
 			names = append(names, fmt.Sprintf("and %d more", more))
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", task.ID, task.State, task.Title, strings.Join(names, ", "), ago(task.Created), task.Creator)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n",
+			task.ID, task.State, task.Title, strings.Join(names, ", "), ago(task.Created), task.Creator)
 	}
 	return t.Flush()
 }
@@ -269,7 +284,8 @@ func newTaskShowCmd(c *connection) *cobra.Command {
 }
 
 func printTask(w io.Writer, t tasks.Task) error {
-	fmt.Fprintf(w, "task %s: %s, ordered %s by %s: %s\n", t.ID, t.Title, t.Created.Local().Format(time.DateTime), t.Creator, t.State)
+	fmt.Fprintf(w, "task %s: %s, ordered %s by %s: %s\n",
+		t.ID, t.Title, t.Created.Local().Format(time.DateTime), t.Creator, t.State)
 	for _, r := range t.Runs {
 		for _, op := range r.Operations {
 			fmt.Fprintf(w, "  %s: %s\n", r.Machine, describeOperation(op))

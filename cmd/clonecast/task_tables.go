@@ -19,8 +19,8 @@ func newTaskTablesCmd(c *connection) *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use: "tables TASK", Short: "Show or fetch the partition tables that a task overwrote", Args: words("TASK"),
-		Long: `Show the partition tables that a deploy saved before it overwrote them; with --output write each to a file of that directory.
-'clonecast disk restore-table FILE PATH' puts one back, run on a live system on the machine itself.`,
+		Long: `Show the partition tables that a deploy saved before it overwrote them; with --output write each to a file of
+that directory. 'clonecast disk restore-table FILE PATH' puts one back, run on a live system on the machine itself.`,
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return runTaskTables(cmd.Context(), c, a[0], output, cmd.OutOrStdout())
 		},
@@ -50,8 +50,9 @@ func runTaskTables(ctx context.Context, c *connection, task, output string, w io
 		if err != nil {
 			return fmt.Errorf("the server's answer: %w", err)
 		}
-		fmt.Fprintf(w, "%s, disk %d: %s table of %s %s, %v, saved %s\n", t.Machine, t.Disk+1, table.Table, orDash(text.Escape(table.Model)),
-			orDash(text.Escape(table.Serial)), table.Size, t.Saved.Local().Format(time.DateTime))
+		fmt.Fprintf(w, "%s, disk %d: %s table of %s %s, %v, saved %s\n",
+			t.Machine, t.Disk+1, table.Table, orDash(text.Escape(table.Model)), orDash(text.Escape(table.Serial)),
+			table.Size, t.Saved.Local().Format(time.DateTime))
 		if output == "" {
 			continue
 		}
@@ -60,7 +61,8 @@ func runTaskTables(ctx context.Context, c *connection, task, output string, w io
 			return err
 		}
 		// A machine's name is a host name: no path separator.
-		name, err := writeOnce(filepath.Join(output, fmt.Sprintf("task%s-%s-disk%d.old-table.json", filepath.Base(task), filepath.Base(t.Machine), t.Disk+1)), content)
+		file := fmt.Sprintf("task%s-%s-disk%d.old-table.json", filepath.Base(task), filepath.Base(t.Machine), t.Disk+1)
+		name, err := writeOnce(filepath.Join(output, file), content)
 		if err != nil {
 			return err
 		}

@@ -118,7 +118,7 @@ type brokenWriter struct{ err error }
 
 func (w brokenWriter) Write([]byte) (int, error) { return 0, w.err }
 
-// What cannot be told is no success, whatever the command.
+// A result that cannot be written is no success, whatever the command.
 func TestBrokenOutput(t *testing.T) {
 	eachCommand(func(_ *cobra.Command, path []string) {
 		for err, want := range map[error]int{syscall.ENOSPC: exitFailed, syscall.EPIPE: 141} {
@@ -180,7 +180,7 @@ func TestPathsAreEscaped(t *testing.T) {
 	}
 }
 
-// An interruption is told as one, whatever the parts of a command make of it.
+// An interruption is reported as one, whatever error the parts of a command return for it.
 func TestInterruption(t *testing.T) {
 	for signal, want := range map[syscall.Signal]int{syscall.SIGHUP: 129, syscall.SIGINT: 130, syscall.SIGTERM: 143} {
 		ctx, cancel := context.WithCancelCause(t.Context())
