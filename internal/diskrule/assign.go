@@ -85,7 +85,8 @@ func (r Rule) assign(disks []Disk, wants []Want) ([]int, error) {
 			return chosen, nil
 		}
 	}
-	return nil, &AssignError{Problem: fmt.Sprintf("which of the %d disks that fit the rule %q is which of the image's cannot be told from their models and sizes", len(fit), r)}
+	return nil, &AssignError{Problem: fmt.Sprintf("which of the %d disks that fit the rule %q is which of the image's "+
+		"cannot be told from their models and sizes", len(fit), r)}
 }
 
 // onlyMatching gives the one way to pair each of n wants with a disk of its own, nil if

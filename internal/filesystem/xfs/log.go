@@ -181,7 +181,8 @@ func recordDoubt(record []byte, h *recordHeader, headers int64) *filesystem.Doub
 		return unwritten("its last record was not written by an unmount")
 	}
 	if want := binary.LittleEndian.Uint32(record[recordCRC:]); want != 0 &&
-		recordChecksum(record, h, headers, recordCRCSize) != want && recordChecksum(record, h, headers, recordCRC386) != want {
+		recordChecksum(record, h, headers, recordCRCSize) != want &&
+		recordChecksum(record, h, headers, recordCRC386) != want {
 		return unwritten("the checksum of the last record does not match")
 	}
 	return nil
