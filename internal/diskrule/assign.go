@@ -39,7 +39,7 @@ func Assign(rules []Rule, disks []Disk, wants []Want) ([]int, error) {
 	return chosen, nil
 }
 
-// AssignError reports that captured disks cannot be told targets.
+// AssignError reports that no target can be chosen for each captured disk.
 type AssignError struct{ Problem string }
 
 func (e *AssignError) Error() string { return e.Problem }

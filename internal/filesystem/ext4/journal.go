@@ -26,7 +26,7 @@ const (
 	maxExtentNodes   = 4096
 )
 
-// errOddJournal reports a journal whose blocks cannot be told for sure.
+// errOddJournal reports a journal whose blocks are not known for certain.
 var errOddJournal = errors.New("the journal's blocks cannot be told")
 
 // discarded lists the blocks of a clean journal after its superblock. Nobody reads them:

@@ -130,7 +130,7 @@ func TestReadRefuses(t *testing.T) {
 			break
 		}
 	}
-	entry := func(f func(b []byte)) func() { // of the first SIT block, the eleventh
+	entry := func(f func(b []byte)) func() { // the eleventh of the first SIT block
 		return func() { d.edit(sit, blockSize, func(b []byte) { f(b[10*sitEntrySize:]) }) }
 	}
 	journal := func(f func(b []byte)) func() {
@@ -220,8 +220,8 @@ func TestTornCheckpoint(t *testing.T) {
 	}
 	le := binary.LittleEndian
 	version := func(at int64) uint64 { return le.Uint64(d.base[at:]) }
-	isNoEnd := func(at int64) bool { return !isCheckpoint(d.base[at:][:d.read[at]]) }
-	ends := slices.DeleteFunc(slices.Collect(maps.Keys(d.read)), isNoEnd)
+	noCheckpoint := func(at int64) bool { return !isCheckpoint(d.base[at:][:d.read[at]]) }
+	ends := slices.DeleteFunc(slices.Collect(maps.Keys(d.read)), noCheckpoint)
 	slices.SortFunc(ends, func(a, b int64) int { return cmp.Compare(version(a), version(b)) })
 	if len(ends) != 4 || version(ends[1]) == version(ends[2]) {
 		t.Fatalf("checkpoints at %v", ends)

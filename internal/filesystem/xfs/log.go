@@ -61,8 +61,8 @@ func unwritten(reason string, args ...any) *filesystem.Doubt {
 	return doubt
 }
 
-// logDoubt tells why the log may need to be replayed, or nil when the last thing that
-// was written to it says that everything is in place.
+// logDoubt tells why the log may need to be replayed, or nil when its last record was
+// written by an unmount.
 func (rd *reader) logDoubt() (*filesystem.Doubt, error) {
 	l := logReader{rd: rd, start: rd.offset(rd.logGroup, rd.log.start), sectors: int64(rd.bytes(rd.log.count) / logSector)}
 	doubt, err := l.scan()

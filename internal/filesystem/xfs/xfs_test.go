@@ -169,9 +169,10 @@ func TestDoubts(t *testing.T) {
 		},
 		"version 4, unknown": {v4, set8(0xc8, 0x40), "unknown features", ""},
 
-		"log never written":         {v5, func(s *disktest.Sparse) { clear(s.Edit(log, page)) }, "cycle 0", remedyUnmount},
-		"log without record":        {v5, set32(log, 1), "no record", remedyUnmount},
-		"log of another":            {v5, func(s *disktest.Sparse) { s.Edit(log+0x130, 1)[0]++ }, "belongs to", remedyUnmount},
+		"log never written":  {v5, func(s *disktest.Sparse) { clear(s.Edit(log, page)) }, "cycle 0", remedyUnmount},
+		"log without record": {v5, set32(log, 1), "no record", remedyUnmount},
+		"log of another": {v5, func(s *disktest.Sparse) { s.Edit(log+0x130, 1)[0]++ },
+			"belongs to", remedyUnmount},
 		"record too long":           {v5, set32(log+0xc, 1<<30), "has 1073741824 bytes", remedyUnmount},
 		"record of another place":   {v5, set32(log+0x14, 5), "number 5", remedyUnmount},
 		"record short of the head":  {v5, set32(log+8*512, 1), "the log ends at 9", remedyUnmount},
