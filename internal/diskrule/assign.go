@@ -39,7 +39,7 @@ func Assign(rules []Rule, disks []Disk, wants []Want) ([]int, error) {
 	return chosen, nil
 }
 
-// AssignError reports that captured disks cannot be told targets.
+// AssignError reports that no target can be chosen for each captured disk.
 type AssignError struct{ Problem string }
 
 func (e *AssignError) Error() string { return e.Problem }
@@ -85,7 +85,8 @@ func (r Rule) assign(disks []Disk, wants []Want) ([]int, error) {
 			return chosen, nil
 		}
 	}
-	return nil, &AssignError{Problem: fmt.Sprintf("which of the %d disks that fit the rule %q is which of the image's cannot be told from their models and sizes", len(fit), r)}
+	return nil, &AssignError{Problem: fmt.Sprintf("which of the %d disks that fit the rule %q is which of the image's "+
+		"cannot be told from their models and sizes", len(fit), r)}
 }
 
 // onlyMatching gives the one way to pair each of n wants with a disk of its own, nil if

@@ -17,24 +17,34 @@ func TestAssign(t *testing.T) {
 		return Want{model, quantity.Bytes(size), quantity.Bytes(need)}
 	}
 	small, big := disk("A", "s", 256), disk("B", "b", 1000)
+	twins := []Disk{disk("A", "1", 9), disk("A", "2", 9)}
 	for name, tc := range map[string]struct {
 		rules string // joined by blanks
 		disks []Disk
 		wants []Want
 		got   string // serials, or what the error says
 	}{
-		"one":                     {"only-internal", []Disk{small}, []Want{want("X", 100, 100)}, "s"},
-		"same models":             {"only-internal", []Disk{big, small}, []Want{want("A", 256, 200), want("B", 1000, 10)}, "s b"},
-		"same sizes":              {"only-internal", []Disk{big, small}, []Want{want("X", 256, 200), want("Y", 1000, 10)}, "s b"},
-		"what fits":               {"only-internal", []Disk{small, big}, []Want{want("X", 900, 900), want("Y", 200, 200)}, "b s"},
-		"both fit both":           {"only-internal", []Disk{small, big}, []Want{want("X", 100, 100), want("Y", 200, 200)}, "cannot be told"},
-		"twins":                   {"only-internal", []Disk{disk("A", "1", 9), disk("A", "2", 9)}, []Want{want("A", 9, 9), want("A", 9, 9)}, "cannot be told"},
-		"twins by rule":           {"serial=2 serial=1", []Disk{disk("A", "1", 9), disk("A", "2", 9)}, []Want{want("A", 9, 9), want("A", 9, 9)}, "2 1"},
-		"same disk twice":         {"serial=1 size<10", []Disk{disk("A", "1", 9)}, []Want{want("A", 9, 9), want("A", 9, 9)}, "two rules name the same disk"},
-		"too few":                 {"only-internal", []Disk{small}, []Want{want("A", 256, 1), want("B", 256, 1)}, "the image has 2 disks: 1 disk fits the rule"},
-		"too many":                {"only-internal", []Disk{small, big, disk("C", "c", 5)}, []Want{want("A", 256, 1), want("B", 256, 1)}, "3 disks fit the rule"},
-		"rules of another number": {"serial=1 serial=2 serial=3", []Disk{small}, []Want{want("A", 256, 1), want("B", 256, 1)}, "3 rules are given for 2 disks"},
-		"one too small":           {"only-internal", []Disk{small, big}, []Want{want("X", 900, 900), want("Y", 900, 900)}, "cannot be told"},
+		"one": {"only-internal", []Disk{small}, []Want{want("X", 100, 100)}, "s"},
+		"same models": {"only-internal", []Disk{big, small},
+			[]Want{want("A", 256, 200), want("B", 1000, 10)}, "s b"},
+		"same sizes": {"only-internal", []Disk{big, small},
+			[]Want{want("X", 256, 200), want("Y", 1000, 10)}, "s b"},
+		"what fits": {"only-internal", []Disk{small, big},
+			[]Want{want("X", 900, 900), want("Y", 200, 200)}, "b s"},
+		"both fit both": {"only-internal", []Disk{small, big},
+			[]Want{want("X", 100, 100), want("Y", 200, 200)}, "cannot be told"},
+		"twins":         {"only-internal", twins, []Want{want("A", 9, 9), want("A", 9, 9)}, "cannot be told"},
+		"twins by rule": {"serial=2 serial=1", twins, []Want{want("A", 9, 9), want("A", 9, 9)}, "2 1"},
+		"same disk twice": {"serial=1 size<10", twins[:1],
+			[]Want{want("A", 9, 9), want("A", 9, 9)}, "two rules name the same disk"},
+		"too few": {"only-internal", []Disk{small},
+			[]Want{want("A", 256, 1), want("B", 256, 1)}, "the image has 2 disks: 1 disk fits the rule"},
+		"too many": {"only-internal", []Disk{small, big, disk("C", "c", 5)},
+			[]Want{want("A", 256, 1), want("B", 256, 1)}, "3 disks fit the rule"},
+		"rules of another number": {"serial=1 serial=2 serial=3", []Disk{small},
+			[]Want{want("A", 256, 1), want("B", 256, 1)}, "3 rules are given for 2 disks"},
+		"one too small": {"only-internal", []Disk{small, big},
+			[]Want{want("X", 900, 900), want("Y", 900, 900)}, "cannot be told"},
 	} {
 		var rules []Rule
 		for _, text := range strings.Fields(tc.rules) {

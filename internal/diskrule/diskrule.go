@@ -164,7 +164,8 @@ func (e *Error) Error() string {
 // Hint says what to do.
 func (e *Error) Hint() string {
 	if len(e.Verdicts) == 0 {
-		return "check the disk's cable and that the firmware shows it; if it does, its controller's driver is missing in the hardware class"
+		return "check the disk's cable and that the firmware shows it; " +
+			"if it does, its controller's driver is missing in the hardware class"
 	}
 	return "name the disk by its serial number: serial=…"
 }

@@ -9,11 +9,20 @@ import (
 )
 
 var (
-	ssd   = Disk{Name: "sda", Model: "Samsung SSD 870 EVO 500GB", Serial: "S62BNX0R", WWN: "naa.5002538F00000001", Bus: "sata", Size: 500107862016}
-	nvme  = Disk{Name: "nvme0n1", Model: "KIOXIA, Inc. KBG40", Serial: "61FA|X", WWN: "eui.00000000000000018ce38e0400000001", Bus: "nvme", Size: 2000398934016}
+	ssd = Disk{
+		Name: "sda", Model: "Samsung SSD 870 EVO 500GB", Serial: "S62BNX0R", WWN: "naa.5002538F00000001",
+		Bus: "sata", Size: 500107862016,
+	}
+	nvme = Disk{
+		Name: "nvme0n1", Model: "KIOXIA, Inc. KBG40", Serial: "61FA|X", WWN: "eui.00000000000000018ce38e0400000001",
+		Bus: "nvme", Size: 2000398934016,
+	}
 	stick = Disk{Name: "sdb", Model: "Ultra Fit", Serial: "4C53", Bus: "usb", Size: 32 * quantity.GiB, Removable: true}
 	box   = Disk{Name: "sdc", Model: "My Passport", Serial: "WX11", Bus: "usb", Size: 1000204886016}
-	card  = Disk{Name: "mmcblk0", Model: "SD32G", Serial: "0xaaa", Bus: "mmc", Size: 32 * quantity.GiB, Removable: true, ReadOnly: true}
+	card  = Disk{
+		Name: "mmcblk0", Model: "SD32G", Serial: "0xaaa",
+		Bus: "mmc", Size: 32 * quantity.GiB, Removable: true, ReadOnly: true,
+	}
 	plain = Disk{Name: "vda", Bus: "virtio", Size: 20 * quantity.GiB}
 )
 
@@ -131,10 +140,13 @@ func TestChoose(t *testing.T) {
 	}
 	for want, disks := range map[string][]Disk{
 		"there is no disk": nil,
-		`no disk fits the rule "size>=100G,removable=no": disk without model, serial unknown, 20.0 GiB (vda): its size of 21474836480 bytes is not >=100G; ` +
+		`no disk fits the rule "size>=100G,removable=no": ` +
+			`disk without model, serial unknown, 20.0 GiB (vda): its size of 21474836480 bytes is not >=100G; ` +
 			`Ultra Fit, serial 4C53, 32.0 GiB (sdb): its size of 34359738368 bytes is not >=100G`: {plain, stick},
-		`2 disks fit the rule "size>=100G,removable=no": Samsung SSD 870 EVO 500GB, serial S62BNX0R, 465.8 GiB (sda): fits; ` +
-			`KIOXIA, Inc. KBG40, serial 61FA|X, 1.8 TiB (nvme0n1): fits; My Passport, serial WX11, 931.5 GiB (sdc): it is on USB, and the rule has no serial, wwn or bus`: {ssd, nvme, box},
+		`2 disks fit the rule "size>=100G,removable=no": ` +
+			`Samsung SSD 870 EVO 500GB, serial S62BNX0R, 465.8 GiB (sda): fits; ` +
+			`KIOXIA, Inc. KBG40, serial 61FA|X, 1.8 TiB (nvme0n1): fits; ` +
+			`My Passport, serial WX11, 931.5 GiB (sdc): it is on USB, and the rule has no serial, wwn or bus`: {ssd, nvme, box},
 	} {
 		_, err := rule.Choose(disks)
 		var choice *Error
@@ -147,7 +159,10 @@ func TestChoose(t *testing.T) {
 // Whatever is parsed means something, says the same when it is parsed again, and never
 // reaches a disk on USB unless it is named.
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"serial=a|b,wwn~*x?", `model=a\,b\|c\\`, "size>=1.5T,size<9GiB", "bus=nvme|usb,removable=yes", "only-internal", `serial~\*\`} {
+	for _, s := range []string{
+		"serial=a|b,wwn~*x?", `model=a\,b\|c\\`, "size>=1.5T,size<9GiB", "bus=nvme|usb,removable=yes", "only-internal",
+		`serial~\*\`,
+	} {
 		f.Add(s, "model", "serial", "usb", int64(1e9))
 	}
 	f.Fuzz(func(t *testing.T, s, model, serial, bus string, size int64) {

@@ -72,7 +72,8 @@ func parseTerm(word string) (term, error) {
 	}
 	at := strings.IndexAny(word, "=~<>")
 	if at < 0 {
-		return term{}, fmt.Errorf("%q is no condition; one is %s, serial=…, wwn=…, model~…, size>=…, bus=… or removable=no", word, onlyInternal)
+		return term{}, fmt.Errorf("%q is no condition; one is %s, serial=…, wwn=…, model~…, size>=…, bus=… or removable=no",
+			word, onlyInternal)
 	}
 	t := term{field: field(strings.TrimSpace(word[:at])), text: word}
 	known := operators[t.field]

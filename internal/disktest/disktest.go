@@ -59,7 +59,8 @@ func Try(input, name string, args ...string) (string, error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return stdout.String(), fmt.Errorf("%s (make deps installs the tools the tests need): %w\n%s%s", cmd, err, &stdout, &stderr)
+		return stdout.String(), fmt.Errorf("%s (make deps installs the tools the tests need): %w\n%s%s",
+			cmd, err, &stdout, &stderr)
 	}
 	return stdout.String(), nil
 }

@@ -189,6 +189,12 @@ func Blkid(t testing.TB, path, tag string) string {
 	return strings.TrimSuffix(string(out), "\n")
 }
 
+// Identity gives the type, UUID and label that blkid finds on an image or device.
+func Identity(t testing.TB, path string) [3]string {
+	t.Helper()
+	return [3]string{Blkid(t, path, "TYPE"), Blkid(t, path, "UUID"), Blkid(t, path, "LABEL")}
+}
+
 // HashesOf gives what Hashes gives of files that a lister found on the partition r.
 func HashesOf(t testing.TB, r io.ReaderAt, files []filesystem.File) map[string]string {
 	t.Helper()

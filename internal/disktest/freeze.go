@@ -15,7 +15,9 @@ import (
 // Freeze mounts the file system on dev, a loop device of the disk image path, writes n files,
 // makes each durable, and copies the image as it is then, as if the power failed, to another
 // one that it returns with the files' hashes.
-func Freeze(t testing.TB, path, dev, command string, n int, longest quantity.Bytes) (frozen string, files map[string]string) {
+func Freeze(
+	t testing.TB, path, dev, command string, n int, longest quantity.Bytes,
+) (frozen string, files map[string]string) {
 	t.Helper()
 	dir := Mount(t, dev, command)
 	defer Unmount(t, dir)

@@ -10,8 +10,8 @@ import (
 func LVM(t testing.TB, dev string, commands ...string) string {
 	t.Helper()
 	t.Setenv("LVM_SUPPRESS_FD_WARNINGS", "1")
-	config := fmt.Sprintf(`devices { filter=["a|^%s$|","r|.*|"] use_devicesfile=0 } global { use_lvmpolld=0 event_activation=0 } `+
-		`activation { udev_sync=0 udev_rules=0 }`, dev)
+	config := fmt.Sprintf(`devices { filter=["a|^%s$|","r|.*|"] use_devicesfile=0 } `+
+		`global { use_lvmpolld=0 event_activation=0 } activation { udev_sync=0 udev_rules=0 }`, dev)
 	var out string
 	for _, c := range commands {
 		out = Command(t, "lvm "+c+" --driverloaded n --config CONFIG", "DEV", dev, "CONFIG", config)

@@ -31,11 +31,15 @@ func TestMap(t *testing.T) {
 			[]quantity.Extent{extent(0, 1), extent(2, 3), extent(4, 5), extent(6, 7)},
 		},
 		"above the limit, the small gaps go": {
-			4, []quantity.Extent{extent(0, 4*k), extent(8*k, 12*k), extent(100*k, 101*k), extent(300*k, 304*k), extent(307*k, 308*k)},
+			4, []quantity.Extent{
+				extent(0, 4*k), extent(8*k, 12*k), extent(100*k, 101*k), extent(300*k, 304*k), extent(307*k, 308*k),
+			},
 			[]quantity.Extent{extent(0, 101*k), extent(300*k, 308*k)},
 		},
 		"joined before more is given up": {
-			4, []quantity.Extent{extent(30*k, 40*k), extent(10*k, 20*k), extent(20*k, 30*k), extent(90*k, 91*k), extent(50*k, 51*k)},
+			4, []quantity.Extent{
+				extent(30*k, 40*k), extent(10*k, 20*k), extent(20*k, 30*k), extent(90*k, 91*k), extent(50*k, 51*k),
+			},
 			[]quantity.Extent{extent(10*k, 40*k), extent(50*k, 51*k), extent(90*k, 91*k)},
 		},
 	}

@@ -34,7 +34,8 @@ func (rd *reader) allocated() ([]quantity.Extent, error) {
 		return nil, err
 	}
 	if extents.total != rd.sb.BytesUsed {
-		return nil, corrupt("extent tree", 0, fmt.Sprintf("%d bytes in use, the superblock says %d", extents.total, rd.sb.BytesUsed))
+		return nil, corrupt("extent tree", 0,
+			fmt.Sprintf("%d bytes in use, the superblock says %d", extents.total, rd.sb.BytesUsed))
 	}
 	used := &extents.copies[0]
 	for _, e := range extents.copies[1].Extents() {

@@ -130,10 +130,11 @@ func TestReadRefuses(t *testing.T) {
 			last := int(le.Uint32(b[0x60:]) - 1)
 			le.PutUint64(b[headerSize+last*itemSize:], math.MaxUint64)
 		}), "belongs to another node"},
-		"item data outside":       {node(leaf, func(b []byte) { b[headerSize+20] = 1 }), "data of item 0"},
-		"extent in no chunk":      {node(leaf, func(b []byte) { le.PutUint64(extentIn(b)[9:], 1<<40) }), "lies in no chunk"},
-		"extent of no length":     {node(leaf, func(b []byte) { le.PutUint64(extentIn(b)[9:], 0) }), "lies in no chunk"},
-		"overlapping extents":     {node(leaf, func(b []byte) { le.PutUint64(extentIn(b)[9:], 1<<20) }), "overlaps an extent"},
+		"item data outside":   {node(leaf, func(b []byte) { b[headerSize+20] = 1 }), "data of item 0"},
+		"extent in no chunk":  {node(leaf, func(b []byte) { le.PutUint64(extentIn(b)[9:], 1<<40) }), "lies in no chunk"},
+		"extent of no length": {node(leaf, func(b []byte) { le.PutUint64(extentIn(b)[9:], 0) }), "lies in no chunk"},
+		"overlapping extents": {node(leaf, func(b []byte) { le.PutUint64(extentIn(b)[9:], 1<<20) }),
+			"overlaps an extent"},
 		"extent of half a sector": {node(leaf, func(b []byte) { extentIn(b)[9] = 1 }), "whole sectors"},
 		"metadata among data":     {node(leaf, func(b []byte) { extentIn(b)[8] = itemMetadata }), "flags 0x1, length"},
 		"node among data": {node(leaf, func(b []byte) {
@@ -149,7 +150,8 @@ func TestReadRefuses(t *testing.T) {
 		"loop": {node(inner, func(b []byte) {
 			copy(b[headerSize+keySize:][:8], b[0x30:]) // the first child is the node itself
 		}), "level"},
-		"unknown item in the chunk tree": {node(chunks, func(b []byte) { b[headerSize+8] = 215 }), "does not belong into the chunk tree"},
+		"unknown item in the chunk tree": {node(chunks, func(b []byte) { b[headerSize+8] = 215 }),
+			"does not belong into the chunk tree"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			clear(d.blocks)
@@ -256,7 +258,8 @@ func TestDoubts(t *testing.T) {
 		{"change of UUID", func(sb []byte) { sb[0x3c] |= 8 }, "being converted"},
 		{"zoned", func(sb []byte) { sb[0xbd] |= 0x10 }, "zoned"},
 		{"extent tree v2", func(sb []byte) { sb[0xbd] |= 0x20 }, "unknown incompatible features 0x2000"},
-		{"unknown incompatible feature", func(sb []byte) { sb[0xc3] = 0x80 }, "unknown incompatible features 0x8000000000000000"},
+		{"unknown incompatible feature", func(sb []byte) { sb[0xc3] = 0x80 },
+			"unknown incompatible features 0x8000000000000000"},
 		{"unknown read-only feature", func(sb []byte) { sb[0xb8] = 1 }, "unknown read-only compatible features 0x100000000"},
 		{"oldest extent tree", func(sb []byte) { sb[0xbc] &^= 1 }, "oldest format"},
 		{"log tree", func(sb []byte) { sb[0x61] = 1 }, "log tree needs replay"},
@@ -269,7 +272,8 @@ func TestDoubts(t *testing.T) {
 			clear(d.blocks)
 			d.edit(int64(superblockOffset), superblockSize, tc.edit)
 			v, err := d.Read()
-			if err != nil || v.Doubt == nil || !strings.Contains(v.Doubt.Reason, tc.reason) || v.Allocated != nil || v.UUID == "" {
+			if err != nil || v.Doubt == nil || !strings.Contains(v.Doubt.Reason, tc.reason) ||
+				v.Allocated != nil || v.UUID == "" {
 				t.Fatalf("Read = %+v, doubt %+v, %v, want doubt %q", v, v.Doubt, err, tc.reason)
 			}
 		})

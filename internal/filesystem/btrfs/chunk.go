@@ -75,7 +75,8 @@ func (c *chunk) copies(logical uint64) []quantity.Bytes {
 
 // chunk finds the chunk that holds length bytes from the logical address.
 func (rd *reader) chunk(logical, length uint64) (*chunk, bool) {
-	i, found := slices.BinarySearchFunc(rd.chunks, logical, func(c chunk, at uint64) int { return cmp.Compare(c.start, at) })
+	startOrder := func(c chunk, at uint64) int { return cmp.Compare(c.start, at) }
+	i, found := slices.BinarySearchFunc(rd.chunks, logical, startOrder)
 	if !found {
 		i--
 	}
@@ -225,7 +226,8 @@ func (rd *reader) sorted(chunks []chunk) ([]chunk, error) {
 	slices.SortFunc(places, func(a, b quantity.Extent) int { return cmp.Compare(a.Start, b.Start) })
 	for i, e := range places[min(1, len(places)):] {
 		if places[i].End() > e.Start {
-			return nil, corrupt("chunk tree", 0, fmt.Sprintf("stripes at %d and %d overlap", int64(places[i].Start), int64(e.Start)))
+			return nil, corrupt("chunk tree", 0,
+				fmt.Sprintf("stripes at %d and %d overlap", int64(places[i].Start), int64(e.Start)))
 		}
 	}
 	return chunks, nil

@@ -145,7 +145,10 @@ func pauseBalance(dir string) bool {
 // TestMirrors reads a file system that has all copies of the superblock.
 func TestMirrors(t *testing.T) {
 	v := readFile(t, makeImage(t, 257*quantity.GiB, ""))
-	want := []quantity.Extent{{Start: 64 * quantity.MiB, Length: superblockSize}, {Start: 256 * quantity.GiB, Length: superblockSize}}
+	want := []quantity.Extent{
+		{Start: 64 * quantity.MiB, Length: superblockSize},
+		{Start: 256 * quantity.GiB, Length: superblockSize},
+	}
 	if missing := disktest.Subtract(want, v.Allocated); v.Doubt != nil || len(missing) > 0 {
 		t.Errorf("doubt %+v, not in the map: %v", v.Doubt, missing)
 	}

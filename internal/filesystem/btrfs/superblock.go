@@ -147,7 +147,10 @@ func (sb *superblock) stateDoubt() *filesystem.Doubt {
 	case sb.Flags&flagError != 0:
 		return &filesystem.Doubt{Reason: "file system has errors", Remedy: remedyCheck}
 	case sb.Flags&^knownFlags != 0:
-		return &filesystem.Doubt{Reason: fmt.Sprintf("being converted, or unknown flags %#x", sb.Flags&^knownFlags), Remedy: remedyCheck}
+		return &filesystem.Doubt{
+			Reason: fmt.Sprintf("being converted, or unknown flags %#x", sb.Flags&^knownFlags),
+			Remedy: remedyCheck,
+		}
 	case unknownIncompat&incompatZoned != 0:
 		return &filesystem.Doubt{Reason: "on a zoned device"}
 	case unknownIncompat != 0:

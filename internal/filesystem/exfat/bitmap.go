@@ -20,7 +20,8 @@ func (v *volume) allocated(dir root) ([]quantity.Extent, error) {
 	extents := used.Extents()
 	for _, cluster := range append(clusters, dir.clusters...) {
 		if !quantity.Covers(extents, quantity.Extent{Start: v.offset(cluster), Length: v.clusterSize}) {
-			return nil, corrupt("allocation bitmap", v.offset(dir.bitmap.FirstCluster), "calls cluster %d free, which holds it or the root directory", cluster)
+			return nil, corrupt("allocation bitmap", v.offset(dir.bitmap.FirstCluster),
+				"calls cluster %d free, which holds it or the root directory", cluster)
 		}
 	}
 	return extents, nil

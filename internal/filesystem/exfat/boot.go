@@ -54,9 +54,10 @@ const (
 )
 
 const (
-	remedyUnmount = "eject it properly on the system that used it last, or check it with chkdsk /f (Windows) or fsck.exfat (Linux)"
-	remedyCheck   = "check it with chkdsk /f (Windows) or fsck.exfat (Linux)"
-	remedyMedia   = "the medium is failing; save the files, then check it with chkdsk /r (Windows)"
+	remedyUnmount = "eject it properly on the system that used it last, or check it with chkdsk /f (Windows) " +
+		"or fsck.exfat (Linux)"
+	remedyCheck = "check it with chkdsk /f (Windows) or fsck.exfat (Linux)"
+	remedyMedia = "the medium is failing; save the files, then check it with chkdsk /r (Windows)"
 )
 
 // readBoot reads the boot sector.
@@ -85,7 +86,9 @@ func readBoot(r io.ReaderAt, size quantity.Bytes) (*bootSector, error) {
 func (b *bootSector) kindDoubt() *filesystem.Doubt {
 	switch {
 	case b.Revision>>8 != 1:
-		return &filesystem.Doubt{Reason: fmt.Sprintf("revision %d.%02d of exFAT is not known", b.Revision>>8, b.Revision&0xff)}
+		return &filesystem.Doubt{
+			Reason: fmt.Sprintf("revision %d.%02d of exFAT is not known", b.Revision>>8, b.Revision&0xff),
+		}
 	case b.NumberOfFats == 2:
 		return &filesystem.Doubt{Reason: "two FATs (TexFAT): which one counts depends on a transaction"}
 	}
@@ -106,8 +109,10 @@ type geometry struct {
 // newGeometry checks the boot sector's numbers against each other and the partition;
 // problem says what does not fit.
 func newGeometry(b *bootSector, size quantity.Bytes) (g geometry, problem string) {
-	if b.BytesPerSectorShift < 9 || b.BytesPerSectorShift > 12 || b.SectorsPerClusterShift > maxCluster-b.BytesPerSectorShift {
-		return g, fmt.Sprintf("sectors of 2^%d bytes, clusters of 2^%d sectors", b.BytesPerSectorShift, b.SectorsPerClusterShift)
+	if b.BytesPerSectorShift < 9 || b.BytesPerSectorShift > 12 ||
+		b.SectorsPerClusterShift > maxCluster-b.BytesPerSectorShift {
+		return g, fmt.Sprintf("sectors of 2^%d bytes, clusters of 2^%d sectors",
+			b.BytesPerSectorShift, b.SectorsPerClusterShift)
 	}
 	fatLength := (uint64(b.ClusterCount)*4 + 8 + 1<<b.BytesPerSectorShift - 1) >> b.BytesPerSectorShift
 	heapEnd := uint64(b.ClusterHeapOffset) + uint64(b.ClusterCount)<<b.SectorsPerClusterShift

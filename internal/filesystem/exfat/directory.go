@@ -89,7 +89,9 @@ func (v *volume) entries(b []byte, at quantity.Bytes, out *root) (more bool, err
 
 // chain calls f for each cluster of a chain until f wants no more or the chain ends.
 // Chains of more than most clusters and chains that lead back to themselves are damaged.
-func (v *volume) chain(name string, cluster uint32, most quantity.Bytes, f func(cluster uint32) (more bool, err error)) error {
+func (v *volume) chain(
+	name string, cluster uint32, most quantity.Bytes, f func(cluster uint32) (more bool, err error),
+) error {
 	at := v.fat
 	seen := uint32(0) // a cluster passed before: the last whose number in the chain is a power of two
 	for i := range most {

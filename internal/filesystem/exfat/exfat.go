@@ -75,5 +75,7 @@ type volume struct {
 }
 
 func corrupt(structure string, at quantity.Bytes, problem string, args ...any) error {
-	return &filesystem.CorruptError{Format: format, Structure: structure, Offset: at, Problem: fmt.Sprintf(problem, args...)}
+	return &filesystem.CorruptError{
+		Format: format, Structure: structure, Offset: at, Problem: fmt.Sprintf(problem, args...),
+	}
 }

@@ -97,7 +97,8 @@ func TestDirty(t *testing.T) {
 	cut := filepath.Join(t.TempDir(), "cut.img")
 	disktest.Run(t, "", "cp", dev, cut)
 	v := readDevice(t, cut, size)
-	if v.Doubt == nil || !strings.Contains(v.Doubt.Reason, "dirty") || v.Doubt.Remedy != remedyUnmount || v.Allocated != nil || v.Label != "inuse" {
+	if v.Doubt == nil || !strings.Contains(v.Doubt.Reason, "dirty") || v.Doubt.Remedy != remedyUnmount ||
+		v.Allocated != nil || v.Label != "inuse" {
 		t.Errorf("in use: %+v, doubt %+v", v, v.Doubt)
 	}
 	disktest.Unmount(t, dir)
@@ -138,6 +139,11 @@ func seal(s *disktest.Sparse) {
 
 var put32 = binary.LittleEndian.PutUint32
 
+// set32 is an edit that sets the number at off.
+func set32(off int64, value uint32) func(*disktest.Sparse) {
+	return func(s *disktest.Sparse) { put32(s.Edit(off, 4), value) }
+}
+
 // fatEntry gives the FAT's entry of a cluster.
 func fatEntry(s *disktest.Sparse, g geometry, cluster uint32) []byte {
 	return s.Edit(int64(g.fat)+4*int64(cluster), 4)
@@ -174,14 +180,14 @@ func TestReadRefuses(t *testing.T) {
 		"too long":          {func(s *disktest.Sparse) { s.Edit(0x4f, 1)[0] = 0x80 }, "larger than its partition"},
 		"no FAT":            {func(s *disktest.Sparse) { s.Edit(0x6e, 1)[0] = 0 }, "0 FATs"},
 		"second FAT active": {func(s *disktest.Sparse) { s.Edit(0x6a, 1)[0] = 1 }, "flags 0x1"},
-		"no clusters":       {func(s *disktest.Sparse) { put32(s.Edit(0x5c, 4), 0) }, "0 clusters"},
-		"too many clusters": {func(s *disktest.Sparse) { put32(s.Edit(0x5c, 4), 1<<32-1) }, "4294967295 clusters"},
-		"heap outside":      {func(s *disktest.Sparse) { put32(s.Edit(0x58, 4), 1<<31) }, "from sector 2147483648"},
-		"FAT in the boot":   {func(s *disktest.Sparse) { put32(s.Edit(0x50, 4), 12) }, "at sector 12"},
-		"FAT too short":     {func(s *disktest.Sparse) { put32(s.Edit(0x54, 4), 1) }, "FAT of 1 sectors"},
-		"FAT in the heap":   {func(s *disktest.Sparse) { put32(s.Edit(0x54, 4), 1<<31) }, "FAT of 2147483648 sectors"},
-		"root outside":      {func(s *disktest.Sparse) { put32(s.Edit(0x60, 4), 1<<30) }, "root directory at byte"},
-		"root at 0":         {func(s *disktest.Sparse) { put32(s.Edit(0x60, 4), 0) }, "leads to cluster 0"},
+		"no clusters":       {set32(0x5c, 0), "0 clusters"},
+		"too many clusters": {set32(0x5c, 1<<32-1), "4294967295 clusters"},
+		"heap outside":      {set32(0x58, 1<<31), "from sector 2147483648"},
+		"FAT in the boot":   {set32(0x50, 12), "at sector 12"},
+		"FAT too short":     {set32(0x54, 1), "FAT of 1 sectors"},
+		"FAT in the heap":   {set32(0x54, 1<<31), "FAT of 2147483648 sectors"},
+		"root outside":      {set32(0x60, 1<<30), "root directory at byte"},
+		"root at 0":         {set32(0x60, 0), "leads to cluster 0"},
 		"root without bitmap": {
 			func(s *disktest.Sparse) { s.Edit(bitmap, 1)[0] &= 0x7f }, "no allocation bitmap",
 		},
@@ -189,11 +195,12 @@ func TestReadRefuses(t *testing.T) {
 			copy(s.Edit(bitmap+entrySize, entrySize), s.Edit(bitmap, entrySize))
 		}, "a second allocation bitmap"},
 		"bitmap of the other FAT": {func(s *disktest.Sparse) { s.Edit(bitmap+1, 1)[0] = 1 }, "a second allocation bitmap"},
-		"bitmap too short":        {func(s *disktest.Sparse) { put32(s.Edit(bitmap+24, 4), 3) }, "has 3 bytes"},
-		"bitmap outside":          {func(s *disktest.Sparse) { put32(s.Edit(bitmap+20, 4), 1<<31) }, "leads to cluster 2147483648"},
+		"bitmap too short":        {set32(bitmap+24, 3), "has 3 bytes"},
+		"bitmap outside":          {set32(bitmap+20, 1<<31), "leads to cluster 2147483648"},
 		"chain ends":              {func(s *disktest.Sparse) { put32(fatEntry(s, g, first), endOfChain) }, "ends after"},
 		"chain of free clusters":  {func(s *disktest.Sparse) { put32(fatEntry(s, g, first), 0) }, "leads to cluster 0"},
-		"bitmap free":             {func(s *disktest.Sparse) { clear(s.Edit(int64(g.offset(first)), 1)) }, "calls cluster 2 free"},
+		"bitmap free": {func(s *disktest.Sparse) { clear(s.Edit(int64(g.offset(first)), 1)) },
+			"calls cluster 2 free"},
 		"endless root": {func(s *disktest.Sparse) {
 			root := int64(g.offset(g.rootCluster))
 			for at := root; at < root+512; at += entrySize {

@@ -47,7 +47,8 @@ func (rd *reader) addGroup(used *filesystem.Map, g group) error {
 	}
 	// The kernel takes a group that says otherwise for damaged, too (ext4_mb_generate_buddy).
 	if taken+g.free != clusters {
-		return corrupt(rd.fsType, fmt.Sprintf("group descriptor %d", g.number), rd.offset(rd.descriptorBlock(g.number/rd.descriptorsPerBlock())),
+		descriptor := rd.offset(rd.descriptorBlock(g.number / rd.descriptorsPerBlock()))
+		return corrupt(rd.fsType, fmt.Sprintf("group descriptor %d", g.number), descriptor,
 			fmt.Sprintf("%d clusters are free, the bitmap has %d", g.free, clusters-taken))
 	}
 	rd.add(used, g.blockBitmap, 1)
@@ -61,7 +62,9 @@ func (rd *reader) addGroup(used *filesystem.Map, g group) error {
 func (rd *reader) overhead(g group) uint64 {
 	first, end := rd.firstBlock(g.number), rd.firstBlock(g.number)+rd.groupBlocks(g.number)
 	var own filesystem.Map
-	for _, run := range [][2]uint64{{first, rd.baseMeta(g.number)}, {g.blockBitmap, 1}, {g.inodeBitmap, 1}, {g.inodeTable, rd.tableSize}} {
+	for _, run := range [][2]uint64{
+		{first, rd.baseMeta(g.number)}, {g.blockBitmap, 1}, {g.inodeBitmap, 1}, {g.inodeTable, rd.tableSize},
+	} {
 		from, to := max(run[0], first), min(run[0]+run[1], end)
 		if from < to {
 			at := (from - first) / rd.ratio
@@ -94,7 +97,8 @@ func (rd *reader) bitmap(g group) ([]byte, error) {
 	at := (g.blockBitmap - rd.windowAt) * uint64(rd.blockSize)
 	bitmap := rd.window[at : at+uint64(rd.blockSize)]
 	if !rd.bitmapChecksumOK(g, bitmap) {
-		return nil, corrupt(rd.fsType, fmt.Sprintf("block bitmap of group %d", g.number), rd.offset(g.blockBitmap), "checksum does not match")
+		return nil, corrupt(rd.fsType, fmt.Sprintf("block bitmap of group %d", g.number), rd.offset(g.blockBitmap),
+			"checksum does not match")
 	}
 	return bitmap, nil
 }

@@ -92,7 +92,10 @@ func (rd *reader) mmpDoubt() (*filesystem.Doubt, error) {
 		return nil, corrupt(rd.fsType, "MMP block", rd.offset(block), "wrong magic")
 	}
 	if binary.LittleEndian.Uint32(b[4:]) != mmpClean {
-		return &filesystem.Doubt{Reason: "in use by another host, or not unmounted cleanly (MMP)", Remedy: remedyShutdown}, nil
+		return &filesystem.Doubt{
+			Reason: "in use by another host, or not unmounted cleanly (MMP)",
+			Remedy: remedyShutdown,
+		}, nil
 	}
 	return nil, nil
 }
@@ -145,7 +148,10 @@ func (rd *reader) journalDoubt() (*filesystem.Doubt, error) {
 	case journal.Start != 0:
 		return &filesystem.Doubt{Reason: "journal needs recovery", Remedy: remedyShutdown}, nil
 	case journal.Errno != 0:
-		return &filesystem.Doubt{Reason: fmt.Sprintf("journal was aborted with error %d", journal.Errno), Remedy: remedyCheck}, nil
+		return &filesystem.Doubt{
+			Reason: fmt.Sprintf("journal was aborted with error %d", journal.Errno),
+			Remedy: remedyCheck,
+		}, nil
 	}
 	return nil, nil
 }

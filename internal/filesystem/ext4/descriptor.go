@@ -85,14 +85,16 @@ func (g *geometry) parseGroup(number uint64, raw []byte) (group, string, error) 
 	if want, used := g.descriptorChecksum(number, raw); used && want != lo.Checksum {
 		return group{}, "checksum does not match", nil
 	}
-	for _, place := range []struct {
+	for _, run := range []struct {
 		name         string
 		start, count uint64
 	}{
-		{"block bitmap", out.blockBitmap, 1}, {"inode bitmap", out.inodeBitmap, 1}, {"inode table", out.inodeTable, g.tableSize},
+		{"block bitmap", out.blockBitmap, 1},
+		{"inode bitmap", out.inodeBitmap, 1},
+		{"inode table", out.inodeTable, g.tableSize},
 	} {
-		if place.start < uint64(g.sb.FirstDataBlock) || place.start >= g.blocks || place.count > g.blocks-place.start {
-			return group{}, fmt.Sprintf("%s at block %d of %d", place.name, place.start, g.blocks), nil
+		if run.start < uint64(g.sb.FirstDataBlock) || run.start >= g.blocks || run.count > g.blocks-run.start {
+			return group{}, fmt.Sprintf("%s at block %d of %d", run.name, run.start, g.blocks), nil
 		}
 	}
 	return out, "", nil

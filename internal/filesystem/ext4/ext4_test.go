@@ -106,14 +106,16 @@ func TestDoubts(t *testing.T) {
 		{"orphan file in use", func(sb []byte) { sb[0x66] |= 1 }, "deleted files"},
 		{"external journal", func(sb []byte) { sb[0xe4] = 1 }, "another device"},
 		{"unknown incompatible feature", func(sb []byte) { sb[0x63] |= 0x80 }, "unknown incompatible features 0x80000000"},
-		{"unknown read-only feature", func(sb []byte) { sb[0x67] |= 0x40 }, "unknown read-only compatible features 0x40000000"},
+		{"unknown read-only feature", func(sb []byte) { sb[0x67] |= 0x40 },
+			"unknown read-only compatible features 0x40000000"},
 		{"journal inode without a journal", func(sb []byte) { sb[0xe0] = 2; sb[0xfd] = 0 }, "journal cannot be found"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := bytes.Clone(plain)
 			tc.edit(b[1024:2048])
 			v, err := Read(bytes.NewReader(b), quantity.Bytes(len(b)))
-			if err != nil || v.Doubt == nil || !strings.Contains(v.Doubt.Reason, tc.reason) || v.Allocated != nil || v.UUID == "" {
+			if err != nil || v.Doubt == nil || !strings.Contains(v.Doubt.Reason, tc.reason) ||
+				v.Allocated != nil || v.UUID == "" {
 				t.Fatalf("Read = %+v, doubt %+v, %v, want doubt %q", v, v.Doubt, err, tc.reason)
 			}
 		})
@@ -138,7 +140,10 @@ func TestDoubts(t *testing.T) {
 }
 
 func FuzzRead(f *testing.F) {
-	for _, args := range [][]string{{}, {"-O", "^metadata_csum,^64bit"}, {"-O", "meta_bg,^resize_inode,^metadata_csum"}, {"-O", "bigalloc,^metadata_csum"}} {
+	for _, args := range [][]string{
+		{}, {"-O", "^metadata_csum,^64bit"}, {"-O", "meta_bg,^resize_inode,^metadata_csum"},
+		{"-O", "bigalloc,^metadata_csum"},
+	} {
 		// The fuzzer gets the metadata at the start of the disk; the rest is zero.
 		f.Add(small(f, args...)[1024:64*1024], uint32(4096))
 	}

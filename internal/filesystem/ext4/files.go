@@ -213,7 +213,10 @@ func (m *fileMap) add(logical, block, count uint64) error {
 	if m.parts++; m.parts > maxMapEntries {
 		return m.corrupt(m.number, "the files have more than %d pieces", maxMapEntries)
 	}
-	e := filesystem.FileExtent{Offset: m.offset(logical), Extent: quantity.Extent{Start: m.offset(block), Length: m.offset(count)}}
+	e := filesystem.FileExtent{
+		Offset: m.offset(logical),
+		Extent: quantity.Extent{Start: m.offset(block), Length: m.offset(count)},
+	}
 	if n := len(m.out); n > 0 && m.out[n-1].End() == e.Start && m.out[n-1].Offset+m.out[n-1].Length == e.Offset {
 		m.out[n-1].Length += e.Length
 		return nil
@@ -228,7 +231,8 @@ func (m *fileMap) extents(node []byte, above uint16) error {
 	const header, entry = 12, 12
 	le := binary.LittleEndian
 	entries, depth := int(le.Uint16(node[2:])), le.Uint16(node[6:])
-	if m.nodes++; m.nodes > m.blocks+uint64(m.sb.InodesCount) || le.Uint16(node) != extentMagic || depth >= above || entries > (len(node)-header)/entry {
+	if m.nodes++; m.nodes > m.blocks+uint64(m.sb.InodesCount) || le.Uint16(node) != extentMagic ||
+		depth >= above || entries > (len(node)-header)/entry {
 		return m.corrupt(m.number, "extent node of depth %d with %d entries", depth, entries)
 	}
 	for i := range entries {

@@ -29,7 +29,8 @@ func tree(t testing.TB, args ...string) (disk []byte, metadata int) {
 		}
 	}
 	image := disktest.Image(t, treeSize)
-	disktest.Run(t, "", "mke2fs", append(append([]string{"-q", "-F", "-b", "1024", "-N", "64", "-d", dir}, args...), image)...)
+	args = append([]string{"-q", "-F", "-b", "1024", "-N", "64", "-d", dir}, args...)
+	disktest.Run(t, "", "mke2fs", append(args, image)...)
 	disk, err := os.ReadFile(image)
 	if err != nil {
 		t.Fatal(err)

@@ -29,7 +29,10 @@ func newGeometry(sb *superblock, size quantity.Bytes) (g geometry, problem strin
 	if sb.LogBlockSize > maxLogBlockSize {
 		return g, fmt.Sprintf("block size 1024<<%d", sb.LogBlockSize)
 	}
-	g = geometry{sb: sb, blockSize: 1024 << sb.LogBlockSize, perGroup: uint64(sb.BlocksPerGroup), ratio: 1, descSize: 32, inodeSize: 128}
+	g = geometry{
+		sb: sb, blockSize: 1024 << sb.LogBlockSize, perGroup: uint64(sb.BlocksPerGroup), ratio: 1,
+		descSize: 32, inodeSize: 128,
+	}
 	g.blocks = uint64(sb.BlocksCountLo)
 	if sb.incompat(incompat64Bit) {
 		g.blocks |= uint64(sb.BlocksCountHi) << 32
@@ -60,7 +63,8 @@ func newGeometry(sb *superblock, size quantity.Bytes) (g geometry, problem strin
 		return g, fmt.Sprintf("first data block %d of %d", sb.FirstDataBlock, g.blocks)
 	case g.perGroup == 0 || g.perGroup%(8*g.ratio) != 0 || g.perGroup/g.ratio > bits:
 		return g, fmt.Sprintf("%d blocks per group", g.perGroup)
-	case g.descSize < 32 || g.descSize > bs || g.descSize&(g.descSize-1) != 0 || sb.incompat(incompat64Bit) && g.descSize < 64:
+	case g.descSize < 32 || g.descSize > bs || g.descSize&(g.descSize-1) != 0 ||
+		sb.incompat(incompat64Bit) && g.descSize < 64:
 		return g, fmt.Sprintf("descriptors of %d bytes", g.descSize)
 	case g.inodeSize < 128 || g.inodeSize > bs || g.inodeSize&(g.inodeSize-1) != 0:
 		return g, fmt.Sprintf("inodes of %d bytes", g.inodeSize)

@@ -67,7 +67,8 @@ func (rd *reader) firstExtent(list []byte) (uint64, error) {
 	node := list[:extentNodeSize]
 	for depth := uint16(extentMaxDepth + 1); ; {
 		entries, below := binary.LittleEndian.Uint16(node[2:]), binary.LittleEndian.Uint16(node[6:])
-		if binary.LittleEndian.Uint16(node) != extentMagic || entries == 0 || below >= depth || binary.LittleEndian.Uint32(node[12:]) != 0 {
+		if binary.LittleEndian.Uint16(node) != extentMagic || entries == 0 || below >= depth ||
+			binary.LittleEndian.Uint32(node[12:]) != 0 {
 			return 0, errNoJournal
 		}
 		depth = below

@@ -26,7 +26,7 @@ const (
 	maxExtentNodes   = 4096
 )
 
-// errOddJournal reports a journal whose blocks cannot be told for sure.
+// errOddJournal reports a journal whose blocks are not known for certain.
 var errOddJournal = errors.New("the journal's blocks cannot be told")
 
 // discarded lists the blocks of a clean journal after its superblock. Nobody reads them:
@@ -96,7 +96,8 @@ func (rd *reader) checkLog(extents, allocated []quantity.Extent) error {
 			return err
 		}
 		base := min(rd.baseMeta(number), rd.groupBlocks(number))
-		if shares(rd.firstBlock(number), base) || shares(g.blockBitmap, 1) || shares(g.inodeBitmap, 1) || shares(g.inodeTable, rd.tableSize) {
+		if shares(rd.firstBlock(number), base) || shares(g.blockBitmap, 1) || shares(g.inodeBitmap, 1) ||
+			shares(g.inodeTable, rd.tableSize) {
 			return errOddJournal
 		}
 	}
@@ -141,7 +142,8 @@ func (m *logMap) extentNode(node []byte, above uint16) error {
 	const header, entry, maxInitialized = 12, 12, 1 << 15
 	le := binary.LittleEndian
 	entries, depth := le.Uint16(node[2:]), le.Uint16(node[6:])
-	if m.nodes++; m.nodes > maxExtentNodes || le.Uint16(node) != extentMagic || depth >= above || int(entries) > (len(node)-header)/entry {
+	if m.nodes++; m.nodes > maxExtentNodes || le.Uint16(node) != extentMagic ||
+		depth >= above || int(entries) > (len(node)-header)/entry {
 		return errOddJournal
 	}
 	for i := range int(entries) {

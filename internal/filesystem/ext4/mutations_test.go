@@ -67,10 +67,16 @@ func structures(t *testing.T, s *disktest.Sparse) []quantity.Extent {
 		if err != nil {
 			t.Fatal(err)
 		}
-		descriptor := rd.offset(rd.descriptorBlock(n/rd.descriptorsPerBlock())) + quantity.Bytes(n%rd.descriptorsPerBlock()*rd.descSize)
-		out = append(out, quantity.Extent{Start: descriptor, Length: quantity.Bytes(rd.descSize)}, quantity.Extent{Start: rd.offset(g.blockBitmap), Length: rd.blockSize})
-		if n == 0 { // the journal's inode is in it
-			out = append(out, quantity.Extent{Start: rd.offset(g.inodeTable) + 7*quantity.Bytes(rd.inodeSize), Length: quantity.Bytes(rd.inodeSize)})
+		block := rd.offset(rd.descriptorBlock(n / rd.descriptorsPerBlock()))
+		out = append(out,
+			quantity.Extent{
+				Start:  block + quantity.Bytes(n%rd.descriptorsPerBlock()*rd.descSize),
+				Length: quantity.Bytes(rd.descSize),
+			},
+			quantity.Extent{Start: rd.offset(g.blockBitmap), Length: rd.blockSize})
+		if n == 0 {
+			size := quantity.Bytes(rd.inodeSize)
+			out = append(out, quantity.Extent{Start: rd.offset(g.inodeTable) + 7*size, Length: size}) // the journal's inode
 		}
 	}
 	if sb.compat(compatHasJournal) {

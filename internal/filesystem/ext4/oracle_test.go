@@ -62,7 +62,8 @@ func TestOracle(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			path := disktest.Image(t, tc.size)
-			disktest.Run(t, "", "mke2fs", append(append([]string{"-q", "-t", tc.typ, "-L", "Lab ä"}, strings.Fields(tc.args)...), path)...)
+			args := append([]string{"-q", "-t", tc.typ, "-L", "Lab ä"}, strings.Fields(tc.args)...)
+			disktest.Run(t, "", "mke2fs", append(args, path)...)
 			mnt := disktest.Mount(t, path, mountCommand)
 			fill(t, mnt)
 			want := disktest.Hashes(t, mnt)
@@ -177,7 +178,8 @@ func checkFree(t *testing.T, path string, v filesystem.Volume) {
 				last = first
 			}
 			// With bigalloc both ends are the first blocks of their clusters.
-			free = append(free, quantity.Extent{Start: number(first) * bs, Length: (number(last)-number(first))*bs + v.BlockSize})
+			start, end := number(first)*bs, number(last)*bs+v.BlockSize
+			free = append(free, quantity.Extent{Start: start, Length: end - start})
 		}
 	}
 	blocks := number(blocksLine.FindStringSubmatch(dump)[1])
@@ -224,7 +226,8 @@ func checkJournal(t *testing.T, path string, v filesystem.Volume) {
 		}
 	}
 	after := dumpJournal(t, path)
-	if !bytes.Equal(before[:bs], after[:bs]) || bytes.Equal(before[bs:], after[bs:]) || !bytes.Equal(after[bs:], make([]byte, discarded)) {
+	if !bytes.Equal(before[:bs], after[:bs]) || bytes.Equal(before[bs:], after[bs:]) ||
+		!bytes.Equal(after[bs:], make([]byte, discarded)) {
 		t.Error("what was discarded is not the journal without its superblock")
 	}
 }

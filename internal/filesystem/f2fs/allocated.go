@@ -78,7 +78,8 @@ func (rd *reader) journal() (map[uint32][]byte, error) {
 		at, skip = rd.cp.CpPackStartSum, journalSize
 	}
 	if at >= rd.cp.CpPackTotalBlockCount {
-		return nil, corrupt("checkpoint", offset(rd.cp.start), fmt.Sprintf("summaries at block %d of %d", at, rd.cp.CpPackTotalBlockCount))
+		return nil, corrupt("checkpoint", offset(rd.cp.start),
+			fmt.Sprintf("summaries at block %d of %d", at, rd.cp.CpPackTotalBlockCount))
 	}
 	at += rd.cp.start
 	b, err := rd.block("summaries", at, 1)
@@ -121,7 +122,8 @@ func (s *segmentSum) add(segment uint32, raw []byte, at uint32) error {
 		bitmap[i] = bits.Reverse8(b)
 	}
 	if ones != count || kind >= logs {
-		return corrupt(fmt.Sprintf("SIT entry %d", segment), offset(at), fmt.Sprintf("%d blocks in use, %d bits set, type %d", count, ones, kind))
+		return corrupt(fmt.Sprintf("SIT entry %d", segment), offset(at),
+			fmt.Sprintf("%d blocks in use, %d bits set, type %d", count, ones, kind))
 	}
 	s.blocks += count
 	if kind >= dataLogs {
@@ -138,8 +140,9 @@ func (s *segmentSum) add(segment uint32, raw []byte, at uint32) error {
 // that are reserved, but have no place yet.
 func (s *segmentSum) check() error {
 	if s.nodes != uint64(s.rd.cp.ValidNodeCount) || s.blocks > s.rd.cp.ValidBlockCount {
-		return corrupt("SIT", offset(s.rd.sb.SITBlkaddr), fmt.Sprintf("%d nodes of %d blocks in use, the checkpoint says %d of %d",
-			s.nodes, s.blocks, s.rd.cp.ValidNodeCount, s.rd.cp.ValidBlockCount))
+		return corrupt("SIT", offset(s.rd.sb.SITBlkaddr),
+			fmt.Sprintf("%d nodes of %d blocks in use, the checkpoint says %d of %d",
+				s.nodes, s.blocks, s.rd.cp.ValidNodeCount, s.rd.cp.ValidBlockCount))
 	}
 	return nil
 }

@@ -201,7 +201,10 @@ func (rd *reader) doubt() (*filesystem.Doubt, error) {
 	case flags&flagOrphans != 0:
 		return &filesystem.Doubt{Reason: "deleted files are still to be released", Remedy: remedyShutdown}, nil
 	case flags&^cleanFlags != 0:
-		return &filesystem.Doubt{Reason: fmt.Sprintf("state %#x of the checkpoint", flags&^cleanFlags), Remedy: remedyCheck}, nil
+		return &filesystem.Doubt{
+			Reason: fmt.Sprintf("state %#x of the checkpoint", flags&^cleanFlags),
+			Remedy: remedyCheck,
+		}, nil
 	}
 	return rd.fsyncDoubt()
 }

@@ -130,6 +130,9 @@ func TestReadRefuses(t *testing.T) {
 			break
 		}
 	}
+	entry := func(f func(b []byte)) func() { // the eleventh of the first SIT block
+		return func() { d.edit(sit, blockSize, func(b []byte) { f(b[10*sitEntrySize:]) }) }
+	}
 	journal := func(f func(b []byte)) func() {
 		return func() {
 			for at, n := range reads {
@@ -164,8 +167,11 @@ func TestReadRefuses(t *testing.T) {
 				b[0] ^= 1
 			}
 		}, "checkpoints at byte 2097152: checksum does not match"},
-		"length of the pack":   {checkpoint(func(b []byte) { le.PutUint32(b[0x88:], 1) }), "pack of 1 blocks"},
-		"place of the sum":     {checkpoint(func(b []byte) { le.PutUint32(b[0x8c:], 400); b[0x84] |= flagCompactSum }), "summaries at block 400"},
+		"length of the pack": {checkpoint(func(b []byte) { le.PutUint32(b[0x88:], 1) }), "pack of 1 blocks"},
+		"place of the sum": {checkpoint(func(b []byte) {
+			le.PutUint32(b[0x8c:], 400)
+			b[0x84] |= flagCompactSum
+		}), "summaries at block 400"},
 		"size of the bitmap":   {checkpoint(func(b []byte) { le.PutUint32(b[0x9c:], 128) }), "SIT bitmap of 128 bytes"},
 		"bitmap outside":       {checkpoint(func(b []byte) { le.PutUint32(b[0x9c:], 1<<20) }), "SIT bitmap of 1048576 bytes"},
 		"log outside":          {checkpoint(func(b []byte) { le.PutUint32(b[0x24:], 5000) }), "of segment 5000"},
@@ -173,9 +179,9 @@ func TestReadRefuses(t *testing.T) {
 		"number of nodes":      {checkpoint(func(b []byte) { b[0x90]++ }), "the checkpoint says"},
 		"number of blocks":     {checkpoint(func(b []byte) { le.PutUint64(b[0x10:], 3) }), "the checkpoint says"},
 
-		"entry's counter":     {func() { d.edit(sit, blockSize, func(b []byte) { b[10*sitEntrySize] ^= 1 }) }, "SIT entry 10 at byte"},
-		"entry's bits":        {func() { d.edit(sit, blockSize, func(b []byte) { b[10*sitEntrySize+5] ^= 4 }) }, "SIT entry 10 at byte"},
-		"entry's type":        {func() { d.edit(sit, blockSize, func(b []byte) { b[10*sitEntrySize+1] |= 7 << 2 }) }, "SIT entry 10 at byte"},
+		"entry's counter":     {entry(func(b []byte) { b[0] ^= 1 }), "SIT entry 10 at byte"},
+		"entry's bits":        {entry(func(b []byte) { b[5] ^= 4 }), "SIT entry 10 at byte"},
+		"entry's type":        {entry(func(b []byte) { b[1] |= 7 << 2 }), "SIT entry 10 at byte"},
 		"too many in journal": {journal(func(b []byte) { le.PutUint16(b[place:], 7) }), "SIT journal at byte"},
 		"segment of the journal": {journal(func(b []byte) {
 			le.PutUint16(b[place:], 1)
@@ -214,7 +220,8 @@ func TestTornCheckpoint(t *testing.T) {
 	}
 	le := binary.LittleEndian
 	version := func(at int64) uint64 { return le.Uint64(d.base[at:]) }
-	ends := slices.DeleteFunc(slices.Collect(maps.Keys(d.read)), func(at int64) bool { return !isCheckpoint(d.base[at:][:d.read[at]]) })
+	noCheckpoint := func(at int64) bool { return !isCheckpoint(d.base[at:][:d.read[at]]) }
+	ends := slices.DeleteFunc(slices.Collect(maps.Keys(d.read)), noCheckpoint)
 	slices.SortFunc(ends, func(a, b int64) int { return cmp.Compare(version(a), version(b)) })
 	if len(ends) != 4 || version(ends[1]) == version(ends[2]) {
 		t.Fatalf("checkpoints at %v", ends)
@@ -276,7 +283,8 @@ func TestDoubts(t *testing.T) {
 			maps.Copy(d.read, reads)
 			tc.edit()
 			v, err := d.Read()
-			if err != nil || v.Doubt == nil || !strings.Contains(v.Doubt.Reason, tc.reason) || v.Allocated != nil || v.UUID == "" {
+			if err != nil || v.Doubt == nil || !strings.Contains(v.Doubt.Reason, tc.reason) ||
+				v.Allocated != nil || v.UUID == "" {
 				t.Fatalf("Read = %+v, doubt %+v, %v, want doubt %q", v, v.Doubt, err, tc.reason)
 			}
 		})

@@ -32,7 +32,8 @@ func TestOracle(t *testing.T) {
 		{name: "default"},
 		{name: "odd size", size: 131*quantity.MiB + 3*4096 + 512},
 		{name: "large NAT bitmap", mkfs: "-i"},
-		{name: "new features", mkfs: "-O encrypt,extra_attr,project_quota,inode_checksum,inode_crtime,lost_found,verity,sb_checksum,compression"},
+		{name: "new features", mkfs: "-O encrypt,extra_attr,project_quota,inode_checksum,inode_crtime,lost_found,verity," +
+			"sb_checksum,compression"},
 		{name: "casefold", mkfs: "-O casefold -C utf8"},
 		{name: "large sections", size: 400 * quantity.MiB, mkfs: "-s 2 -z 2"},
 	} {
@@ -85,8 +86,10 @@ func TestKernel(t *testing.T) {
 // unmount before, and it is not clean. Deployed over it, what was captured in front of
 // that must not bring the fsynced file back.
 func TestFsynced(t *testing.T) {
-	before, after := disktest.Unpack(t, "testdata/before-fsync.img.zst"), disktest.Unpack(t, "testdata/after-fsync.img.zst")
-	if v := readFile(t, after); v.Doubt == nil || v.Doubt.Reason != "fsynced files need recovery" || v.Doubt.Remedy != remedyShutdown {
+	before := disktest.Unpack(t, "testdata/before-fsync.img.zst")
+	after := disktest.Unpack(t, "testdata/after-fsync.img.zst")
+	if v := readFile(t, after); v.Doubt == nil || v.Doubt.Reason != "fsynced files need recovery" ||
+		v.Doubt.Remedy != remedyShutdown {
 		t.Errorf("after fsync: doubt %+v", v.Doubt)
 	}
 	v := readFile(t, before)

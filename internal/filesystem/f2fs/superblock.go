@@ -92,14 +92,17 @@ func (sb *superblock) doubt() *filesystem.Doubt {
 	case unknown != 0:
 		return &filesystem.Doubt{Reason: fmt.Sprintf("unknown features %#x", unknown)}
 	case sb.LogBlockSize != 12 || sb.LogBlocksPerSeg != 9:
-		return &filesystem.Doubt{Reason: fmt.Sprintf("blocks of 2^%d bytes, segments of 2^%d blocks", sb.LogBlockSize, sb.LogBlocksPerSeg)}
+		return &filesystem.Doubt{
+			Reason: fmt.Sprintf("blocks of 2^%d bytes, segments of 2^%d blocks", sb.LogBlockSize, sb.LogBlocksPerSeg),
+		}
 	}
 	return nil
 }
 
 // problem says what is wrong with the superblock, whose bytes are b; "": nothing.
 func (sb *superblock) problem(b []byte, size quantity.Bytes) string {
-	if sb.Feature&featureChecksum != 0 && (sb.ChecksumOffset != superblockSize-4 || checksum(b[:superblockSize-4]) != sb.Checksum) {
+	if sb.Feature&featureChecksum != 0 &&
+		(sb.ChecksumOffset != superblockSize-4 || checksum(b[:superblockSize-4]) != sb.Checksum) {
 		return "checksum does not match"
 	}
 	if sb.BlockCount > uint64(size/blockSize) {

@@ -19,10 +19,12 @@ func TestBlank(t *testing.T) {
 		mkfs  []string
 		dirty func(b []byte)
 	}{
-		"fat12":         {8*quantity.MiB + 5*512, []string{"-F", "12", "-n", "SMALL"}, func(b []byte) { b[0x25] |= 1 }},
-		"fat16":         {40 * quantity.MiB, []string{"-F", "16"}, func(b []byte) { fatOf(b)[3] &^= 0x80 }},
-		"fat32":         {64 * quantity.MiB, []string{"-F", "32", "-s", "1", "-n", "ESP TWO"}, func(b []byte) { fatOf(b)[7] &^= 0x08 }},
-		"fat32 4 KiB":   {264*quantity.MiB + 4096, []string{"-F", "32", "-S", "4096", "-s", "1", "-n", "BIG"}, func(b []byte) {}},
+		"fat12": {8*quantity.MiB + 5*512, []string{"-F", "12", "-n", "SMALL"}, func(b []byte) { b[0x25] |= 1 }},
+		"fat16": {40 * quantity.MiB, []string{"-F", "16"}, func(b []byte) { fatOf(b)[3] &^= 0x80 }},
+		"fat32": {64 * quantity.MiB, []string{"-F", "32", "-s", "1", "-n", "ESP TWO"},
+			func(b []byte) { fatOf(b)[7] &^= 0x08 }},
+		"fat32 4 KiB": {264*quantity.MiB + 4096, []string{"-F", "32", "-S", "4096", "-s", "1", "-n", "BIG"},
+			func(b []byte) {}},
 		"fat32 one FAT": {64 * quantity.MiB, []string{"-F", "32", "-f", "1"}, func(b []byte) { b[0x41] |= 3 }},
 		"fat32 second FAT only": {64 * quantity.MiB, []string{"-F", "32", "-n", "TWO"}, func(b []byte) {
 			binary.LittleEndian.PutUint16(b[flagsOffset:], 0x81)

@@ -62,7 +62,9 @@ type walker struct {
 }
 
 func (w *walker) corrupt(structure, format string, args ...any) error {
-	return &filesystem.CorruptError{Format: w.format(), Structure: structure, Offset: w.fat, Problem: fmt.Sprintf(format, args...)}
+	return &filesystem.CorruptError{
+		Format: w.format(), Structure: structure, Offset: w.fat, Problem: fmt.Sprintf(format, args...),
+	}
 }
 
 // next gives the entry of a cluster.
@@ -93,7 +95,10 @@ func (w *walker) chain(cluster int64, of string) (f filesystem.File, err error) 
 		if n := len(f.Extents); n > 0 && f.Extents[n-1].End() == at {
 			f.Extents[n-1].Length += w.clusterSize
 		} else {
-			f.Extents = append(f.Extents, filesystem.FileExtent{Offset: f.Size, Extent: quantity.Extent{Start: at, Length: w.clusterSize}})
+			f.Extents = append(f.Extents, filesystem.FileExtent{
+				Offset: f.Size,
+				Extent: quantity.Extent{Start: at, Length: w.clusterSize},
+			})
 		}
 		f.Size += w.clusterSize
 		next, err := w.next(cluster)

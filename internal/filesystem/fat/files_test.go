@@ -24,7 +24,10 @@ func TestFilesNames(t *testing.T) {
 	if err := os.MkdirAll(deep, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for i, name := range []string{"UPPER.TXT", "lower.txt", "Mixed.Txt", "no extension", "EXT.low", "Schüler Ω 日本.dat", "a", strings.Repeat("x", 200), "exactly13char", ".hidden", "two.dots.txt"} {
+	for i, name := range []string{
+		"UPPER.TXT", "lower.txt", "Mixed.Txt", "no extension", "EXT.low", "Schüler Ω 日本.dat", "a",
+		strings.Repeat("x", 200), "exactly13char", ".hidden", "two.dots.txt",
+	} {
 		for _, where := range []string{dir, deep} {
 			if err := os.WriteFile(filepath.Join(where, name), bytes.Repeat([]byte(name), 100*i), 0o644); err != nil {
 				t.Fatal(err)
@@ -36,7 +39,8 @@ func TestFilesNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	disktest.Run(t, "", "env", append([]string{"LC_ALL=C.UTF-8", "mcopy", "-s", "-Q", "-i", image}, append(names, "::/")...)...)
+	mcopy := append([]string{"LC_ALL=C.UTF-8", "mcopy", "-s", "-Q", "-i", image}, names...)
+	disktest.Run(t, "", "env", append(mcopy, "::/")...)
 	f := disktest.Open(t, image)
 	files, err := Files(f, 40*quantity.MiB)
 	if err != nil {
@@ -67,12 +71,20 @@ func makeTree(t testing.TB, size quantity.Bytes, width, sectors string) tree {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tree{size, b, []quantity.Extent{{Start: 0, Length: 64}, {Start: g.fat, Length: 512}, {Start: g.data - 512, Length: 8 * quantity.KiB}}}
+	return tree{size, b, []quantity.Extent{
+		{Start: 0, Length: 64},
+		{Start: g.fat, Length: 512},
+		{Start: g.data - 512, Length: 8 * quantity.KiB},
+	}}
 }
 
 func trees(t testing.TB) []tree {
 	t.Helper()
-	return []tree{makeTree(t, 8*quantity.MiB, "12", "8"), makeTree(t, 16*quantity.MiB, "16", "1"), makeTree(t, 40*quantity.MiB, "32", "1")}
+	return []tree{
+		makeTree(t, 8*quantity.MiB, "12", "8"),
+		makeTree(t, 16*quantity.MiB, "16", "1"),
+		makeTree(t, 40*quantity.MiB, "32", "1"),
+	}
 }
 
 // patched reads the volume as it was made, but for the patches.

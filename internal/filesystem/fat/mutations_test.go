@@ -12,7 +12,10 @@ import (
 // TestMutations reads thousands of damaged volumes that hold files.
 func TestMutations(t *testing.T) {
 	for args, size := range map[string]quantity.Bytes{
-		"-F 12": 6 * quantity.MiB, "-F 16 -s 1": 20 * quantity.MiB, "-F 32 -s 1": 40 * quantity.MiB, "-F 32 -s 1 -S 4096": 300 * quantity.MiB,
+		"-F 12":              6 * quantity.MiB,
+		"-F 16 -s 1":         20 * quantity.MiB,
+		"-F 32 -s 1":         40 * quantity.MiB,
+		"-F 32 -s 1 -S 4096": 300 * quantity.MiB,
 	} {
 		image := makeVolume(t, size, strings.Fields(args)...)
 		disktest.FillFAT(t, image, 60, 20*quantity.KiB)
@@ -22,7 +25,8 @@ func TestMutations(t *testing.T) {
 		if _, err := base.ReadAt(boot, 0); err != nil {
 			t.Fatal(err)
 		}
-		reserved := (quantity.Bytes(boot[0x0e]) | quantity.Bytes(boot[0x0f])<<8) * (quantity.Bytes(boot[0x0b]) | quantity.Bytes(boot[0x0c])<<8)
+		sectorSize := quantity.Bytes(boot[0x0b]) | quantity.Bytes(boot[0x0c])<<8
+		reserved := (quantity.Bytes(boot[0x0e]) | quantity.Bytes(boot[0x0f])<<8) * sectorSize
 		places = append(places, quantity.Extent{Start: reserved, Length: 16}, quantity.Extent{Start: reserved, Length: 2048})
 		rng := rand.New(rand.NewPCG(5, 2))
 		clean := 0

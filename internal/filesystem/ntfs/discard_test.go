@@ -45,8 +45,10 @@ func TestDiscards(t *testing.T) {
 		}
 	}
 	round := func(n quantity.Bytes) quantity.Bytes { return (n + 4095) &^ 4095 }
-	if diff := cmp.Diff(map[string]quantity.Bytes{"$LogFile": size, "pagefile.sys": round(page), "swapfile.sys": round(swap),
-		"hiberfil.sys": round(100_004)}, sizes); diff != "" {
+	wantSizes := map[string]quantity.Bytes{
+		"$LogFile": size, "pagefile.sys": round(page), "swapfile.sys": round(swap), "hiberfil.sys": round(100_004),
+	}
+	if diff := cmp.Diff(wantSizes, sizes); diff != "" {
 		t.Fatalf("discarded (-want +got):\n%s", diff)
 	}
 	disktest.Scribble(t, image, got.Allocated)
@@ -58,7 +60,8 @@ func TestDiscards(t *testing.T) {
 		t.Errorf("ntfs-3g.probe exits with %d", code)
 	}
 	if after := disktest.Volume(t, image, Read); after.Doubt != nil || !cmp.Equal(after.Allocated, got.Allocated) {
-		t.Errorf("read again: doubt %+v, %d bytes allocated, want %d", after.Doubt, quantity.Total(after.Allocated), quantity.Total(got.Allocated))
+		t.Errorf("read again: doubt %+v, %d bytes allocated, want %d",
+			after.Doubt, quantity.Total(after.Allocated), quantity.Total(got.Allocated))
 	}
 	mounted(t, image, func(dir string) {
 		for name, size := range map[string]int{"PageFile.sys": page, "swapfile.sys": swap, "hiberfil.sys": 100_004} {

@@ -47,7 +47,9 @@ func (v *volume) setRuns(r *record, a attribute, runs []run, h nonResidentHeader
 	}
 	used := len(r.data) - int(a.Length) + len(body)
 	if used > len(r.whole) {
-		return &filesystem.UnchangedError{Reason: fmt.Sprintf("%s has no room for more runs: the volume is too fragmented", r.name())}
+		return &filesystem.UnchangedError{
+			Reason: fmt.Sprintf("%s has no room for more runs: the volume is too fragmented", r.name()),
+		}
 	}
 	binary.LittleEndian.PutUint32(body[4:], uint32(len(body)))
 	if _, err := binary.Encode(body[attributeHeaderSize:], binary.LittleEndian, h); err != nil {

@@ -44,7 +44,7 @@ type fileName struct {
 	name   string
 }
 
-// lister collects what records say; paths can be told only when all have been read.
+// lister collects what records say; paths are known only when all have been read.
 type lister struct {
 	*volume
 	names    map[uint64][]fileName // of files and directories

@@ -34,7 +34,8 @@ func writeTree(t *testing.T, dir string) {
 	must(os.WriteFile(filepath.Join(dir, "empty"), nil, 0o644))
 	must(os.WriteFile(filepath.Join(dir, "names"), bytes.Repeat([]byte("many names "), 1000), 0o644))
 	for i := range 30 {
-		must(os.Link(filepath.Join(dir, "names"), filepath.Join(deep, fmt.Sprintf("a rather long name for the same file, number %d", i))))
+		link := fmt.Sprintf("a rather long name for the same file, number %d", i)
+		must(os.Link(filepath.Join(dir, "names"), filepath.Join(deep, link)))
 	}
 	f, err := os.Create(filepath.Join(dir, "pieces"))
 	must(err)
@@ -46,7 +47,11 @@ func writeTree(t *testing.T, dir string) {
 }
 
 func TestFiles(t *testing.T) {
-	for name, mkfs := range map[string][]string{"4 KiB clusters": nil, "512 B clusters": {"-c", "512"}, "64 KiB clusters": {"-c", "65536"}} {
+	for name, mkfs := range map[string][]string{
+		"4 KiB clusters":  nil,
+		"512 B clusters":  {"-c", "512"},
+		"64 KiB clusters": {"-c", "65536"},
+	} {
 		t.Run(name, func(t *testing.T) {
 			image := makeVolume(t, 96*quantity.MiB, mkfs...)
 			var want map[string]string

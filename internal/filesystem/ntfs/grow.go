@@ -127,7 +127,9 @@ func (g *grower) editable(number uint64) (record, error) {
 		return record{}, err
 	}
 	if _, err := r.find(typeList, ""); err == nil {
-		return record{}, &filesystem.UnchangedError{Reason: fmt.Sprintf("%s is spread over several records: the volume is too fragmented", r.name())}
+		return record{}, &filesystem.UnchangedError{
+			Reason: fmt.Sprintf("%s is spread over several records: the volume is too fragmented", r.name()),
+		}
 	} else if !errors.Is(err, errNoAttribute) {
 		return record{}, err
 	}

@@ -302,10 +302,12 @@ func checkBootCopies(t *testing.T, image string, size quantity.Bytes) {
 		t.Fatal(err)
 	}
 	first, last := make([]byte, g.sectorSize), make([]byte, g.sectorSize)
-	if err := errors.Join(filesystem.ReadFull(f, first, 0), filesystem.ReadFull(f, last, size/g.sectorSize*g.sectorSize-g.sectorSize)); err != nil {
+	lastAt := size/g.sectorSize*g.sectorSize - g.sectorSize
+	if err := errors.Join(filesystem.ReadFull(f, first, 0), filesystem.ReadFull(f, last, lastAt)); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(first, last) || quantity.Bytes(g.totalSectors+1) != size/g.sectorSize {
-		t.Errorf("%d sectors in a partition of %d; copies equal: %v", g.totalSectors, size/g.sectorSize, bytes.Equal(first, last))
+		t.Errorf("%d sectors in a partition of %d; copies equal: %v",
+			g.totalSectors, size/g.sectorSize, bytes.Equal(first, last))
 	}
 }

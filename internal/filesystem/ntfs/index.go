@@ -124,13 +124,15 @@ func (d *directory) node(vcn uint64) ([]byte, error) {
 // scan looks for name among the entries of one node and notes its subnodes.
 func (d *directory) scan(b []byte, name string) (reference, bool, error) {
 	var h indexHeader
-	if _, err := binary.Decode(b, binary.LittleEndian, &h); err != nil || uint64(h.Length) > uint64(len(b)) || h.EntriesOffset > h.Length {
+	if _, err := binary.Decode(b, binary.LittleEndian, &h); err != nil ||
+		uint64(h.Length) > uint64(len(b)) || h.EntriesOffset > h.Length {
 		return 0, false, d.record.corrupt("index header is cut short")
 	}
 	b = b[h.EntriesOffset:h.Length]
 	for {
 		var e indexEntry
-		if _, err := binary.Decode(b, binary.LittleEndian, &e); err != nil || e.Length < indexEntrySize || int(e.Length) > len(b) {
+		if _, err := binary.Decode(b, binary.LittleEndian, &e); err != nil ||
+			e.Length < indexEntrySize || int(e.Length) > len(b) {
 			return 0, false, d.record.corrupt("index entry is cut short")
 		}
 		entry := b[:e.Length]

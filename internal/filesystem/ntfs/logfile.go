@@ -81,7 +81,10 @@ func judgeLog(head []byte) *filesystem.Doubt {
 	if emptied(head) {
 		return nil
 	}
-	unclean := &filesystem.Doubt{Reason: "the journal ($LogFile) holds changes that are not in place", Remedy: remedyChkdsk}
+	unclean := &filesystem.Doubt{
+		Reason: "the journal ($LogFile) holds changes that are not in place",
+		Remedy: remedyChkdsk,
+	}
 	first, pageSize, ok := parseRestart(head)
 	if !ok || 2*pageSize > len(head) {
 		return unclean

@@ -33,7 +33,10 @@ func mutate(t *testing.T, image string) {
 	}
 	bitmap, _ := v.streamPlace(t, recordBitmap)
 	log, _ := v.streamPlace(t, recordLogFile)
-	places = append(places, quantity.Extent{Length: 512}, quantity.Extent{Start: bitmap, Length: 512}, quantity.Extent{Start: log, Length: 512})
+	places = append(places,
+		quantity.Extent{Length: 512},
+		quantity.Extent{Start: bitmap, Length: 512},
+		quantity.Extent{Start: log, Length: 512})
 	rng := rand.New(rand.NewPCG(1, 9))
 	clean := 0
 	const runs = 3000

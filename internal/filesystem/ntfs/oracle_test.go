@@ -38,7 +38,7 @@ func TestScribble(t *testing.T) {
 				t.Fatalf("Doubt = %+v, want none", v.Doubt)
 			}
 			got := [3]string{v.Type, v.UUID, v.Label}
-			if want := [3]string{disktest.Blkid(t, image, "TYPE"), disktest.Blkid(t, image, "UUID"), disktest.Blkid(t, image, "LABEL")}; got != want {
+			if want := disktest.Identity(t, image); got != want {
 				t.Errorf("identity = %q, blkid says %q", got, want)
 			}
 			disktest.Scribble(t, image, v.Allocated)

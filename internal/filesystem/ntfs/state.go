@@ -23,7 +23,8 @@ const (
 
 const (
 	remedyChkdsk   = "run chkdsk /f on it in Windows, then shut down with: shutdown /s /f /t 0"
-	remedyShutdown = "start Windows and shut it down fully with: shutdown /s /f /t 0 (to turn fast start-up and hibernation off for good: powercfg /h off)"
+	remedyShutdown = "start Windows and shut it down fully with: shutdown /s /f /t 0 " +
+		"(to turn fast start-up and hibernation off for good: powercfg /h off)"
 )
 
 func (v *volume) readVolumeInfo() (volumeInfo, error) {

@@ -72,22 +72,26 @@ func TestStates(t *testing.T) {
 		// exit code of ntfs-3g.probe: 14 hibernated, 15 unclean; it takes dirty volumes
 		probe int
 	}{
-		"clean":             {},
-		"dirty flag":        {edit: volumeFlags(volumeDirty), reason: "marked dirty"},
-		"chkdsk under way":  {edit: volumeFlags(volumeChkdskUnderWay), reason: "chkdsk has not finished"},
-		"other flags":       {edit: volumeFlags(0x8000)},
-		"hibernated":        {files: hiberfil("hibr"), reason: "hibernated", refuse: true, probe: 14},
-		"fast start-up":     {files: hiberfil("HIBR"), reason: "hibernated", refuse: true, probe: 14},
-		"resumed":           {files: hiberfil("wake")},
-		"hiberfil zero":     {files: hiberfil("")},
-		"hiberfil unknown":  {files: hiberfil("what"), reason: "unknown bytes"},
-		"data volume":       {files: func(t *testing.T, dir string) { write(t, filepath.Join(dir, "hiberfil.sys"), []byte("x")) }, reason: "hibernated", refuse: true, probe: 14},
-		"hibernated, dirty": {files: hiberfil("HIBR"), edit: volumeFlags(volumeDirty), reason: "hibernated", refuse: true, probe: 14},
-		"log clean":         {edit: log(restart(100, 1, true), restart(90, 1, false))},
-		"log unclean":       {edit: log(restart(100, 1, true), restart(110, 1, false)), reason: "$LogFile", probe: 15},
-		"log of Windows 8":  {edit: log(restart(100, 1, true), restart(110, 2, true)), reason: "cache", refuse: true, probe: 14},
-		"log torn":          {edit: log(restart(100, 1, true), torn), reason: "$LogFile", probe: 15},
-		"log zero":          {edit: log(zero), reason: "$LogFile", probe: 15},
+		"clean":            {},
+		"dirty flag":       {edit: volumeFlags(volumeDirty), reason: "marked dirty"},
+		"chkdsk under way": {edit: volumeFlags(volumeChkdskUnderWay), reason: "chkdsk has not finished"},
+		"other flags":      {edit: volumeFlags(0x8000)},
+		"hibernated":       {files: hiberfil("hibr"), reason: "hibernated", refuse: true, probe: 14},
+		"fast start-up":    {files: hiberfil("HIBR"), reason: "hibernated", refuse: true, probe: 14},
+		"resumed":          {files: hiberfil("wake")},
+		"hiberfil zero":    {files: hiberfil("")},
+		"hiberfil unknown": {files: hiberfil("what"), reason: "unknown bytes"},
+		"data volume": {files: func(t *testing.T, dir string) {
+			write(t, filepath.Join(dir, "hiberfil.sys"), []byte("x"))
+		}, reason: "hibernated", refuse: true, probe: 14},
+		"hibernated, dirty": {files: hiberfil("HIBR"), edit: volumeFlags(volumeDirty),
+			reason: "hibernated", refuse: true, probe: 14},
+		"log clean":   {edit: log(restart(100, 1, true), restart(90, 1, false))},
+		"log unclean": {edit: log(restart(100, 1, true), restart(110, 1, false)), reason: "$LogFile", probe: 15},
+		"log of Windows 8": {edit: log(restart(100, 1, true), restart(110, 2, true)),
+			reason: "cache", refuse: true, probe: 14},
+		"log torn": {edit: log(restart(100, 1, true), torn), reason: "$LogFile", probe: 15},
+		"log zero": {edit: log(zero), reason: "$LogFile", probe: 15},
 		"large root directory": {files: func(t *testing.T, dir string) {
 			for i := range 900 {
 				write(t, filepath.Join(dir, fmt.Sprintf("a rather long file name %d.txt", i)), nil)
@@ -199,7 +203,9 @@ func TestSubtract(t *testing.T) {
 	e := func(start, end quantity.Bytes) quantity.Extent {
 		return quantity.Extent{Start: start, Length: end - start}
 	}
-	got := subtract([]quantity.Extent{e(0, 10), e(20, 30), e(40, 50)}, []quantity.Extent{e(2, 4), e(6, 22), e(29, 41), e(60, 70)})
+	got := subtract(
+		[]quantity.Extent{e(0, 10), e(20, 30), e(40, 50)},
+		[]quantity.Extent{e(2, 4), e(6, 22), e(29, 41), e(60, 70)})
 	want := []quantity.Extent{e(0, 2), e(4, 6), e(22, 29), e(41, 50)}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("subtract = %v, want %v", got, want)

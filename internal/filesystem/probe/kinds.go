@@ -132,12 +132,12 @@ func named(name string, places ...[]place) kind {
 	return k
 }
 
-// container is the doubt of what holds other things.
+// container is the doubt about a format that holds other volumes.
 func container(what string) filesystem.Doubt {
 	return filesystem.Doubt{Reason: what + ": what it holds is not looked into"}
 }
 
-// holds is a kind that holds other things.
+// holds is the kind of a format that holds other volumes.
 func holds(name, what string, places ...[]place) kind {
 	k := named(name, places...)
 	k.doubt = container(what)

@@ -27,7 +27,8 @@ func TestLVM(t *testing.T) {
 	dev := disktest.Loop(t, pv, 512)
 	disktest.LVM(t, dev,
 		"pvcreate -y --metadatacopies 2 DEV", "vgcreate -s 1m lab DEV",
-		"lvcreate -y -an -Zn -Wn -L 20m -n gap lab", "lvcreate -y -an -Zn -Wn -L 8m -n swap lab", "lvcreate -y -an -Zn -Wn -L 4m -n plain lab",
+		"lvcreate -y -an -Zn -Wn -L 20m -n gap lab", "lvcreate -y -an -Zn -Wn -L 8m -n swap lab",
+		"lvcreate -y -an -Zn -Wn -L 4m -n plain lab",
 		"lvremove -y lab/gap", "lvcreate -y -an -Zn -Wn -L 12m -n gone lab", "lvcreate -y -an -Zn -Wn -L 60m -n root lab",
 		"lvcreate -y -an -Zn -Wn -L 50m -n dirty lab", "lvremove -y lab/gone", "lvextend -L 75m lab/root",
 	)
@@ -52,7 +53,8 @@ func TestLVM(t *testing.T) {
 		t.Errorf("%v are in use", used)
 	}
 	for _, d := range v.Discarded {
-		if missing := disktest.Subtract(d.Extents, v.Allocated); len(missing) > 0 || !strings.Contains(d.What, "logical volume root") {
+		missing := disktest.Subtract(d.Extents, v.Allocated)
+		if len(missing) > 0 || !strings.Contains(d.What, "logical volume root") {
 			t.Errorf("discarded %s: %v are not allocated", d.What, missing)
 		}
 	}
@@ -81,14 +83,18 @@ func TestLVMDoubts(t *testing.T) {
 	}{
 		"no volume group": {[]string{"pvcreate -y DEV"}, "belongs to no volume group"},
 		"no metadata":     {[]string{"pvcreate -y --metadatacopies 0 DEV"}, "0 metadata areas"},
-		"exported":        {[]string{"pvcreate -y DEV", "vgcreate lab DEV", "vgexport lab"}, `volume group lab is "EXPORTED"`},
-		"zero":            {[]string{"pvcreate -y DEV", "vgcreate lab DEV", "lvcreate -y -an -Zn -Wn --type zero -L 8m -n zero lab"}, `logical volume zero is of type "zero"`},
+		"exported": {[]string{"pvcreate -y DEV", "vgcreate lab DEV", "vgexport lab"},
+			`volume group lab is "EXPORTED"`},
+		"zero": {[]string{
+			"pvcreate -y DEV", "vgcreate lab DEV", "lvcreate -y -an -Zn -Wn --type zero -L 8m -n zero lab",
+		}, `logical volume zero is of type "zero"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pv := disktest.Image(t, 64*quantity.MiB)
 			disktest.LVM(t, disktest.Loop(t, pv, 512), tc.commands...)
 			v := disktest.Volume(t, pv, Read)
-			if v.Type != "LVM2_member" || v.Doubt == nil || !strings.Contains(v.Doubt.Reason, tc.reason) || v.UUID != disktest.Blkid(t, pv, "UUID") {
+			if v.Type != "LVM2_member" || v.Doubt == nil || !strings.Contains(v.Doubt.Reason, tc.reason) ||
+				v.UUID != disktest.Blkid(t, pv, "UUID") {
 				t.Errorf("volume %+v, doubt %+v, want %q", v, v.Doubt, tc.reason)
 			}
 		})
@@ -103,7 +109,8 @@ func TestLVMRefuses(t *testing.T) {
 	at := int64(lvmSegments(t, dev)["windows"][0].Start)
 	patch(t, pv, at, "\xeb\x58\x90-FVE-FS-")
 	v := disktest.Volume(t, pv, Read)
-	if v.Doubt == nil || !v.Doubt.Refuse || !strings.HasPrefix(v.Doubt.Reason, "logical volume windows: BitLocker") || v.Doubt.Remedy == "" {
+	if v.Doubt == nil || !v.Doubt.Refuse || v.Doubt.Remedy == "" ||
+		!strings.HasPrefix(v.Doubt.Reason, "logical volume windows: BitLocker") {
 		t.Errorf("volume %+v, doubt %+v", v, v.Doubt)
 	}
 	disktest.LVM(t, dev, "lvcreate -y -an -Zn -Wn -L 8m -n inner lab")
@@ -127,7 +134,8 @@ var rangesColumn = regexp.MustCompile(`^[^:]*:(\d+)-(\d+)$`)
 func lvmSegments(t *testing.T, dev string) map[string][]quantity.Extent {
 	t.Helper()
 	out := map[string][]quantity.Extent{}
-	start, err := strconv.ParseInt(strings.TrimSpace(disktest.LVM(t, dev, "pvs --noheadings --nosuffix --units b -o pe_start")), 10, 64)
+	column := disktest.LVM(t, dev, "pvs --noheadings --nosuffix --units b -o pe_start")
+	start, err := strconv.ParseInt(strings.TrimSpace(column), 10, 64)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +147,10 @@ func lvmSegments(t *testing.T, dev string) map[string][]quantity.Extent {
 		if _, err := fmt.Sscan(m[1]+" "+m[2], &first, &last); err != nil {
 			t.Fatal(err)
 		}
-		out[fields[0]] = append(out[fields[0]], quantity.Extent{Start: quantity.Bytes(start) + first*lvmExtent, Length: (last - first + 1) * lvmExtent})
+		out[fields[0]] = append(out[fields[0]], quantity.Extent{
+			Start:  quantity.Bytes(start) + first*lvmExtent,
+			Length: (last - first + 1) * lvmExtent,
+		})
 	}
 	if len(out) == 0 {
 		t.Fatalf("lvs reports %q", report)
@@ -185,7 +196,8 @@ func (v *testVolume) copy(t *testing.T, from, to string, toDisk bool) {
 		if toDisk {
 			read, write = inside, e.Start
 		}
-		if _, err := io.Copy(io.NewOffsetWriter(out, int64(write)), io.NewSectionReader(in, int64(read), int64(e.Length))); err != nil {
+		from, to := io.NewSectionReader(in, int64(read), int64(e.Length)), io.NewOffsetWriter(out, int64(write))
+		if _, err := io.Copy(to, from); err != nil {
 			t.Fatal(err)
 		}
 		inside += e.Length

@@ -25,19 +25,21 @@ func TestMatchesBlkid(t *testing.T) {
 		map_ bool     // the allocation map is given
 		typ  string   // where it is not blkid's
 	}{
-		"ext4":     {64 * quantity.MiB, []string{"mkfs.ext4", "-q", "-L", "root", "IMAGE"}, true, ""},
-		"ext3":     {64 * quantity.MiB, []string{"mkfs.ext3", "-q", "IMAGE"}, true, ""},
-		"ext2":     {64 * quantity.MiB, []string{"mkfs.ext2", "-q", "IMAGE"}, true, ""},
-		"swap":     {8 * quantity.MiB, []string{"mkswap", "-q", "-L", "swap one", "IMAGE"}, true, ""},
-		"ntfs":     {64 * quantity.MiB, []string{"mkntfs", "-q", "-F", "-Q", "-L", "Windows", "IMAGE"}, true, ""},
-		"fat16":    {40 * quantity.MiB, []string{"mkfs.fat", "-F", "16", "-n", "BOOT", "IMAGE"}, true, "fat16"},
-		"fat32":    {80 * quantity.MiB, []string{"mkfs.fat", "-F", "32", "IMAGE"}, true, "fat32"},
-		"xfs":      {300 * quantity.MiB, []string{"mkfs.xfs", "-q", "-L", "data", "IMAGE"}, true, ""},
-		"btrfs":    {128 * quantity.MiB, []string{"mkfs.btrfs", "-q", "-L", "pool one", "IMAGE"}, true, ""},
-		"exfat":    {64 * quantity.MiB, []string{"mkfs.exfat", "-L", "camera", "IMAGE"}, true, ""},
-		"f2fs":     {64 * quantity.MiB, []string{"mkfs.f2fs", "-q", "IMAGE"}, true, ""},
-		"luks1":    {32 * quantity.MiB, []string{"sh", "-c", "echo secret | cryptsetup -q luksFormat --type luks1 --pbkdf-force-iterations 1000 IMAGE"}, false, ""},
-		"luks2":    {32 * quantity.MiB, []string{"sh", "-c", "echo secret | cryptsetup -q luksFormat --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 IMAGE"}, false, ""},
+		"ext4":  {64 * quantity.MiB, []string{"mkfs.ext4", "-q", "-L", "root", "IMAGE"}, true, ""},
+		"ext3":  {64 * quantity.MiB, []string{"mkfs.ext3", "-q", "IMAGE"}, true, ""},
+		"ext2":  {64 * quantity.MiB, []string{"mkfs.ext2", "-q", "IMAGE"}, true, ""},
+		"swap":  {8 * quantity.MiB, []string{"mkswap", "-q", "-L", "swap one", "IMAGE"}, true, ""},
+		"ntfs":  {64 * quantity.MiB, []string{"mkntfs", "-q", "-F", "-Q", "-L", "Windows", "IMAGE"}, true, ""},
+		"fat16": {40 * quantity.MiB, []string{"mkfs.fat", "-F", "16", "-n", "BOOT", "IMAGE"}, true, "fat16"},
+		"fat32": {80 * quantity.MiB, []string{"mkfs.fat", "-F", "32", "IMAGE"}, true, "fat32"},
+		"xfs":   {300 * quantity.MiB, []string{"mkfs.xfs", "-q", "-L", "data", "IMAGE"}, true, ""},
+		"btrfs": {128 * quantity.MiB, []string{"mkfs.btrfs", "-q", "-L", "pool one", "IMAGE"}, true, ""},
+		"exfat": {64 * quantity.MiB, []string{"mkfs.exfat", "-L", "camera", "IMAGE"}, true, ""},
+		"f2fs":  {64 * quantity.MiB, []string{"mkfs.f2fs", "-q", "IMAGE"}, true, ""},
+		"luks1": {32 * quantity.MiB, []string{"sh", "-c", "echo secret | cryptsetup -q luksFormat --type luks1 " +
+			"--pbkdf-force-iterations 1000 IMAGE"}, false, ""},
+		"luks2": {32 * quantity.MiB, []string{"sh", "-c", "echo secret | cryptsetup -q luksFormat --type luks2 " +
+			"--pbkdf pbkdf2 --pbkdf-force-iterations 1000 IMAGE"}, false, ""},
 		"squashfs": {0, []string{"mksquashfs", "DIR", "IMAGE", "-quiet", "-no-progress", "-noappend"}, false, ""},
 		"iso9660":  {0, []string{"xorriso", "-as", "mkisofs", "-quiet", "-o", "IMAGE", "DIR"}, false, ""},
 		"bcache":   {32 * quantity.MiB, []string{"make-bcache", "-B", "IMAGE"}, false, ""},
@@ -47,7 +49,7 @@ func TestMatchesBlkid(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			image := makeImage(t, tt.size, tt.make)
 			v := disktest.Volume(t, image, Read)
-			want := [3]string{disktest.Blkid(t, image, "TYPE"), disktest.Blkid(t, image, "UUID"), disktest.Blkid(t, image, "LABEL")}
+			want := disktest.Identity(t, image)
 			if tt.typ != "" {
 				want[0] = tt.typ
 			}
@@ -150,7 +152,8 @@ func TestAmbiguous(t *testing.T) {
 	image := makeImage(t, 64*quantity.MiB, []string{"mkntfs", "-q", "-F", "-Q", "IMAGE"})
 	patch(t, image, 0x10040, btrfsMagic)
 	v := disktest.Volume(t, image, Read)
-	if v.Doubt == nil || !strings.Contains(v.Doubt.Reason, "ambiguous: the partition looks like ntfs and btrfs") || v.Allocated != nil {
+	if v.Doubt == nil || v.Allocated != nil ||
+		!strings.Contains(v.Doubt.Reason, "ambiguous: the partition looks like ntfs and btrfs") {
 		t.Errorf("Read = %q, Doubt %+v", v.Type, v.Doubt)
 	}
 }
@@ -159,7 +162,8 @@ func TestCorrupt(t *testing.T) {
 	image := makeImage(t, 64*quantity.MiB, []string{"mkntfs", "-q", "-F", "-Q", "IMAGE"})
 	patch(t, image, 0x30, "\x88\x13\x00\x00\x00\x00\x00\x00") // $MFT elsewhere
 	v := disktest.Volume(t, image, Read)
-	if v.Type != "ntfs" || v.Doubt == nil || !strings.Contains(v.Doubt.Reason, "no FILE signature") || v.Doubt.Remedy == "" {
+	if v.Type != "ntfs" || v.Doubt == nil || v.Doubt.Remedy == "" ||
+		!strings.Contains(v.Doubt.Reason, "no FILE signature") {
 		t.Errorf("Read = %q, Doubt %+v", v.Type, v.Doubt)
 	}
 }

@@ -66,7 +66,7 @@ func withTail(v filesystem.Volume, r io.ReaderAt, size quantity.Bytes) (filesyst
 	return v, nil
 }
 
-// Behind tells whether something is kept behind a volume on a partition of the given size: its place would
+// Behind reports whether something is kept behind a volume on a partition of the given size: its place would
 // be the volume's if that grew. The backup boot sector of NTFS moves with it.
 func Behind(r io.ReaderAt, size quantity.Bytes) (bool, error) {
 	v, err := Read(r, size)
@@ -102,9 +102,9 @@ func isZero(r io.ReaderAt, e quantity.Extent) (bool, error) {
 	return true, nil
 }
 
-// inTail names the first thing that is known of what a tail holds; "" if there is none. A tail is
-// looked at as if it were a partition; headers that are put behind a volume by hand (dm-verity, LUKS)
-// may begin at any sector near it, and the footer of Android's verified boot ends the partition.
+// inTail names the first known format in a tail; "" if there is none. A tail is looked at as if it
+// were a partition; headers that are put behind a volume by hand (dm-verity, LUKS) may begin at any
+// sector near it, and the footer of Android's verified boot ends the partition.
 func inTail(r io.ReaderAt, tail quantity.Extent) (string, error) {
 	section := io.NewSectionReader(r, int64(tail.Start), int64(tail.Length))
 	known := append(kinds(tail.Length), readable(tail.Length)...)

@@ -9,8 +9,8 @@ import (
 	"clonecast/internal/quantity"
 )
 
-// TestWrongValues damages the marks of a format where it is told by more than a magic: then it is
-// none, neither here nor for blkid.
+// TestWrongValues damages the marks of a format where more than a magic identifies it: then it is
+// recognised neither here nor by blkid.
 func TestWrongValues(t *testing.T) {
 	const last = sampleSize - 512
 	zero := func(off quantity.Bytes, n int) []piece { return []piece{{off, make([]byte, n)}} }

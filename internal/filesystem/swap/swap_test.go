@@ -77,8 +77,9 @@ func TestHeader(t *testing.T) {
 			t.Errorf("blkid lacks %s:\n%s", want, got)
 		}
 	}
-	if got := disktest.Run(t, "", "swaplabel", path); !strings.Contains(got, "LABEL: scratch") || !strings.Contains(got, "UUID:  "+uuid) {
-		t.Errorf("swaplabel: %s", got)
+	label := disktest.Run(t, "", "swaplabel", path)
+	if !strings.Contains(label, "LABEL: scratch") || !strings.Contains(label, "UUID:  "+uuid) {
+		t.Errorf("swaplabel: %s", label)
 	}
 }
 
@@ -128,15 +129,18 @@ func TestHibernated(t *testing.T) {
 func TestReadOthers(t *testing.T) {
 	old := make([]byte, 8192)
 	copy(old[4086:], oldMagic)
-	if v, err := Read(bytes.NewReader(old), 8192); err != nil || v.Type != "swap" || v.UUID != "" || v.Doubt != nil || len(v.Allocated) != 1 {
+	v, err := Read(bytes.NewReader(old), 8192)
+	if err != nil || v.Type != "swap" || v.UUID != "" || v.Doubt != nil || len(v.Allocated) != 1 {
 		t.Errorf("version 0: %+v, %v", v, err)
 	}
 	for _, size := range []int{0, 4095, 4096, 65536} {
-		if _, err := Read(bytes.NewReader(make([]byte, size)), quantity.Bytes(size)); !errors.Is(err, filesystem.ErrNotFound) {
+		_, err := Read(bytes.NewReader(make([]byte, size)), quantity.Bytes(size))
+		if !errors.Is(err, filesystem.ErrNotFound) {
 			t.Errorf("%d blank bytes: %v, want ErrNotFound", size, err)
 		}
 	}
-	if _, err := Read(bytes.NewReader(mkswap(t, 4096, "")[:4096]), maxPage); err == nil || errors.Is(err, filesystem.ErrNotFound) {
+	_, err = Read(bytes.NewReader(mkswap(t, 4096, "")[:4096]), maxPage)
+	if err == nil || errors.Is(err, filesystem.ErrNotFound) {
 		t.Errorf("partition that ends early: %v, want a read error", err)
 	}
 }
@@ -212,7 +216,8 @@ func TestGrow(t *testing.T) {
 			}
 			disk := append(bytes.Clone(small), make([]byte, maxPage)...)
 			g, err := Grow(bytes.NewReader(disk), 3*areaSize)
-			if err != nil || len(g.Steps) != 1 || len(g.Steps[0]) != 1 || g.From != areaSize/page*page || g.To != 3*areaSize/page*page {
+			if err != nil || len(g.Steps) != 1 || len(g.Steps[0]) != 1 ||
+				g.From != areaSize/page*page || g.To != 3*areaSize/page*page {
 				t.Fatalf("page %d, big-endian %v: %v to %v in %d steps, %v", page, big, g.From, g.To, len(g.Steps), err)
 			}
 			if w := g.Steps[0][0]; w.Offset != 0 || !bytes.Equal(w.Data, want) {

@@ -52,7 +52,8 @@ type treeWalk struct {
 }
 
 func (w *treeWalk) corrupt(block uint64, problem string, args ...any) error {
-	return corrupt(fmt.Sprintf("free space tree of group %d, block %d", w.group, block), w.rd.offset(w.group, block), problem, args...)
+	name := fmt.Sprintf("free space tree of group %d, block %d", w.group, block)
+	return corrupt(name, w.rd.offset(w.group, block), problem, args...)
 }
 
 // block walks over the tree under a block of the given level.
@@ -111,7 +112,8 @@ func (w *treeWalk) read(number uint64, level int) (records int, body []byte, err
 		return 0, nil, w.corrupt(number, "wrong magic")
 	case rd.sb.v5() && checksum(b, treeCRC) != binary.LittleEndian.Uint32(b[treeCRC:]):
 		return 0, nil, w.corrupt(number, "checksum does not match")
-	case rd.sb.v5() && (h.UUID != rd.sb.metaUUID() || uint64(h.Owner) != w.group || h.Sector != uint64(rd.offset(w.group, number)/512)):
+	case rd.sb.v5() && (h.UUID != rd.sb.metaUUID() || uint64(h.Owner) != w.group ||
+		h.Sector != uint64(rd.offset(w.group, number)/512)):
 		return 0, nil, w.corrupt(number, "is sector %d of group %d of the file system %s", h.Sector, h.Owner, uuid(h.UUID))
 	case int(h.Level) != level:
 		return 0, nil, w.corrupt(number, "level %d, want %d", h.Level, level)

@@ -72,7 +72,8 @@ func (rd *reader) addGroup(used *filesystem.Map, number uint64) error {
 		return err
 	}
 	if free != uint64(f.FreeBlocks) || longest != uint64(f.Longest) {
-		return corrupt(agfName(number), rd.agfOffset(number), "%d blocks are free, %d of them in a row; the tree has %d and %d",
+		return corrupt(agfName(number), rd.agfOffset(number),
+			"%d blocks are free, %d of them in a row; the tree has %d and %d",
 			f.FreeBlocks, f.Longest, free, longest)
 	}
 	used.Add(rd.offset(number, next), rd.bytes(length-next))
@@ -125,7 +126,8 @@ func (rd *reader) readAGF(number uint64) (*agf, error) {
 	case rd.sb.v5() && f.UUID != rd.sb.metaUUID():
 		return nil, corrupt(name, at, "belongs to the file system %s", uuid(f.UUID))
 	case uint64(f.Number) != number || uint64(f.Length) != rd.groupBlocks(number):
-		return nil, corrupt(name, at, "is that of group %d with %d blocks, want %d", f.Number, f.Length, rd.groupBlocks(number))
+		return nil, corrupt(name, at, "is that of group %d with %d blocks, want %d",
+			f.Number, f.Length, rd.groupBlocks(number))
 	case f.Levels == 0 || f.Levels > maxLevels:
 		return nil, corrupt(name, at, "tree of %d levels", f.Levels)
 	}

@@ -61,8 +61,8 @@ func unwritten(reason string, args ...any) *filesystem.Doubt {
 	return doubt
 }
 
-// logDoubt tells why the log may need to be replayed, or nil when the last thing that
-// was written to it says that everything is in place.
+// logDoubt tells why the log may need to be replayed, or nil when its last record was
+// written by an unmount.
 func (rd *reader) logDoubt() (*filesystem.Doubt, error) {
 	l := logReader{rd: rd, start: rd.offset(rd.logGroup, rd.log.start), sectors: int64(rd.bytes(rd.log.count) / logSector)}
 	doubt, err := l.scan()
@@ -181,7 +181,8 @@ func recordDoubt(record []byte, h *recordHeader, headers int64) *filesystem.Doub
 		return unwritten("its last record was not written by an unmount")
 	}
 	if want := binary.LittleEndian.Uint32(record[recordCRC:]); want != 0 &&
-		recordChecksum(record, h, headers, recordCRCSize) != want && recordChecksum(record, h, headers, recordCRC386) != want {
+		recordChecksum(record, h, headers, recordCRCSize) != want &&
+		recordChecksum(record, h, headers, recordCRC386) != want {
 		return unwritten("the checksum of the last record does not match")
 	}
 	return nil

@@ -75,7 +75,9 @@ type reader struct {
 }
 
 func corrupt(structure string, at quantity.Bytes, problem string, args ...any) error {
-	return &filesystem.CorruptError{Format: format, Structure: structure, Offset: at, Problem: fmt.Sprintf(problem, args...)}
+	return &filesystem.CorruptError{
+		Format: format, Structure: structure, Offset: at, Problem: fmt.Sprintf(problem, args...),
+	}
 }
 
 // checksum is the CRC-32C of b with the four bytes at crcOffset taken for zero.

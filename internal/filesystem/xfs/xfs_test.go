@@ -32,6 +32,16 @@ func sum(s *disktest.Sparse, off int64, n, crcOffset int) {
 	binary.LittleEndian.PutUint32(b[crcOffset:], checksum(b, crcOffset))
 }
 
+// set8 is an edit that sets the byte at off.
+func set8(off int64, value byte) func(*disktest.Sparse) {
+	return func(s *disktest.Sparse) { s.Edit(off, 1)[0] = value }
+}
+
+// set32 is an edit that sets the number at off.
+func set32(off int64, value uint32) func(*disktest.Sparse) {
+	return func(s *disktest.Sparse) { binary.BigEndian.PutUint32(s.Edit(off, 4), value) }
+}
+
 // small makes and loads a file system with blocks of 4 KiB and two groups.
 func small(t testing.TB, args string) *disktest.Sparse {
 	t.Helper()
@@ -53,33 +63,38 @@ func TestReadRefuses(t *testing.T) {
 	}{
 		"superblock checksum":  {v5, func(s *disktest.Sparse) { s.Edit(0x6c, 1)[0]++ }, "superblock at byte 0: checksum"},
 		"sector size":          {v5, func(s *disktest.Sparse) { s.Edit(0x79, 1)[0]++ }, "sectors of 512"},
-		"block size":           {v5, func(s *disktest.Sparse) { put32(s.Edit(4, 4), 3000) }, "blocks of 3000"},
-		"larger than the disk": {v4, func(s *disktest.Sparse) { put32(s.Edit(8, 4), 1) }, "do not fit a partition"},
-		"no blocks per group":  {v4, func(s *disktest.Sparse) { put32(s.Edit(0x54, 4), 0) }, "0 blocks per group"},
-		"tiny groups":          {v4, func(s *disktest.Sparse) { put32(s.Edit(0x54, 4), 64); s.Edit(0x7c, 1)[0] = 6 }, "64 blocks per group"},
-		"wrong group bits":     {v4, func(s *disktest.Sparse) { s.Edit(0x7c, 1)[0]++ }, "blocks per group"},
-		"too many groups":      {v4, func(s *disktest.Sparse) { put32(s.Edit(0x58, 4), 1<<31) }, "2147483648 groups"},
+		"block size":           {v5, set32(4, 3000), "blocks of 3000"},
+		"larger than the disk": {v4, set32(8, 1), "do not fit a partition"},
+		"no blocks per group":  {v4, set32(0x54, 0), "0 blocks per group"},
+		"tiny groups": {v4, func(s *disktest.Sparse) {
+			put32(s.Edit(0x54, 4), 64)
+			s.Edit(0x7c, 1)[0] = 6
+		}, "64 blocks per group"},
+		"wrong group bits": {v4, func(s *disktest.Sparse) { s.Edit(0x7c, 1)[0]++ }, "blocks per group"},
+		"too many groups":  {v4, set32(0x58, 1<<31), "2147483648 groups"},
 		"short last group": {v4, func(s *disktest.Sparse) {
 			put32(s.Edit(12, 4), binary.BigEndian.Uint32(s.Edit(0x54, 4))+1)
 		}, "the last of 2 groups"},
-		"log outside":    {v4, func(s *disktest.Sparse) { put32(s.Edit(0x30, 4), 1) }, "log of"},
-		"log too long":   {v4, func(s *disktest.Sparse) { put32(s.Edit(0x60, 4), 1<<30) }, "log of 1073741824 blocks"},
-		"log of nothing": {v4, func(s *disktest.Sparse) { put32(s.Edit(0x60, 4), 0) }, "log of 0 blocks"},
+		"log outside":    {v4, set32(0x30, 1), "log of"},
+		"log too long":   {v4, set32(0x60, 1<<30), "log of 1073741824 blocks"},
+		"log of nothing": {v4, set32(0x60, 0), "log of 0 blocks"},
 
-		"AGF magic":    {v4, func(s *disktest.Sparse) { s.Edit(agf0, 1)[0]++ }, "free space header of group 0 at byte 512: wrong magic"},
-		"AGF checksum": {v5, func(s *disktest.Sparse) { s.Edit(agf0+0x20, 1)[0]++ }, "free space header of group 0 at byte 512: checksum"},
+		"AGF magic": {v4, func(s *disktest.Sparse) { s.Edit(agf0, 1)[0]++ },
+			"free space header of group 0 at byte 512: wrong magic"},
+		"AGF checksum": {v5, func(s *disktest.Sparse) { s.Edit(agf0+0x20, 1)[0]++ },
+			"free space header of group 0 at byte 512: checksum"},
 		"AGF of another file system": {v5, func(s *disktest.Sparse) {
 			s.Edit(agf0+0x40, 1)[0]++
 			sum(s, agf0, 512, agfCRC)
 		}, "belongs to"},
-		"AGF of another group": {v4, func(s *disktest.Sparse) { put32(s.Edit(agf0+8, 4), 1) }, "is that of group 1"},
-		"AGF length":           {v4, func(s *disktest.Sparse) { put32(s.Edit(agf0+12, 4), 99) }, "with 99 blocks"},
-		"no levels":            {v4, func(s *disktest.Sparse) { put32(s.Edit(agf0+0x1c, 4), 0) }, "tree of 0 levels"},
-		"many levels":          {v4, func(s *disktest.Sparse) { put32(s.Edit(agf0+0x1c, 4), 1<<31) }, "tree of 2147483648 levels"},
-		"free blocks":          {v4, func(s *disktest.Sparse) { put32(s.Edit(agf0+0x34, 4), 7) }, "7 blocks are free"},
-		"longest":              {v4, func(s *disktest.Sparse) { put32(s.Edit(agf0+0x38, 4), 7) }, "7 of them in a row"},
-		"tree outside":         {v4, func(s *disktest.Sparse) { put32(s.Edit(agf0+0x10, 4), 1<<30) }, "leads to block 1073741824"},
-		"tree in the header":   {v4, func(s *disktest.Sparse) { put32(s.Edit(agf0+0x10, 4), 0) }, "leads to block 0"},
+		"AGF of another group": {v4, set32(agf0+8, 1), "is that of group 1"},
+		"AGF length":           {v4, set32(agf0+12, 99), "with 99 blocks"},
+		"no levels":            {v4, set32(agf0+0x1c, 0), "tree of 0 levels"},
+		"many levels":          {v4, set32(agf0+0x1c, 1<<31), "tree of 2147483648 levels"},
+		"free blocks":          {v4, set32(agf0+0x34, 7), "7 blocks are free"},
+		"longest":              {v4, set32(agf0+0x38, 7), "7 of them in a row"},
+		"tree outside":         {v4, set32(agf0+0x10, 1<<30), "leads to block 1073741824"},
+		"tree in the header":   {v4, set32(agf0+0x10, 0), "leads to block 0"},
 
 		"tree magic":    {v4, func(s *disktest.Sparse) { s.Edit(tree0, 1)[0]++ }, "block 1 at byte 4096: wrong magic"},
 		"tree checksum": {v5, func(s *disktest.Sparse) { s.Edit(tree0+0x3f, 1)[0]++ }, "block 1 at byte 4096: checksum"},
@@ -91,11 +106,11 @@ func TestReadRefuses(t *testing.T) {
 			put32(s.Edit(tree0+0x14, 4), 77)
 			sum(s, tree0, 4096, treeCRC)
 		}, "is sector 77"},
-		"tree level":       {v4, func(s *disktest.Sparse) { s.Edit(tree0+5, 1)[0] = 3 }, "level 3, want 0"},
-		"tree records":     {v4, func(s *disktest.Sparse) { s.Edit(tree0+6, 1)[0] = 0xff }, "records, room for 510"},
-		"free extent long": {v4, func(s *disktest.Sparse) { put32(s.Edit(tree0+20, 4), 1<<31) }, "free extent of 2147483648 blocks"},
-		"free headers":     {v4, func(s *disktest.Sparse) { put32(s.Edit(tree0+16, 4), 0) }, "holds metadata"},
-		"itself free":      {v4, func(s *disktest.Sparse) { put32(s.Edit(tree0+16, 4), 1) }, "holds metadata"},
+		"tree level":       {v4, set8(tree0+5, 3), "level 3, want 0"},
+		"tree records":     {v4, set8(tree0+6, 0xff), "records, room for 510"},
+		"free extent long": {v4, set32(tree0+20, 1<<31), "free extent of 2147483648 blocks"},
+		"free headers":     {v4, set32(tree0+16, 0), "holds metadata"},
+		"itself free":      {v4, set32(tree0+16, 1), "holds metadata"},
 		"free extents fall": {v4, func(s *disktest.Sparse) {
 			s.Edit(tree0+7, 1)[0] = 2
 			put32(s.Edit(tree0+24, 4), 50)
@@ -126,7 +141,6 @@ func TestReadRefuses(t *testing.T) {
 
 func TestDoubts(t *testing.T) {
 	v5, v4 := small(t, ""), small(t, smallV4)
-	put32 := binary.BigEndian.PutUint32
 	rd := reader{r: v5}
 	sb, err := readSuperblock(v5, v5.Size)
 	if err != nil {
@@ -140,32 +154,34 @@ func TestDoubts(t *testing.T) {
 		want   string
 		remedy string
 	}{
-		"in progress":           {v5, func(s *disktest.Sparse) { s.Edit(0x7e, 1)[0] = 1 }, "did not finish", remedyRepair},
-		"realtime":              {v5, func(s *disktest.Sparse) { put32(s.Edit(0x1c, 4), 9) }, "realtime", ""},
+		"in progress":           {v5, set8(0x7e, 1), "did not finish", remedyRepair},
+		"realtime":              {v5, set32(0x1c, 9), "realtime", ""},
 		"external log":          {v5, func(s *disktest.Sparse) { clear(s.Edit(0x30, 8)) }, "another device", ""},
-		"unknown incompatible":  {v5, func(s *disktest.Sparse) { s.Edit(0xd8, 1)[0] = 0x80 }, "unknown incompatible features 0x80000000", ""},
-		"metadata directory":    {v5, func(s *disktest.Sparse) { s.Edit(0xda, 1)[0] = 1 }, "unknown incompatible features 0x100", ""},
-		"unknown ro compatible": {v5, func(s *disktest.Sparse) { s.Edit(0xd4, 1)[0] = 0x40 }, "unknown read-only compatible features 0x40000000", ""},
-		"needs repair":          {v5, func(s *disktest.Sparse) { s.Edit(0xdb, 1)[0] |= 0x10 }, "in need of repair", remedyRepair},
-		"version 3":             {v4, func(s *disktest.Sparse) { s.Edit(0x65, 1)[0] = 3 }, "version 3", ""},
-		"version 4, shared":     {v4, func(s *disktest.Sparse) { s.Edit(0x64, 1)[0] |= 2 }, "unknown features", ""},
+		"unknown incompatible":  {v5, set8(0xd8, 0x80), "unknown incompatible features 0x80000000", ""},
+		"metadata directory":    {v5, set8(0xda, 1), "unknown incompatible features 0x100", ""},
+		"unknown ro compatible": {v5, set8(0xd4, 0x40), "unknown read-only compatible features 0x40000000", ""},
+		"needs repair": {v5, func(s *disktest.Sparse) { s.Edit(0xdb, 1)[0] |= 0x10 },
+			"in need of repair", remedyRepair},
+		"version 3":         {v4, set8(0x65, 3), "version 3", ""},
+		"version 4, shared": {v4, func(s *disktest.Sparse) { s.Edit(0x64, 1)[0] |= 2 }, "unknown features", ""},
 		"version 4, old directories": {
 			v4, func(s *disktest.Sparse) { s.Edit(0x64, 1)[0] &^= 0x20 }, "unknown features", "",
 		},
-		"version 4, unknown": {v4, func(s *disktest.Sparse) { s.Edit(0xc8, 1)[0] = 0x40 }, "unknown features", ""},
+		"version 4, unknown": {v4, set8(0xc8, 0x40), "unknown features", ""},
 
-		"log never written":         {v5, func(s *disktest.Sparse) { clear(s.Edit(log, page)) }, "cycle 0", remedyUnmount},
-		"log without record":        {v5, func(s *disktest.Sparse) { put32(s.Edit(log, 4), 1) }, "no record", remedyUnmount},
-		"log of another":            {v5, func(s *disktest.Sparse) { s.Edit(log+0x130, 1)[0]++ }, "belongs to", remedyUnmount},
-		"record too long":           {v5, func(s *disktest.Sparse) { put32(s.Edit(log+0xc, 4), 1<<30) }, "has 1073741824 bytes", remedyUnmount},
-		"record of another place":   {v5, func(s *disktest.Sparse) { put32(s.Edit(log+0x14, 4), 5) }, "number 5", remedyUnmount},
-		"record short of the head":  {v5, func(s *disktest.Sparse) { put32(s.Edit(log+8*512, 4), 1) }, "the log ends at 9", remedyUnmount},
-		"record of two operations":  {v5, func(s *disktest.Sparse) { put32(s.Edit(log+0x28, 4), 2) }, "not written by an unmount", remedyUnmount},
-		"record of a transaction":   {v5, func(s *disktest.Sparse) { s.Edit(log+512+9, 1)[0] = 0x10 }, "not written by an unmount", remedyUnmount},
-		"record of another client":  {v5, func(s *disktest.Sparse) { s.Edit(log+512+8, 1)[0] = 0x69 }, "not written by an unmount", remedyUnmount},
-		"record with checksum":      {v5, func(s *disktest.Sparse) { s.Edit(log+0x20, 1)[0] = 1 }, "checksum", remedyUnmount},
-		"cycles out of order":       {v5, func(s *disktest.Sparse) { put32(s.Edit(log+100*page, 4), 7) }, "sector 800 is of cycle 7", remedyUnmount},
-		"cycle of a mounted system": {v5, func(s *disktest.Sparse) { put32(s.Edit(log+100*page, 4), 1) }, "the log ends at 801", remedyUnmount},
+		"log never written":  {v5, func(s *disktest.Sparse) { clear(s.Edit(log, page)) }, "cycle 0", remedyUnmount},
+		"log without record": {v5, set32(log, 1), "no record", remedyUnmount},
+		"log of another": {v5, func(s *disktest.Sparse) { s.Edit(log+0x130, 1)[0]++ },
+			"belongs to", remedyUnmount},
+		"record too long":           {v5, set32(log+0xc, 1<<30), "has 1073741824 bytes", remedyUnmount},
+		"record of another place":   {v5, set32(log+0x14, 5), "number 5", remedyUnmount},
+		"record short of the head":  {v5, set32(log+8*512, 1), "the log ends at 9", remedyUnmount},
+		"record of two operations":  {v5, set32(log+0x28, 2), "not written by an unmount", remedyUnmount},
+		"record of a transaction":   {v5, set8(log+512+9, 0x10), "not written by an unmount", remedyUnmount},
+		"record of another client":  {v5, set8(log+512+8, 0x69), "not written by an unmount", remedyUnmount},
+		"record with checksum":      {v5, set8(log+0x20, 1), "checksum", remedyUnmount},
+		"cycles out of order":       {v5, set32(log+100*page, 7), "sector 800 is of cycle 7", remedyUnmount},
+		"cycle of a mounted system": {v5, set32(log+100*page, 1), "the log ends at 801", remedyUnmount},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -226,14 +242,14 @@ func fragmented(t *testing.T) *disktest.Sparse {
 	return disktest.Load(t, path)
 }
 
-// place is a structure, and where its checksum is.
-type place struct {
+// structure is one on the disk, and where its checksum is.
+type structure struct {
 	at          int64
 	length, crc int
 }
 
 // metadata gives the structures that Read looks at.
-func metadata(t *testing.T, s *disktest.Sparse) []place {
+func metadata(t *testing.T, s *disktest.Sparse) []structure {
 	t.Helper()
 	sb, err := readSuperblock(s, s.Size)
 	if err != nil {
@@ -245,16 +261,16 @@ func metadata(t *testing.T, s *disktest.Sparse) []place {
 	}
 	rd := reader{r: s, geometry: g}
 	log := int64(rd.offset(rd.logGroup, rd.log.start))
-	out := []place{{0, int(g.sectorSize), superblockCRC}, {log, page, 0}, {log, 64, 0}}
+	out := []structure{{0, int(g.sectorSize), superblockCRC}, {log, page, 0}, {log, 64, 0}}
 	for group := range uint64(sb.AGCount) {
 		f, err := rd.readAGF(group)
 		if err != nil {
 			t.Fatal(err)
 		}
-		out = append(out, place{int64(rd.agfOffset(group)), int(g.sectorSize), agfCRC})
+		out = append(out, structure{int64(rd.agfOffset(group)), int(g.sectorSize), agfCRC})
 		w := treeWalk{rd: &rd, group: group, levels: make([][]byte, f.Levels)}
 		for _, block := range treeBlocks(t, &w, uint64(f.ByBlock), int(f.Levels)-1) {
-			out = append(out, place{int64(rd.offset(group, block)), int(g.blockSize), treeCRC})
+			out = append(out, structure{int64(rd.offset(group, block)), int(g.blockSize), treeCRC})
 		}
 	}
 	if !sb.v5() {

@@ -31,7 +31,7 @@ func TestSectorSize(t *testing.T) {
 		name   string
 		script string   // for sfdisk; places in bytes
 		put    []string // by partition number from 1: mkfs command, "" leaves it as it is
-		told   bool     // whether a look with the wrong size finds the right one
+		found  bool     // whether a look with the wrong size finds the right one
 	}{
 		{"MBR, ext4", "label: dos\nstart=1MiB, size=400MiB\n", []string{"mke2fs -q -t ext4"}, true},
 		{"MBR, FAT", "label: dos\nstart=1MiB, size=64MiB, type=c\n", []string{"mkfs.vfat"}, true},
@@ -71,7 +71,7 @@ func TestSectorSize(t *testing.T) {
 					t.Errorf("on a disk with sectors of %d bytes the table counts in %d", right, got)
 				}
 				want := wrong
-				if tc.told {
+				if tc.found {
 					want = right
 				}
 				if got := table.SectorSize(f, size, wrong, known); got != want {
