@@ -208,7 +208,7 @@ func (p *pool) decline(mac MAC, ip netip.Addr, now time.Time) bool {
 	return true
 }
 
-// assign is the only place where a slot changes hands.
+// assign gives a slot to another client; nothing else does.
 func (p *pool) assign(i uint32, next slot) {
 	s := &p.slots[i]
 	if s.state == declined {
