@@ -80,7 +80,7 @@ func (a *API) adminRoutes() {
 	h := humago.New(&humaMux{a}, config)
 
 	operation(a, h, "GET", "/api/v1/status", "What the server is and does",
-		func(ctx context.Context, _ *in) (Status, error) { return a.status1(ctx) })
+		func(ctx context.Context, _ *in) (Status, error) { return a.currentStatus(ctx) })
 	operation(a, h, "GET", "/api/v1/machines", "All machines",
 		func(ctx context.Context, _ *in) ([]machines.Machine, error) { return a.Machines.List(ctx) })
 	operation(a, h, "GET", "/api/v1/machines/{id}", "A machine by id, name or MAC",
@@ -117,7 +117,7 @@ func (a *API) adminRoutes() {
 // humaMux is the mux that the framework sees: its routes go through our table.
 type humaMux struct{ *API }
 
-func (a *API) status1(ctx context.Context) (Status, error) {
+func (a *API) currentStatus(ctx context.Context) (Status, error) {
 	s := a.Status()
 	list, err := a.Machines.List(ctx)
 	if err != nil {

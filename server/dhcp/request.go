@@ -104,8 +104,8 @@ type Event struct {
 	Server   netip.Addr // in a REQUEST: the server that the client chose, maybe not us
 	IP       netip.Addr // address that was offered or leased
 	Answer   string     // "OFFER", "ACK", "NAK"; empty: no answer
-	BootFile string     // in the answer
-	Err      error      // why there is no answer, if it should have been given
+	BootFile string     // what the answer names
+	Err      error      // why there is no answer; nil when none is due
 }
 
 func (q request) event(now time.Time, from netip.AddrPort) Event {
