@@ -28,6 +28,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 
 	"clonecast/builder/debian"
 	"clonecast/builder/initramfs"
@@ -149,7 +150,8 @@ func (o Options) modules(ctx context.Context) (*kernel.Package, kernel.Set, erro
 		return nil, kernel.Set{}, err
 	}
 	o.Log.Info("choosing modules", "kernel", linux.Release)
-	set, err := linux.Select(ctx, append(o.Class.Modules[:len(o.Class.Modules):len(o.Class.Modules)], o.Class.Always...), o.Class.Exclude)
+	patterns := slices.Concat(o.Class.Modules, o.Class.Always)
+	set, err := linux.Select(ctx, patterns, o.Class.Exclude)
 	if err != nil {
 		return nil, kernel.Set{}, fmt.Errorf("class %s: %w", o.Class.Name, err)
 	}
@@ -174,7 +176,8 @@ func (b *build) pack(ctx context.Context) (initramfs.Compressed, error) {
 	}
 	b.id = hex.EncodeToString(hash.Sum(nil)[:8])
 	info, err := json.MarshalIndent(bootparam.Appliance{
-		Class: b.Class.Name, Kernel: b.linux.Release, Build: b.id, Always: b.Class.Always, Disk: b.Class.Disk, Server: b.Server,
+		Class: b.Class.Name, Kernel: b.linux.Release, Build: b.id,
+		Always: b.Class.Always, Disk: b.Class.Disk, Server: b.Server,
 	}, "", "  ")
 	if err != nil {
 		return initramfs.Compressed{}, err

@@ -46,7 +46,8 @@ func example(t *testing.T) Options {
 		"kernel/drivers/scsi/sd_mod.ko":  kerneltest.Module("depends="),
 		"kernel/drivers/sound/snd_ac.ko": kerneltest.Module("depends="),
 	})
-	class, err := configs.Parse("test", []byte("name: test\ncompression: none\nmodules: [e1000e]\nalways: [sd_mod]\ndisk: bus=nvme\n"))
+	class, err := configs.Parse("test", []byte("name: test\ncompression: none\n"+
+		"modules: [e1000e]\nalways: [sd_mod]\ndisk: bus=nvme\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +66,9 @@ func testCA(t *testing.T, isCA bool) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: isCA, BasicConstraintsValid: true}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: isCA, BasicConstraintsValid: true,
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +130,10 @@ func TestBuild(t *testing.T) {
 	if err := json.Unmarshal([]byte(files[bootparam.ClassFile]), &appliance); err != nil {
 		t.Fatal(err)
 	}
-	wantAppliance := bootparam.Appliance{Class: "test", Kernel: kerneltest.Release, Build: result.Build, Always: []string{"sd_mod"}, Disk: "bus=nvme", Server: o.Server}
+	wantAppliance := bootparam.Appliance{
+		Class: "test", Kernel: kerneltest.Release, Build: result.Build,
+		Always: []string{"sd_mod"}, Disk: "bus=nvme", Server: o.Server,
+	}
 	if diff := cmp.Diff(wantAppliance, appliance); diff != "" {
 		t.Errorf("class.json: -want +got\n%s", diff)
 	}
@@ -206,7 +212,8 @@ func TestChooseFirmware(t *testing.T) {
 		"circle.fw":      {link: "circle.fw"},
 		"unwanted.fw":    {data: []byte("u")},
 	}
-	chosen, missing := chooseFirmware(map[string]bool{"rtl_nic/a-?.fw": true, "dangling.fw": true, "circle.fw": true, "absent.fw": true}, all)
+	wanted := map[string]bool{"rtl_nic/a-?.fw": true, "dangling.fw": true, "circle.fw": true, "absent.fw": true}
+	chosen, missing := chooseFirmware(wanted, all)
 	got := slices.Sorted(maps.Keys(chosen))
 	if want := []string{"real/a.fw", "rtl_nic/a-1.fw", "rtl_nic/a-2.fw"}; !slices.Equal(got, want) {
 		t.Errorf("chosen %v, want %v", got, want)

@@ -20,28 +20,30 @@ func (e *initError) Error() string { return e.problem }
 // Hint says what to do about it.
 func (e *initError) Hint() string { return e.hint }
 
-const howToInit = "build it with 'CGO_ENABLED=0 go build -trimpath -ldflags \"-s -w -buildid=\" ./cmd/clonecast-init' and name it with --init"
+const howToInit = "build it with 'CGO_ENABLED=0 go build -trimpath -ldflags \"-s -w -buildid=\" " +
+	"./cmd/clonecast-init' and name it with --init"
 
 // FindInit looks for clonecast-init beside the running program, where packages
 // put it, and on PATH.
 func FindInit() (string, error) {
-	var places []string
+	var paths []string
 	if self, err := os.Executable(); err == nil {
 		if real, err := filepath.EvalSymlinks(self); err == nil {
 			self = real
 		}
-		places = append(places, filepath.Join(filepath.Dir(self), InitName))
+		paths = append(paths, filepath.Join(filepath.Dir(self), InitName))
 	}
-	places = append(places, "/usr/lib/clonecast/"+InitName, "/usr/local/lib/clonecast/"+InitName)
-	for _, place := range places {
-		if info, err := os.Stat(place); err == nil && info.Mode().IsRegular() {
-			return place, nil
+	paths = append(paths, "/usr/lib/clonecast/"+InitName, "/usr/local/lib/clonecast/"+InitName)
+	for _, path := range paths {
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+			return path, nil
 		}
 	}
 	if found, err := exec.LookPath(InitName); err == nil {
 		return found, nil
 	}
-	return "", &initError{fmt.Sprintf("find %s: it is neither beside clonecast nor in /usr/lib/clonecast nor on PATH", InitName), howToInit}
+	cause := fmt.Sprintf("find %s: it is neither beside clonecast nor in /usr/lib/clonecast nor on PATH", InitName)
+	return "", &initError{cause, howToInit}
 }
 
 // readInit reads the program and checks that it can be PID 1 on an empty disk.
@@ -63,7 +65,8 @@ func readInit(name string) ([]byte, error) {
 	}
 	for _, p := range program.Progs {
 		if p.Type == elf.PT_INTERP {
-			return nil, &initError{fmt.Sprintf("init %s is linked dynamically, and the appliance has no libraries", name), howToInit}
+			cause := fmt.Sprintf("init %s is linked dynamically, and the appliance has no libraries", name)
+			return nil, &initError{cause, howToInit}
 		}
 	}
 	return data, nil

@@ -38,7 +38,7 @@ type Data struct {
 	lock      *os.File
 }
 
-// DefaultDirectory is where a server keeps its data unless it is told otherwise.
+// DefaultDirectory is where a server keeps its data unless its options name another directory.
 const DefaultDirectory = "/var/lib/clonecast"
 
 // SocketName is the Unix socket in the data directory.
@@ -107,7 +107,8 @@ func lock(path string) (*os.File, error) {
 		return nil, explainDirectory(filepath.Dir(path), err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(&Problem{fmt.Errorf("lock %s: %w", path, err), "another 'clonecast serve' uses this data directory"}, f.Close())
+		inUse := &Problem{fmt.Errorf("lock %s: %w", path, err), "another 'clonecast serve' uses this data directory"}
+		return nil, errors.Join(inUse, f.Close())
 	}
 	return f, nil
 }

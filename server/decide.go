@@ -39,7 +39,8 @@ type boots struct {
 
 // Decide is asked for every PC that boots from the network.
 func (d *decider) Decide(ctx context.Context, c httpboot.Client) (httpboot.Decision, error) {
-	m, known, err := d.server.machines.Identify(ctx, machines.Evidence{UUID: c.UUID, Serial: c.Serial, MACs: []string{c.MAC}})
+	evidence := machines.Evidence{UUID: c.UUID, Serial: c.Serial, MACs: []string{c.MAC}}
+	m, known, err := d.server.machines.Identify(ctx, evidence)
 	if err != nil {
 		return httpboot.Decision{}, err
 	}

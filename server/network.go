@@ -24,7 +24,8 @@ import (
 func addressOf(name string) (netip.Prefix, error) {
 	iface, err := net.InterfaceByName(name)
 	if err != nil {
-		return netip.Prefix{}, &Problem{fmt.Errorf("no network interface %q", name), "this computer has: " + strings.Join(append(interfaceNames(), "lo"), ", ")}
+		return netip.Prefix{}, &Problem{fmt.Errorf("no network interface %q", name),
+			"this computer has: " + strings.Join(append(interfaceNames(), "lo"), ", ")}
 	}
 	list, err := iface.Addrs()
 	if err != nil {
@@ -36,7 +37,8 @@ func addressOf(name string) (netip.Prefix, error) {
 			return p, nil
 		}
 	}
-	return netip.Prefix{}, &Problem{fmt.Errorf("interface %s has no IPv4 address", name), "give it a fixed one, for example: ip address add 10.99.0.1/24 dev " + name}
+	return netip.Prefix{}, &Problem{fmt.Errorf("interface %s has no IPv4 address", name),
+		"give it a fixed one, for example: ip address add 10.99.0.1/24 dev " + name}
 }
 
 // addressesOf gives all addresses under which PCs may reach the server.
@@ -80,8 +82,8 @@ func otherServer(ctx context.Context, name string) error {
 	if err != nil || offer.YourIPAddr.IsUnspecified() {
 		return ctx.Err() // silence is what we hope for
 	}
-	return &Problem{fmt.Errorf("another DHCP server on %s: %s offers %s", name, offer.ServerIdentifier(), offer.YourIPAddr),
-		"use --dhcp proxy, which works beside it, or switch the other one off"}
+	other := fmt.Errorf("another DHCP server on %s: %s offers %s", name, offer.ServerIdentifier(), offer.YourIPAddr)
+	return &Problem{other, "use --dhcp proxy, which works beside it, or switch the other one off"}
 }
 
 // holder names the process that has a port, as far as /proc tells.

@@ -53,7 +53,8 @@ func TestServesAsQuerier(t *testing.T) {
 		if err != nil || !q.General() {
 			continue
 		}
-		if !header.Src.Equal(net.IPv4(10, 99, 0, 1)) || !header.Dst.Equal(net.IPv4allsys) || header.TTL != 1 || string(header.Options) != string(igmp.RouterAlert) {
+		if !header.Src.Equal(net.IPv4(10, 99, 0, 1)) || !header.Dst.Equal(net.IPv4allsys) ||
+			header.TTL != 1 || string(header.Options) != string(igmp.RouterAlert) {
 			t.Errorf("the query comes as %v", header)
 		}
 		return

@@ -54,7 +54,8 @@ type Options struct {
 	First, Last netip.Addr // of the dynamic range, DHCP mode full
 	HTTPPort    int
 	HTTPSPort   int
-	// MulticastRate is how many bytes per second multicast sessions may put on the wire together; 0: as fast as the interface.
+	// MulticastRate is how many bytes per second multicast sessions may put on the wire together;
+	// 0: as fast as the interface.
 	MulticastRate float64
 	Appliances    []Appliance // the first one is for machines whose class is not known
 	Build         string      // of this program
@@ -101,8 +102,10 @@ func Open(ctx context.Context, data *Data, o Options) (s *Server, err error) {
 	decider := &decider{server: s, tasks: orders, now: time.Now}
 	s.reserve()
 	s.openSessions(ctx, orders)
-	s.api = api.New(api.Config{DB: data.DB, Machines: s.machines, Tasks: orders, Sessions: s.sessions, Store: data.Store, Log: o.Log, Now: time.Now,
-		Status: s.status, Build: o.Build, Seen: decider.seen, DiskRule: decider.diskRule})
+	s.api = api.New(api.Config{
+		DB: data.DB, Machines: s.machines, Tasks: orders, Sessions: s.sessions, Store: data.Store, Log: o.Log,
+		Now: time.Now, Status: s.status, Build: o.Build, Seen: decider.seen, DiskRule: decider.diskRule,
+	})
 	s.closers = append(s.closers, s.api.Close)
 	if s.files, err = openBootFiles(o.Appliances); err != nil {
 		return s, err
@@ -119,10 +122,14 @@ func Open(ctx context.Context, data *Data, o Options) (s *Server, err error) {
 
 // openSessions prepares for multicast, with a querier where that is allowed.
 func (s *Server) openSessions(ctx context.Context, orders *tasks.Service) {
-	config := sessions.Config{Orders: orders, Store: s.data.Store, Interface: s.opts.Interface, MaxRate: s.opts.MulticastRate, Log: s.opts.Log, Now: time.Now}
+	config := sessions.Config{
+		Orders: orders, Store: s.data.Store, Interface: s.opts.Interface, MaxRate: s.opts.MulticastRate,
+		Log: s.opts.Log, Now: time.Now,
+	}
 	q, err := querier.Open(ctx, s.opts.Interface, s.address.Addr(), s.opts.Log)
 	if err != nil {
-		s.opts.Log.Warn("switches with IGMP snooping may drop multicast: this computer cannot stand in for a querier", "error", err)
+		s.opts.Log.Warn("switches with IGMP snooping may drop multicast: this computer cannot stand in for a querier",
+			"error", err)
 	} else {
 		s.querier, config.Querier = q, q
 		s.closers = append(s.closers, closed(q.Close))
@@ -148,11 +155,14 @@ func (s *Server) openHTTPS(ctx context.Context) error {
 		s.opts.HTTPSPort = l.Addr().(*net.TCPAddr).Port
 	}
 	s.closers = append(s.closers, closed(l.Close))
-	certificates := &leaf{authority: s.data.authority, directory: s.data.Directory, addresses: func() ([]netip.Addr, error) { return addressesOf(s.opts.Interface) }}
+	addresses := func() ([]netip.Addr, error) { return addressesOf(s.opts.Interface) }
+	certificates := &leaf{authority: s.data.authority, directory: s.data.Directory, addresses: addresses}
 	if _, err := certificates.get(nil); err != nil {
 		return err
 	}
-	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: certificates.get, NextProtos: []string{"http/1.1"}}
+	tlsConfig := &tls.Config{
+		MinVersion: tls.VersionTLS13, GetCertificate: certificates.get, NextProtos: []string{"http/1.1"},
+	}
 	s.https = s.api.NewServer(tlsConfig, false)
 	s.httpsListener = tls.NewListener(l, tlsConfig)
 	return nil
@@ -197,7 +207,10 @@ func (s *Server) openBoot(ctx context.Context, d httpboot.Decider) error {
 	if s.opts.DHCP == dhcp.Off {
 		return s.openTFTP(ctx, programs) // the site's DHCP server may point here
 	}
-	config := dhcp.Config{Mode: s.opts.DHCP, Address: s.address, HTTP: "http://" + s.hostPort(s.opts.HTTPPort), Programs: netboot.DefaultPrograms()}
+	config := dhcp.Config{
+		Mode: s.opts.DHCP, Address: s.address,
+		HTTP: "http://" + s.hostPort(s.opts.HTTPPort), Programs: netboot.DefaultPrograms(),
+	}
 	if s.opts.DHCP == dhcp.Full {
 		if err := otherServer(ctx, s.opts.Interface); err != nil {
 			return err
@@ -279,7 +292,8 @@ func (s *Server) collect(ctx context.Context, first, every time.Duration) error 
 		if err != nil && ctx.Err() == nil {
 			s.opts.Log.Error("the store is not collected", "error", err)
 		} else if err == nil {
-			s.opts.Log.Info("store collected", "packs", r.Removed, "bytes", r.Freed, "rewritten", r.Rewritten, "condemned", r.Condemned, "kept", len(r.Kept))
+			s.opts.Log.Info("store collected", "packs", r.Removed, "bytes", r.Freed,
+				"rewritten", r.Rewritten, "condemned", r.Condemned, "kept", len(r.Kept))
 		}
 	}
 }
@@ -305,8 +319,14 @@ func (s *Server) Close() error {
 
 // status is what the API tells of the server.
 func (s *Server) status() api.Status {
-	st := api.Status{Build: s.opts.Build, Interface: s.opts.Interface, DHCP: string(s.opts.DHCP), Appliances: []string{},
-		Listening: []string{"https://" + s.hostPort(s.opts.HTTPSPort), "http://" + s.hostPort(s.opts.HTTPPort) + netboot.ScriptPath, "tftp://" + s.ip()}}
+	st := api.Status{
+		Build: s.opts.Build, Interface: s.opts.Interface, DHCP: string(s.opts.DHCP), Appliances: []string{},
+		Listening: []string{
+			"https://" + s.hostPort(s.opts.HTTPSPort),
+			"http://" + s.hostPort(s.opts.HTTPPort) + netboot.ScriptPath,
+			"tftp://" + s.ip(),
+		},
+	}
 	for _, a := range s.opts.Appliances {
 		st.Appliances = append(st.Appliances, a.Class)
 	}
@@ -367,7 +387,8 @@ func bootPrograms(list []Appliance) (map[string][]byte, error) {
 			errs = append(errs, err)
 		}
 		if programs[name] == nil {
-			return nil, &Problem{Err: fmt.Errorf("read boot program %s: %w", name, errors.Join(errs...)), Advice: "'clonecast build' puts the boot programs beside the appliance"}
+			return nil, &Problem{Err: fmt.Errorf("read boot program %s: %w", name, errors.Join(errs...)),
+				Advice: "'clonecast build' puts the boot programs beside the appliance"}
 		}
 	}
 	return programs, nil
@@ -395,7 +416,8 @@ func explainPort(network string, port int, err error) error {
 		return &Problem{err, "ports below 1024 and DHCP need root: run it with sudo"}
 	case errors.Is(err, syscall.EADDRINUSE):
 		if who := holder(network, port); who != "" {
-			return &Problem{err, fmt.Sprintf("%s port %d is in use by %s: stop it, or give clonecast another port or interface", network, port, who)}
+			return &Problem{err, fmt.Sprintf("%s port %d is in use by %s: "+
+				"stop it, or give clonecast another port or interface", network, port, who)}
 		}
 		return err
 	}
@@ -411,7 +433,8 @@ func CheckInterface(name string) error {
 // Describe says in plain words where the server listens and what to do next.
 func (s *Server) Describe() string {
 	boot := map[dhcp.Mode]string{
-		dhcp.Off:   "DHCP is off: point the network's DHCP server at " + s.ip() + ", boot file undionly.kpxe (BIOS) or snponly.efi (UEFI)",
+		dhcp.Off: "DHCP is off: point the network's DHCP server at " + s.ip() +
+			", boot file undionly.kpxe (BIOS) or snponly.efi (UEFI)",
 		dhcp.Proxy: "PCs that boot from the network are answered beside the network's own DHCP server (ports 67 and 4011)",
 		dhcp.Full:  fmt.Sprintf("DHCP hands out %s to %s (ports 67 and 4011)", s.opts.First, s.opts.Last),
 	}[s.opts.DHCP]

@@ -36,7 +36,10 @@ func inNamespace(t *testing.T) bool {
 	t.Helper()
 	const mark = "CLONECAST_TEST_NAMESPACE"
 	if os.Getenv(mark) != "" {
-		for _, line := range []string{"link set lo up", "link add eth1 type veth peer name pc1", "address add 10.99.0.1/24 dev eth1", "link set eth1 up", "link set pc1 up"} {
+		for _, line := range []string{
+			"link set lo up", "link add eth1 type veth peer name pc1", "address add 10.99.0.1/24 dev eth1",
+			"link set eth1 up", "link set pc1 up",
+		} {
 			if b, err := exec.Command("ip", strings.Fields(line)...).CombinedOutput(); err != nil {
 				t.Fatalf("ip %s: %v: %s (iproute2 is needed)", line, err, b)
 			}
@@ -111,8 +114,11 @@ func serve(t *testing.T, data *Data, mode dhcp.Mode) *running {
 }
 
 func options(t *testing.T, mode dhcp.Mode) Options {
-	return Options{Interface: "eth1", DHCP: mode, HTTPPort: 8080, HTTPSPort: 8443, Appliances: []Appliance{applianceIn(t)}, Log: quiet(),
-		First: netip.MustParseAddr("10.99.0.100"), Last: netip.MustParseAddr("10.99.0.200")}
+	return Options{
+		Interface: "eth1", DHCP: mode, HTTPPort: 8080, HTTPSPort: 8443,
+		Appliances: []Appliance{applianceIn(t)}, Log: quiet(),
+		First: netip.MustParseAddr("10.99.0.100"), Last: netip.MustParseAddr("10.99.0.200"),
+	}
 }
 
 // boot is what iPXE is told.
@@ -167,9 +173,10 @@ func pinned(ca []byte) *http.Client {
 }
 
 func overSocket(path string) *http.Client {
-	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
-	}}}
+	}
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}}
 }
 
 // The life of a PC as the server sees it, from the first packet to the failed task.
@@ -183,28 +190,38 @@ func TestBootDecisions(t *testing.T) {
 	r := serve(t, data, dhcp.Proxy)
 	https, local := pinned(data.CA()), overSocket(data.Socket())
 	const mac, uuid = "02:00:00:00:00:01", "4c4c4544-0042-3510-8051-b4c04f445a31"
-	facts := protocol.Facts{UUID: uuid, NICs: []protocol.NIC{{MAC: mac, Booted: true}}, Disks: []protocol.Disk{{Serial: "D1", Bytes: 1 << 30}}}
+	facts := protocol.Facts{
+		UUID: uuid, NICs: []protocol.NIC{{MAC: mac, Booted: true}},
+		Disks: []protocol.Disk{{Serial: "D1", Bytes: 1 << 30}},
+	}
 	register := func() (m protocol.RegisterResponse) {
-		call(t, https, "POST", r.URL()+protocol.PathRegister, "", protocol.RegisterRequest{Version: protocol.Version, Facts: facts}, &m)
+		request := protocol.RegisterRequest{Version: protocol.Version, Facts: facts}
+		call(t, https, "POST", r.URL()+protocol.PathRegister, "", request, &m)
 		return m
 	}
 
 	r.expectBoot("unknown", mac, uuid, true)
 	m := register()
 	r.expectBoot("pending", mac, uuid, false)
-	if status := call(t, local, "POST", "http://x/api/v1/machines/"+m.MachineID+"/adopt", "", map[string]string{"name": "pc1", "ip": "10.99.0.50"}, &machines.Machine{}); status != 200 {
+	status := call(t, local, "POST", "http://x/api/v1/machines/"+m.MachineID+"/adopt", "",
+		map[string]string{"name": "pc1", "ip": "10.99.0.50"}, &machines.Machine{})
+	if status != 200 {
 		t.Fatalf("adopt: %d", status)
 	}
-	if got, ok := r.reserved.ByMAC(dhcp.MAC{2, 0, 0, 0, 0, 1}); !ok || got.IP != netip.MustParseAddr("10.99.0.50") || got.Hostname != "pc1" {
+	got, ok := r.reserved.ByMAC(dhcp.MAC{2, 0, 0, 0, 0, 1})
+	if !ok || got.IP != netip.MustParseAddr("10.99.0.50") || got.Hostname != "pc1" {
 		t.Errorf("reservation is %+v, %v", got, ok)
 	}
 	r.expectBoot("adopted, no task", mac, uuid, false)
 	var ordered api.Ordered
-	call(t, local, "POST", "http://x/api/v1/tasks", "", api.Order{Kind: "capture", Machines: []string{"pc1"}, Image: "win"}, &ordered)
+	order := api.Order{Kind: "capture", Machines: []string{"pc1"}, Image: "win"}
+	call(t, local, "POST", "http://x/api/v1/tasks", "", order, &ordered)
 	r.expectBoot("task waits", mac, uuid, true)
-	r.expectBoot("another PC with the same MAC", mac, "99999999-0042-3510-8051-b4c04f445a31", true) // registers as a new one
+	// A PC whose UUID is another one registers as a new machine.
+	r.expectBoot("another PC with the same MAC", mac, "99999999-0042-3510-8051-b4c04f445a31", true)
 	var session protocol.LogonResponse
-	call(t, https, "POST", r.URL()+protocol.PathLogon, "", protocol.LogonRequest{MachineID: m.MachineID, BootToken: "b"}, &session)
+	logon := protocol.LogonRequest{MachineID: m.MachineID, BootToken: "b"}
+	call(t, https, "POST", r.URL()+protocol.PathLogon, "", logon, &session)
 	var op protocol.Operation
 	call(t, https, "POST", r.URL()+protocol.PathNext, session.Token, struct{}{}, &op)
 	r.expectBoot("task runs, power fails", mac, uuid, true)
@@ -223,10 +240,12 @@ func TestBootDecisions(t *testing.T) {
 	defer func() { r.stop() }()
 	r.expectBoot("after the restart", mac, uuid, true)
 	var again protocol.Operation
-	if call(t, https, "POST", r.URL()+protocol.PathNext, session.Token, struct{}{}, &again); !reflect.DeepEqual(again, op) {
+	call(t, https, "POST", r.URL()+protocol.PathNext, session.Token, struct{}{}, &again)
+	if !reflect.DeepEqual(again, op) {
 		t.Errorf("operation after the restart is %+v, want %+v", again, op)
 	}
-	call(t, https, "POST", r.URL()+protocol.PathStatus, session.Token, protocol.Status{TaskID: op.TaskID, State: "failed", Error: "no disk"}, &struct{}{})
+	call(t, https, "POST", r.URL()+protocol.PathStatus, session.Token,
+		protocol.Status{TaskID: op.TaskID, State: "failed", Error: "no disk"}, &struct{}{})
 	r.expectBoot("task failed", mac, uuid, false)
 
 	// An appliance that never gets as far as registering is not loaded for ever.
@@ -249,7 +268,8 @@ func TestFirstStart(t *testing.T) {
 		}
 	}
 	var hint *Problem
-	if _, err := OpenData(context.Background(), dir, quiet()); !errors.As(err, &hint) || !strings.Contains(hint.Hint(), "another") {
+	_, err := OpenData(context.Background(), dir, quiet())
+	if !errors.As(err, &hint) || !strings.Contains(hint.Hint(), "another") {
 		t.Errorf("data opened twice: %v", err)
 	}
 	r := serve(t, data, dhcp.Full)
@@ -264,14 +284,19 @@ func TestFirstStart(t *testing.T) {
 	}
 	var login api.LoginAnswer
 	https := pinned(data.CA())
-	if status := call(t, https, "POST", r.URL()+"/api/v1/login", "", api.Login{User: "admin", Password: data.Password}, &login); status != 200 {
+	credentials := api.Login{User: "admin", Password: data.Password}
+	if status := call(t, https, "POST", r.URL()+"/api/v1/login", "", credentials, &login); status != 200 {
 		t.Errorf("log-in with the password of the first start: %d", status)
 	}
 	var st api.Status
-	if status := call(t, https, "GET", r.URL()+"/api/v1/status", login.Token, nil, &st); status != 200 || st.DHCP != "full" {
+	status := call(t, https, "GET", r.URL()+"/api/v1/status", login.Token, nil, &st)
+	if status != 200 || st.DHCP != "full" {
 		t.Errorf("status: %d %+v", status, st)
 	}
-	old := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: https.Transport.(*http.Transport).TLSClientConfig.RootCAs, MaxVersion: tls.VersionTLS12}}}
+	roots := https.Transport.(*http.Transport).TLSClientConfig.RootCAs
+	old := &http.Client{Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: roots, MaxVersion: tls.VersionTLS12},
+	}}
 	if _, err := old.Get(r.URL() + "/healthz"); err == nil {
 		t.Error("TLS 1.2 is accepted")
 	}
@@ -321,14 +346,21 @@ func TestErrorsThatPeopleMeet(t *testing.T) {
 	}
 	expect("TFTP port in use", func(*Options) {}, "udp port 69", fmt.Sprintf("process %d", os.Getpid()))
 	u.Close()
-	expect("no boot programs", func(o *Options) { o.Appliances = []Appliance{{Class: "x", Directory: t.TempDir()}} }, "read boot program", "clonecast build")
+	expect("no boot programs", func(o *Options) {
+		o.Appliances = []Appliance{{Class: "x", Directory: t.TempDir()}}
+	}, "read boot program", "clonecast build")
 	s := serve(t, data, dhcp.Off) // nothing of the failed attempts stayed bound
 	s.stop()
 
 	// The computer at the other end of the cable is a DHCP server already.
-	other, err := dhcp.NewHandler(dhcp.Config{Mode: dhcp.Full, Address: netip.MustParsePrefix("10.99.0.2/24"), HTTP: "http://10.99.0.2", Programs: netboot.DefaultPrograms(),
-		Subnets: []dhcp.Subnet{{Prefix: netip.MustParsePrefix("10.99.0.0/24"), First: netip.MustParseAddr("10.99.0.30"), Last: netip.MustParseAddr("10.99.0.40")}}},
-		&dhcp.ReservationTable{}, &dhcp.MemoryLeases{}, time.Now())
+	other, err := dhcp.NewHandler(dhcp.Config{
+		Mode: dhcp.Full, Address: netip.MustParsePrefix("10.99.0.2/24"),
+		HTTP: "http://10.99.0.2", Programs: netboot.DefaultPrograms(),
+		Subnets: []dhcp.Subnet{{
+			Prefix: netip.MustParsePrefix("10.99.0.0/24"),
+			First:  netip.MustParseAddr("10.99.0.30"), Last: netip.MustParseAddr("10.99.0.40"),
+		}},
+	}, &dhcp.ReservationTable{}, &dhcp.MemoryLeases{}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -341,7 +373,8 @@ func TestErrorsThatPeopleMeet(t *testing.T) {
 	if b, err := exec.Command("ip", "address", "add", "10.99.0.2/24", "dev", "pc1").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, b)
 	}
-	expect("another DHCP server", func(o *Options) { o.DHCP = dhcp.Full }, "another DHCP server", "10.99.0.2", "--dhcp proxy")
+	expect("another DHCP server", func(o *Options) { o.DHCP = dhcp.Full },
+		"another DHCP server", "10.99.0.2", "--dhcp proxy")
 	cancel()
 }
 
@@ -391,7 +424,10 @@ func TestLeases(t *testing.T) {
 	data := openData(t, filepath.Join(t.TempDir(), "data"))
 	defer data.Close()
 	l := &leases{data.DB}
-	want := dhcp.Lease{IP: netip.MustParseAddr("10.0.0.9"), MAC: dhcp.MAC{2, 0, 0, 0, 0, 9}, Hostname: "pc\x1b", Expires: time.UnixMilli(1_800_000_000_000).UTC()}
+	want := dhcp.Lease{
+		IP: netip.MustParseAddr("10.0.0.9"), MAC: dhcp.MAC{2, 0, 0, 0, 0, 9}, Hostname: "pc\x1b",
+		Expires: time.UnixMilli(1_800_000_000_000).UTC(),
+	}
 	for range 2 {
 		if err := l.Save(want); err != nil {
 			t.Fatal(err)

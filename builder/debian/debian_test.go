@@ -25,8 +25,8 @@ func member(name string, data []byte) []byte {
 }
 
 func deb(extension string, data []byte) []byte {
-	return append([]byte(arMagic), append(append(member("debian-binary", []byte("2.0\n")), member("control.tar.xz", []byte("odd"))...),
-		member("data.tar"+extension, data)...)...)
+	members := append(member("debian-binary", []byte("2.0\n")), member("control.tar.xz", []byte("odd"))...)
+	return append([]byte(arMagic), append(members, member("data.tar"+extension, data)...)...)
 }
 
 func tarball(t testing.TB) []byte {
@@ -109,11 +109,12 @@ func TestWalkDamaged(t *testing.T) {
 	flipped := bytes.Clone(packed)
 	flipped[len(flipped)/2] ^= 1
 	for name, data := range map[string][]byte{
-		"empty":          {},
-		"no archive":     []byte("hello, this is no archive"),
-		"no data":        append([]byte(arMagic), member("debian-binary", nil)...),
-		"header cut":     []byte(arMagic + "data.tar"),
-		"bad size":       append([]byte(arMagic), bytes.Replace(member("data.tar", nil), []byte("0         `"), []byte("-1        `"), 1)...),
+		"empty":      {},
+		"no archive": []byte("hello, this is no archive"),
+		"no data":    append([]byte(arMagic), member("debian-binary", nil)...),
+		"header cut": []byte(arMagic + "data.tar"),
+		"bad size": append([]byte(arMagic),
+			bytes.Replace(member("data.tar", nil), []byte("0         `"), []byte("-1        `"), 1)...),
 		"unknown format": deb(".lz4", tarball(t)),
 		"xz cut":         deb(".xz", packed[:len(packed)/2]),
 		"xz flipped":     deb(".xz", flipped),
@@ -146,7 +147,8 @@ func TestCompareVersions(t *testing.T) {
 		{"a_1.0", "a_1.0.1"},
 		{"a_09", "a_10"},
 	} {
-		if compareVersions(c.older, c.newer) >= 0 || compareVersions(c.newer, c.older) <= 0 || compareVersions(c.older, c.older) != 0 {
+		if compareVersions(c.older, c.newer) >= 0 || compareVersions(c.newer, c.older) <= 0 ||
+			compareVersions(c.older, c.older) != 0 {
 			t.Errorf("compareVersions does not put %s before %s", c.older, c.newer)
 		}
 	}
@@ -165,7 +167,10 @@ case "$*" in
 esac
 `
 	}
-	for name, text := range map[string]string{"apt-cache": "#!/bin/sh\necho kernel-6.9 kernel-6.12 kernel-6.12-dbg\n", "apt-get": get} {
+	for name, text := range map[string]string{
+		"apt-cache": "#!/bin/sh\necho kernel-6.9 kernel-6.12 kernel-6.12-dbg\n",
+		"apt-get":   get,
+	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -66,7 +66,8 @@ func (a *Archive) AddDevice(name string, permissions, major, minor uint64) error
 }
 
 func (a *Archive) add(r cpio.Record) error {
-	if r.Name == "" || r.Name == "." || path.IsAbs(r.Name) || path.Clean(r.Name) != r.Name || strings.HasPrefix(r.Name, "../") {
+	if r.Name == "" || r.Name == "." || path.IsAbs(r.Name) ||
+		path.Clean(r.Name) != r.Name || strings.HasPrefix(r.Name, "../") {
 		return fmt.Errorf("initramfs: name %q is not a clean relative path", r.Name)
 	}
 	if _, ok := a.records[r.Name]; ok {

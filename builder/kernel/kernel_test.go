@@ -40,12 +40,14 @@ func xzBytes(t *testing.T, data []byte) []byte {
 func example(t *testing.T) *Package {
 	t.Helper()
 	p, err := open(t, kerneltest.Package(map[string][]byte{
-		"kernel/drivers/ata/ahci.ko":                kerneltest.Module("depends=libahci,libata", "alias=pci:v*d*sv*sd*bc01sc06i01*"),
-		"kernel/drivers/ata/libahci.ko":             kerneltest.Module("depends=libata"),
-		"kernel/drivers/ata/libata.ko.xz":           xzBytes(t, kerneltest.Module("depends=scsi_mod", "alias=with space")),
-		"kernel/drivers/scsi/scsi_mod.ko":           kerneltest.Module("depends="),
-		"kernel/drivers/scsi/sd_mod.ko":             kerneltest.Module("depends=scsi_mod"),
-		"kernel/drivers/net/ethernet/r/r8169.ko":    kerneltest.Module("depends=mdio_lib", "firmware=rtl_nic/a.fw", "alias=pci:v000010ECd00008168sv*", "softdep=pre: realtek"),
+		"kernel/drivers/ata/ahci.ko": kerneltest.Module("depends=libahci,libata",
+			"alias=pci:v*d*sv*sd*bc01sc06i01*"),
+		"kernel/drivers/ata/libahci.ko":   kerneltest.Module("depends=libata"),
+		"kernel/drivers/ata/libata.ko.xz": xzBytes(t, kerneltest.Module("depends=scsi_mod", "alias=with space")),
+		"kernel/drivers/scsi/scsi_mod.ko": kerneltest.Module("depends="),
+		"kernel/drivers/scsi/sd_mod.ko":   kerneltest.Module("depends=scsi_mod"),
+		"kernel/drivers/net/ethernet/r/r8169.ko": kerneltest.Module("depends=mdio_lib", "firmware=rtl_nic/a.fw",
+			"alias=pci:v000010ECd00008168sv*", "softdep=pre: realtek"),
 		"kernel/drivers/net/phy/realtek.ko":         kerneltest.Module("depends="),
 		"kernel/drivers/net/phy/other-phy.ko":       kerneltest.Module("depends="),
 		"kernel/fs/ext4/ext4.ko":                    kerneltest.Module("softdep=pre: crc32c nosuch post: realtek"),

@@ -45,7 +45,8 @@ func (e *UnknownModuleError) Hint() string {
 // they depend on. A pattern that matches nothing, not even what is built in, is
 // an error: a typing mistake must not cost a class its network card.
 func (p *Package) Select(ctx context.Context, patterns, exclude []string) (Set, error) {
-	if slices.ContainsFunc(slices.Concat(patterns, exclude), func(s string) bool { return configs.KindOf(s) == configs.ByAlias }) {
+	byAlias := func(s string) bool { return configs.KindOf(s) == configs.ByAlias }
+	if slices.ContainsFunc(slices.Concat(patterns, exclude), byAlias) {
 		if err := p.loadAll(ctx, slices.Collect(maps.Values(p.modules))); err != nil {
 			return Set{}, err
 		}

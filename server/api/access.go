@@ -117,13 +117,16 @@ func (a *API) authenticate(r *http.Request, who access) (caller, error) {
 	if who == forMachine {
 		c.boot = hashToken(token)
 		var boot string
-		err = a.DB.QueryRowContext(r.Context(), `SELECT s.machine_id, s.boot FROM machine_sessions s JOIN machines m ON m.id = s.machine_id
-			WHERE s.token_hash = $1 AND s.expires > $2 AND m.state = $3`, c.boot, now, protocol.MachineAdopted).Scan(&c.machine, &boot)
+		err = a.DB.QueryRowContext(r.Context(), `SELECT s.machine_id, s.boot
+			FROM machine_sessions s JOIN machines m ON m.id = s.machine_id
+			WHERE s.token_hash = $1 AND s.expires > $2 AND m.state = $3`,
+			c.boot, now, protocol.MachineAdopted).Scan(&c.machine, &boot)
 		if boot != "" {
 			c.boot = boot // a second log-on of the same boot is the same boot
 		}
 	} else {
-		err = a.DB.QueryRowContext(r.Context(), "SELECT name FROM admin_sessions WHERE token_hash = $1 AND expires > $2", hashToken(token), now).Scan(&c.admin)
+		err = a.DB.QueryRowContext(r.Context(), "SELECT name FROM admin_sessions WHERE token_hash = $1 AND expires > $2",
+			hashToken(token), now).Scan(&c.admin)
 	}
 	if errors.Is(err, sql.ErrNoRows) {
 		return caller{}, unauthorized("the token is unknown or has expired")

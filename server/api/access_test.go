@@ -30,7 +30,9 @@ func newAPI(t testing.TB, path string, store chunkstore.Store) *API {
 	log := slog.New(slog.DiscardHandler)
 	orders := tasks.NewService(db, time.Now, log)
 	frames, _ := store.(sessions.Store)
-	manager := sessions.New(sessions.Config{Orders: orders, Store: frames, Interface: "lo", MaxRate: 20e6, Log: log, Now: time.Now})
+	manager := sessions.New(sessions.Config{
+		Orders: orders, Store: frames, Interface: "lo", MaxRate: 20e6, Log: log, Now: time.Now,
+	})
 	t.Cleanup(func() { manager.Close() })
 	return New(Config{
 		DB: db, Machines: machines.New(db, time.Now, log, func() {}), Tasks: orders, Sessions: manager, Store: store,
@@ -58,7 +60,8 @@ func TestEveryRouteIsClosed(t *testing.T) {
 	var guess [32]byte
 	_, _ = rand.Read(guess[:])
 	open := 0
-	for _, pattern := range append(patterns, "GET /", "GET /api/v1/nothing", "DELETE /machine/v1/next", "GET /api/v1/../api/v1/machines") {
+	for _, pattern := range append(patterns,
+		"GET /", "GET /api/v1/nothing", "DELETE /machine/v1/next", "GET /api/v1/../api/v1/machines") {
 		if openRoutes[pattern] {
 			open++
 			continue
@@ -69,7 +72,9 @@ func TestEveryRouteIsClosed(t *testing.T) {
 			continue
 		}
 		path = strings.NewReplacer("{id}", "1", "{ref}", "x", "{schema}", "x", "{machine}", "x").Replace(path)
-		for _, header := range []string{"", "Bearer ", "Bearer " + hex.EncodeToString(guess[:]), "Basic cm9vdDpyb290", "bearer x"} {
+		for _, header := range []string{
+			"", "Bearer ", "Bearer " + hex.EncodeToString(guess[:]), "Basic cm9vdDpyb290", "bearer x",
+		} {
 			r, err := http.NewRequest(method, server.URL+path, strings.NewReader("{}"))
 			if err != nil {
 				t.Fatal(err)
@@ -82,7 +87,8 @@ func TestEveryRouteIsClosed(t *testing.T) {
 				t.Fatal(err)
 			}
 			response.Body.Close()
-			if response.StatusCode != http.StatusUnauthorized || response.Header.Get("Content-Type") != "application/problem+json" {
+			if response.StatusCode != http.StatusUnauthorized ||
+				response.Header.Get("Content-Type") != "application/problem+json" {
 				t.Errorf("%s with %q: %s, want 401", pattern, header, response.Status)
 			}
 		}

@@ -54,7 +54,8 @@ func (e *humaError) Unwrap() error             { return e.Problem }
 
 // operation adds an admin call whose body and answer are JSON.
 func operation[I, O any](a *API, h huma.API, method, path, summary string, f func(context.Context, *I) (O, error)) {
-	op := huma.Operation{OperationID: strings.NewReplacer("/api/v1/", "-", "/", "-", "{", "", "}", "").Replace(strings.ToLower(method) + path), Method: method, Path: path, Summary: summary, MaxBodyBytes: 1 << 20}
+	id := strings.NewReplacer("/api/v1/", "-", "/", "-", "{", "", "}", "").Replace(strings.ToLower(method) + path)
+	op := huma.Operation{OperationID: id, Method: method, Path: path, Summary: summary, MaxBodyBytes: 1 << 20}
 	huma.Register(h, op, func(ctx context.Context, i *I) (*out[O], error) {
 		o, err := f(ctx, i)
 		if err != nil {
@@ -78,42 +79,45 @@ func (a *API) adminRoutes() {
 	config.CreateHooks = nil // no $schema links in answers
 	h := humago.New(&humaMux{a}, config)
 
-	operation(a, h, "GET", "/api/v1/status", "What the server is and does", func(ctx context.Context, _ *in) (Status, error) { return a.status1(ctx) })
-	operation(a, h, "GET", "/api/v1/machines", "All machines", func(ctx context.Context, _ *in) ([]machines.Machine, error) {
-		return a.Machines.List(ctx)
-	})
-	operation(a, h, "GET", "/api/v1/machines/{id}", "A machine by id, name or MAC", func(ctx context.Context, i *byID) (MachineDetail, error) { return a.machineDetail(ctx, i.ID) })
+	operation(a, h, "GET", "/api/v1/status", "What the server is and does",
+		func(ctx context.Context, _ *in) (Status, error) { return a.currentStatus(ctx) })
+	operation(a, h, "GET", "/api/v1/machines", "All machines",
+		func(ctx context.Context, _ *in) ([]machines.Machine, error) { return a.Machines.List(ctx) })
+	operation(a, h, "GET", "/api/v1/machines/{id}", "A machine by id, name or MAC",
+		func(ctx context.Context, i *byID) (MachineDetail, error) { return a.machineDetail(ctx, i.ID) })
 	operation(a, h, "POST", "/api/v1/machines/{id}/adopt", "Adopt a machine, or change its name or address", a.adopt)
 	operation(a, h, "DELETE", "/api/v1/machines/{id}", "Forget a machine", a.remove)
-	operation(a, h, "GET", "/api/v1/tasks", "The newest tasks", func(ctx context.Context, _ *in) ([]tasks.Task, error) { return a.Tasks.List(ctx, 100) })
-	operation(a, h, "GET", "/api/v1/tasks/{id}", "A task", func(ctx context.Context, i *byID) (tasks.Task, error) { return a.Tasks.Get(ctx, i.ID) })
+	operation(a, h, "GET", "/api/v1/tasks", "The newest tasks",
+		func(ctx context.Context, _ *in) ([]tasks.Task, error) { return a.Tasks.List(ctx, 100) })
+	operation(a, h, "GET", "/api/v1/tasks/{id}", "A task",
+		func(ctx context.Context, i *byID) (tasks.Task, error) { return a.Tasks.Get(ctx, i.ID) })
 	operation(a, h, "GET", "/api/v1/tasks/{id}/tables", "The partition tables that a task overwrote",
 		func(ctx context.Context, i *byID) ([]tasks.SavedTable, error) { return a.Tasks.SavedTables(ctx, i.ID) })
 	operation(a, h, "POST", "/api/v1/tasks", "Order a task", a.order)
 	operation(a, h, "POST", "/api/v1/tasks/{id}/cancel", "Cancel a task", a.cancel)
-	operation(a, h, "GET", "/api/v1/sessions", "The multicast sessions, the newest first", func(ctx context.Context, _ *in) ([]sessions.Session, error) {
-		return a.Sessions.List(ctx)
-	})
-	operation(a, h, "GET", "/api/v1/sessions/{id}", "A multicast session with its machines", func(ctx context.Context, i *byID) (sessions.Session, error) {
-		return a.Sessions.Get(ctx, i.ID)
-	})
+	operation(a, h, "GET", "/api/v1/sessions", "The multicast sessions, the newest first",
+		func(ctx context.Context, _ *in) ([]sessions.Session, error) { return a.Sessions.List(ctx) })
+	operation(a, h, "GET", "/api/v1/sessions/{id}", "A multicast session with its machines",
+		func(ctx context.Context, i *byID) (sessions.Session, error) { return a.Sessions.Get(ctx, i.ID) })
 	operation(a, h, "POST", "/api/v1/sessions/{id}/start", "Start a session that waits", a.startSession)
-	operation(a, h, "POST", "/api/v1/sessions/{id}/machines/{machine}/add", "Order a session's deploy for one more machine", a.addToSession)
-	operation(a, h, "POST", "/api/v1/sessions/{id}/machines/{machine}/drop", "Cancel a machine's run and let it go", a.dropFromSession)
-	operation(a, h, "POST", "/api/v1/sessions/{id}/machines/{machine}/retry", "Queue a machine's failed or cancelled run anew", a.retryInSession)
-	operation(a, h, "GET", "/api/v1/images", "All images with their versions", func(ctx context.Context, _ *in) ([]Image, error) { return a.images(ctx) })
-	operation(a, h, "GET", "/api/v1/images/{ref}", "A version: NAME, NAME@SEQUENCE or NAME@ID", func(ctx context.Context, i *byRef) (ImageDetail, error) {
-		return a.imageDetail(ctx, i.Ref)
-	})
-	operation(a, h, "DELETE", "/api/v1/images/{ref}", "Delete a version: NAME@SEQUENCE or NAME@ID", func(ctx context.Context, i *byRef) (Version, error) {
-		return a.deleteImage(ctx, i.Ref)
-	})
+	operation(a, h, "POST", "/api/v1/sessions/{id}/machines/{machine}/add",
+		"Order a session's deploy for one more machine", a.addToSession)
+	operation(a, h, "POST", "/api/v1/sessions/{id}/machines/{machine}/drop",
+		"Cancel a machine's run and let it go", a.dropFromSession)
+	operation(a, h, "POST", "/api/v1/sessions/{id}/machines/{machine}/retry",
+		"Queue a machine's failed or cancelled run anew", a.retryInSession)
+	operation(a, h, "GET", "/api/v1/images", "All images with their versions",
+		func(ctx context.Context, _ *in) ([]Image, error) { return a.images(ctx) })
+	operation(a, h, "GET", "/api/v1/images/{ref}", "A version: NAME, NAME@SEQUENCE or NAME@ID",
+		func(ctx context.Context, i *byRef) (ImageDetail, error) { return a.imageDetail(ctx, i.Ref) })
+	operation(a, h, "DELETE", "/api/v1/images/{ref}", "Delete a version: NAME@SEQUENCE or NAME@ID",
+		func(ctx context.Context, i *byRef) (Version, error) { return a.deleteImage(ctx, i.Ref) })
 }
 
 // humaMux is the mux that the framework sees: its routes go through our table.
 type humaMux struct{ *API }
 
-func (a *API) status1(ctx context.Context) (Status, error) {
+func (a *API) currentStatus(ctx context.Context) (Status, error) {
 	s := a.Status()
 	list, err := a.Machines.List(ctx)
 	if err != nil {
@@ -228,7 +232,8 @@ func (a *API) follow(w http.ResponseWriter, r *http.Request) error {
 			w.Header().Set("Content-Type", "application/x-ndjson")
 			begun = true
 		}
-		if err := errors.Join(control.SetWriteDeadline(time.Now().Add(30*time.Second)), writeLine(w, t), control.Flush()); err != nil || tasks.Over(t.State) {
+		err = errors.Join(control.SetWriteDeadline(time.Now().Add(30*time.Second)), writeLine(w, t), control.Flush())
+		if err != nil || tasks.Over(t.State) {
 			return nil // the reader is gone, or there is nothing more to tell
 		}
 		select {

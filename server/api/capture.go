@@ -49,7 +49,9 @@ type capture struct {
 }
 
 // get gives the machine's session for an operation.
-func (s *captures) get(ctx context.Context, store chunkstore.Store, machine string, op tasks.Operation) (*capture, error) {
+func (s *captures) get(
+	ctx context.Context, store chunkstore.Store, machine string, op tasks.Operation,
+) (*capture, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c := s.byMachine[machine]; c != nil {
@@ -161,8 +163,8 @@ func cancelled() error {
 	return &protocol.Problem{Code: protocol.CodeCancelled, Title: "the operation is over or was cancelled"}
 }
 
-// doing gives the operation that the caller is doing, if it is of one of the kinds and this boot's.
-func (a *API) doing(r *http.Request, kinds ...string) (tasks.Operation, string, error) {
+// running gives the operation that the caller runs, if it is of one of the kinds and this boot's.
+func (a *API) running(r *http.Request, kinds ...string) (tasks.Operation, string, error) {
 	c := callerOf(r.Context())
 	op, creator, found, err := a.Tasks.Current(r.Context(), c.machine)
 	if err != nil {
@@ -172,14 +174,15 @@ func (a *API) doing(r *http.Request, kinds ...string) (tasks.Operation, string, 
 		return tasks.Operation{}, "", cancelled()
 	}
 	if !slices.Contains(kinds, op.Kind) {
-		return tasks.Operation{}, "", &protocol.Problem{Code: protocol.CodeForbidden, Title: "the machine's operation is no " + kinds[0]}
+		return tasks.Operation{}, "", &protocol.Problem{
+			Code: protocol.CodeForbidden, Title: "the machine's operation is no " + kinds[0]}
 	}
 	return op, creator, nil
 }
 
 // session gives the store's session of the caller's running capture.
 func (a *API) session(r *http.Request) (*capture, tasks.Operation, string, error) {
-	op, creator, err := a.doing(r, protocol.OpCapture)
+	op, creator, err := a.running(r, protocol.OpCapture)
 	if err != nil {
 		return nil, op, "", err
 	}
@@ -319,11 +322,12 @@ func (a *API) publish(w http.ResponseWriter, r *http.Request) error {
 		return invalidBody("the manifest is not accepted: %v", err)
 	}
 	if m.Image != op.Image {
-		return &protocol.Problem{Code: protocol.CodeForbidden, Title: fmt.Sprintf("the capture of %s cannot publish %s", op.Image, m.Image)}
+		return &protocol.Problem{Code: protocol.CodeForbidden,
+			Title: fmt.Sprintf("the capture of %s cannot publish %s", op.Image, m.Image)}
 	}
 	m.Comment, m.Creator, m.Origin = op.Comment, creator, machine.Name
 	// Asked again under the lock: the first answer may have been lost on its way.
-	op, _, err = a.doing(r, protocol.OpCapture)
+	op, _, err = a.running(r, protocol.OpCapture)
 	if err != nil {
 		return err
 	}
@@ -350,6 +354,7 @@ func (a *API) publish(w http.ResponseWriter, r *http.Request) error {
 	if err := a.Tasks.SetPublished(context.WithoutCancel(r.Context()), machine.ID, op, string(answer)); err != nil {
 		return err
 	}
-	a.Log.Info("version published", "image", v.Image, "sequence", v.Sequence, "version", v.ID.Short(), "machine", machine.Name)
+	a.Log.Info("version published",
+		"image", v.Image, "sequence", v.Sequence, "version", v.ID.Short(), "machine", machine.Name)
 	return writeJSON(w, json.RawMessage(answer))
 }

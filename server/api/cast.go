@@ -27,7 +27,7 @@ type cast struct {
 	mu     sync.RWMutex
 	chain  image.Chain
 	parts  [][]byte // envelopes
-	starts []uint64 // of parts: the place of the first chunk
+	starts []uint64 // of parts: the index of the first chunk
 	order  []chunk.ID
 	ids    map[chunk.ID]struct{}
 }
@@ -65,7 +65,8 @@ func (c *cast) add(ctx context.Context, s chunkstore.Session, first uint64, ids 
 		return nil
 	}
 	if first != c.chain.Next {
-		return &protocol.Problem{Code: protocol.CodeConflict, Title: fmt.Sprintf("chunk %d does not follow the %d that are known", first, c.chain.Next)}
+		return &protocol.Problem{Code: protocol.CodeConflict,
+			Title: fmt.Sprintf("chunk %d does not follow the %d that are known", first, c.chain.Next)}
 	}
 	p, chain := c.chain.Part(ids), c.chain
 	if err := chain.Add(p); err != nil {
@@ -88,7 +89,8 @@ func (c *cast) from(part uint64) (protocol.SessionParts, func() (*image.Manifest
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if part >= c.chain.Parts {
-		return protocol.SessionParts{}, nil, &protocol.Problem{Code: protocol.CodeNotFound, Title: fmt.Sprintf("there is no part %d yet", part)}
+		return protocol.SessionParts{}, nil, &protocol.Problem{
+			Code: protocol.CodeNotFound, Title: fmt.Sprintf("there is no part %d yet", part)}
 	}
 	first, ids := c.starts[part], c.order[c.starts[part]:len(c.order):len(c.order)]
 	return protocol.SessionParts{Cast: c.id.String(), First: part, End: c.chain.Parts},
@@ -161,7 +163,8 @@ func (a *API) outline(w http.ResponseWriter, r *http.Request) error {
 		return invalidBody("the outline is not accepted: %v", err)
 	}
 	if o.Manifest.Image != op.Image {
-		return &protocol.Problem{Code: protocol.CodeForbidden, Title: fmt.Sprintf("the capture of %s cannot cast %s", op.Image, o.Manifest.Image)}
+		return &protocol.Problem{Code: protocol.CodeForbidden,
+			Title: fmt.Sprintf("the capture of %s cannot cast %s", op.Image, o.Manifest.Image)}
 	}
 	o.Manifest.Comment, o.Manifest.Creator, o.Manifest.Origin = op.Comment, creator, machine.Name
 	o.Manifest.Sequence, o.Manifest.Parent, o.Manifest.Created = 0, image.VersionID{}, 0
@@ -170,7 +173,8 @@ func (a *API) outline(w http.ResponseWriter, r *http.Request) error {
 	var begun *cast
 	err = c.use(func(s chunkstore.Session) error {
 		envelope, id, err := s.SignOutline(r.Context(), o)
-		begun = &cast{id: id, count: o.Count(), outline: envelope, layout: o, chain: image.NewChain(o, id), ids: map[chunk.ID]struct{}{}}
+		begun = &cast{id: id, count: o.Count(), outline: envelope, layout: o,
+			chain: image.NewChain(o, id), ids: map[chunk.ID]struct{}{}}
 		return err
 	})
 	if err != nil {
@@ -204,7 +208,8 @@ func (a *API) part(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	known, err := a.captures.cast(tasks.Operation{Operation: protocol.Operation{TaskID: op.TaskID, From: callerOf(r.Context()).machine}})
+	from := callerOf(r.Context()).machine
+	known, err := a.captures.cast(tasks.Operation{Operation: protocol.Operation{TaskID: op.TaskID, From: from}})
 	if err != nil {
 		return err
 	}

@@ -105,9 +105,13 @@ func TestCast(t *testing.T) {
 	s := newSite(t)
 	a, b, c := s.pc("a", 1), s.pc("b", 2), s.pc("c", 3)
 	s.image(a) // something else in the store
-	task := s.order(Order{Kind: OrderCast, From: "a", Machines: []string{"b", "c"}, Image: "lab", Comment: "why", Grow: "last", Policies: []string{"1=raw"}})
+	task := s.order(Order{
+		Kind: OrderCast, From: "a", Machines: []string{"b", "c"}, Image: "lab",
+		Comment: "why", Grow: "last", Policies: []string{"1=raw"},
+	})
 	op, following := s.next(a, protocol.OpCapture), s.next(b, protocol.OpFollow)
-	if !op.Cast || op.Grow != "" || len(op.Policies) != 1 || following.From != mustFind(t, s, "a") || following.Grow != "last" || following.Policies != nil {
+	if !op.Cast || op.Grow != "" || len(op.Policies) != 1 ||
+		following.From != mustFind(t, s, "a") || following.Grow != "last" || following.Policies != nil {
 		t.Errorf("operations %+v and %+v", op, following)
 	}
 	d := newDisk(t, "lab", 1, 6)
@@ -124,7 +128,8 @@ func TestCast(t *testing.T) {
 		t.Fatalf("after the outline: %+v", now)
 	}
 	o, _ := s.chain(b, now)
-	if o.Task != task.ID || o.Manifest.Comment != "why" || o.Manifest.Origin != "a" || o.Manifest.Creator != "root" || o.Count() != 6 {
+	if o.Task != task.ID || o.Manifest.Comment != "why" || o.Manifest.Origin != "a" ||
+		o.Manifest.Creator != "root" || o.Count() != 6 {
 		t.Errorf("outline %+v: task, comment, origin and creator come from the order", o)
 	}
 
@@ -222,13 +227,19 @@ func TestCastFails(t *testing.T) {
 	cast := s.outline(a, d)
 	s.send(a, d, 0, 1)
 	s.part(a, cast, 0, d.ids[0])
-	s.must(s.tls, a, "POST", protocol.PathStatus, protocol.Status{TaskID: op.TaskID, Index: op.Index, State: protocol.StateFailed, Error: "the disk is failing"}, &struct{}{})
-	for path, method := range map[string]string{protocol.PathFollow: "POST", protocol.PathManifest: "GET", protocol.PathChunks: "POST"} {
+	s.must(s.tls, a, "POST", protocol.PathStatus, protocol.Status{
+		TaskID: op.TaskID, Index: op.Index, State: protocol.StateFailed, Error: "the disk is failing",
+	}, &struct{}{})
+	for path, method := range map[string]string{
+		protocol.PathFollow: "POST", protocol.PathManifest: "GET", protocol.PathChunks: "POST",
+	} {
 		var body any = protocol.Followed{Cast: cast.String()}
 		if path == protocol.PathChunks {
 			body = idBytes(d.ids[0])
 		}
-		if p := s.problem(b, method, path, body); p.Code != protocol.CodeConflict || !strings.Contains(p.Title, "capture of a has failed: the disk is failing") || p.Hint == "" {
+		const cause = "capture of a has failed: the disk is failing"
+		p := s.problem(b, method, path, body)
+		if p.Code != protocol.CodeConflict || !strings.Contains(p.Title, cause) || p.Hint == "" {
 			t.Errorf("%s: %+v, want the cause", path, p)
 		}
 	}
@@ -255,7 +266,8 @@ func TestCastBeginsAnew(t *testing.T) {
 	s.part(a, first, 0, d.ids[:2]...)
 	s.restart()
 	s.refused(protocol.CodeNotFound, a, protocol.PathPart, partBody(first, 2, d.ids[2]))
-	if p := s.problem(b, "GET", fmt.Sprintf("%s%s/0", protocol.PathFollowPart, first), nil); p.Code != protocol.CodeNotFound {
+	p := s.problem(b, "GET", fmt.Sprintf("%s%s/0", protocol.PathFollowPart, first), nil)
+	if p.Code != protocol.CodeNotFound {
 		t.Errorf("a part of a cast that is over: %+v", p)
 	}
 	s.refused(protocol.CodeNotFound, b, protocol.PathChunks, idBytes(d.ids[0]))
@@ -279,18 +291,24 @@ func TestCastOrders(t *testing.T) {
 	s.pc("a", 1)
 	s.pc("b", 2)
 	var plan Ordered
-	s.must(s.local, "", "POST", "/api/v1/tasks", Order{Kind: OrderCast, From: "a", Machines: []string{"b"}, Image: "lab", DryRun: true, FromDisk: []string{"serial=disk-a"}}, &plan)
-	if plan.Task != nil || plan.From == nil || plan.From.Name != "a" || len(plan.From.Disks) != 1 || len(plan.Machines) != 1 || len(plan.Machines[0].Disks) != 1 {
+	s.must(s.local, "", "POST", "/api/v1/tasks", Order{
+		Kind: OrderCast, From: "a", Machines: []string{"b"}, Image: "lab",
+		DryRun: true, FromDisk: []string{"serial=disk-a"},
+	}, &plan)
+	if plan.Task != nil || plan.From == nil || plan.From.Name != "a" || len(plan.From.Disks) != 1 ||
+		len(plan.Machines) != 1 || len(plan.Machines[0].Disks) != 1 {
 		t.Errorf("plan %+v", plan)
 	}
 	for name, o := range map[string]Order{
-		"without from":         {Kind: OrderCast, Machines: []string{"b"}, Image: "lab"},
-		"to itself":            {Kind: OrderCast, From: "a", Machines: []string{"a"}, Image: "lab"},
-		"of a version":         {Kind: OrderCast, From: "a", Machines: []string{"b"}, Image: "lab@1"},
-		"bad rule":             {Kind: OrderCast, From: "a", Machines: []string{"b"}, Image: "lab", FromDisk: []string{"colour=red"}},
-		"bad growth":           {Kind: OrderCast, From: "a", Machines: []string{"b"}, Image: "lab", Grow: "first"},
-		"deploy from":          {Kind: "deploy", From: "a", Machines: []string{"b"}, Image: "lab"},
-		"two rules, all disks": {Kind: OrderCast, From: "a", Machines: []string{"b"}, Image: "lab", AllDisks: true, FromDisk: []string{"size>1", "size>2"}},
+		"without from": {Kind: OrderCast, Machines: []string{"b"}, Image: "lab"},
+		"to itself":    {Kind: OrderCast, From: "a", Machines: []string{"a"}, Image: "lab"},
+		"of a version": {Kind: OrderCast, From: "a", Machines: []string{"b"}, Image: "lab@1"},
+		"bad rule": {Kind: OrderCast, From: "a", Machines: []string{"b"}, Image: "lab",
+			FromDisk: []string{"colour=red"}},
+		"bad growth":  {Kind: OrderCast, From: "a", Machines: []string{"b"}, Image: "lab", Grow: "first"},
+		"deploy from": {Kind: "deploy", From: "a", Machines: []string{"b"}, Image: "lab"},
+		"two rules, all disks": {Kind: OrderCast, From: "a", Machines: []string{"b"}, Image: "lab",
+			AllDisks: true, FromDisk: []string{"size>1", "size>2"}},
 	} {
 		var p *protocol.Problem
 		if _, err := s.call(s.local, "", "POST", "/api/v1/tasks", o); !errors.As(err, &p) || p.Code != protocol.CodeInvalid {
@@ -298,7 +316,9 @@ func TestCastOrders(t *testing.T) {
 		}
 	}
 	var p *protocol.Problem
-	_, err := s.call(s.local, "", "POST", "/api/v1/tasks", Order{Kind: OrderCast, From: "a", Machines: []string{"b"}, Image: "lab", Disks: []string{"serial=none"}})
+	_, err := s.call(s.local, "", "POST", "/api/v1/tasks", Order{
+		Kind: OrderCast, From: "a", Machines: []string{"b"}, Image: "lab", Disks: []string{"serial=none"},
+	})
 	if !errors.As(err, &p) || p.Code != protocol.CodeConflict || p.Hint == "" {
 		t.Errorf("a rule that names no disk: %v", err)
 	}
@@ -310,7 +330,10 @@ func TestCastByMulticast(t *testing.T) {
 	a := s.pc("a", 1)
 	followers := []string{s.pc("b", 2), s.pc("c", 3)}
 	late := s.pc("d", 4)
-	task := s.order(Order{Kind: OrderCast, From: "a", Machines: []string{"b", "c", "d"}, Image: "lab", SessionOrder: SessionOrder{Multicast: true}})
+	task := s.order(Order{
+		Kind: OrderCast, From: "a", Machines: []string{"b", "c", "d"}, Image: "lab",
+		SessionOrder: SessionOrder{Multicast: true},
+	})
 	s.next(a, protocol.OpCapture)
 	for _, token := range followers {
 		if op := s.next(token, protocol.OpFollow); !op.Multicast || op.Start == nil {
@@ -340,7 +363,8 @@ func TestCastByMulticast(t *testing.T) {
 			group.Go(func() {
 				var session protocol.Session
 				s.must(s.tls, token, "GET", fmt.Sprintf("%s?from=%d", protocol.PathSession, part), nil, &session)
-				if session.Parts == nil || *session.Parts != (protocol.SessionParts{Cast: cast.String(), First: part, End: part + uint64(len(parts)-1)}) {
+				described := protocol.SessionParts{Cast: cast.String(), First: part, End: part + uint64(len(parts)-1)}
+				if session.Parts == nil || *session.Parts != described {
 					t.Errorf("session of parts %+v", session.Parts)
 				}
 				got, err := s.receiveIn(token, session)
@@ -355,7 +379,8 @@ func TestCastByMulticast(t *testing.T) {
 			id += "-2"
 		}
 		end := s.session(id, "ended", func(one sessions.Session) bool { return one.State == "ended" })
-		if len(end.Machines) != 3 || end.Machines[0].State != sessions.Done || end.Machines[1].State != sessions.Done || end.Error != "" {
+		if len(end.Machines) != 3 || end.Machines[0].State != sessions.Done ||
+			end.Machines[1].State != sessions.Done || end.Error != "" {
 			t.Errorf("session %+v", end)
 		}
 	}
@@ -363,7 +388,10 @@ func TestCastByMulticast(t *testing.T) {
 	var session protocol.Session
 	s.must(s.tls, followers[0], "GET", protocol.PathSession+"?from=1", nil, &session)
 	none(followers[1], "0", protocol.CodeNotFound)
-	join := protocol.SessionJoin{Session: session.Session + 1, Nonce: make([]byte, protocol.NonceSize), Need: blocks.FullSet(1).AppendBinary(nil)}
+	join := protocol.SessionJoin{
+		Session: session.Session + 1, Nonce: make([]byte, protocol.NonceSize),
+		Need: blocks.FullSet(1).AppendBinary(nil),
+	}
 	if p := s.problem(followers[0], "POST", protocol.PathSessionJoin, join); p.Code != protocol.CodeNotFound {
 		t.Errorf("a place in another session: %+v", p)
 	}

@@ -61,7 +61,7 @@ func (a *API) followCast(w http.ResponseWriter, r *http.Request) error {
 	defer end.Stop()
 	for {
 		news, changed := a.captures.news(), a.Tasks.Changed()
-		op, _, err := a.doing(r, protocol.OpFollow)
+		op, _, err := a.running(r, protocol.OpFollow)
 		if err != nil {
 			return err
 		}
@@ -89,7 +89,7 @@ func (a *API) followCast(w http.ResponseWriter, r *http.Request) error {
 
 // follows gives the cast that the caller follows, if it is the one that the path names.
 func (a *API) follows(r *http.Request) (*cast, error) {
-	op, _, err := a.doing(r, protocol.OpFollow)
+	op, _, err := a.running(r, protocol.OpFollow)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +101,9 @@ func (a *API) follows(r *http.Request) (*cast, error) {
 }
 
 // nextParts makes the call that describes the session of the parts that the caller does not have.
-func (a *API) nextParts(r *http.Request, op tasks.Operation) (func(context.Context, string, tasks.Operation) (protocol.Session, error), error) {
+func (a *API) nextParts(
+	r *http.Request, op tasks.Operation,
+) (func(context.Context, string, tasks.Operation) (protocol.Session, error), error) {
 	part, err := strconv.ParseUint(r.URL.Query().Get("from"), 10, 64)
 	if err != nil {
 		return nil, invalidBody("from must be the number of a part")

@@ -23,7 +23,8 @@ func (q Order) castOrders() (capture, follow Order) {
 	capture.Kind, capture.Machines, capture.Disks = protocol.OpCapture, []string{q.From}, q.FromDisk
 	capture.Grow, capture.NoTrim = "", false
 	follow.Kind = protocol.OpFollow
-	follow.Comment, follow.Force, follow.Fill, follow.Replay, follow.AllDisks, follow.Policies = "", false, false, false, false, nil
+	follow.Comment, follow.Policies = "", nil
+	follow.Force, follow.Fill, follow.Replay, follow.AllDisks = false, false, false, false
 	for _, o := range []*Order{&capture, &follow} {
 		o.From, o.FromDisk, o.SessionOrder = "", nil, SessionOrder{}
 	}
@@ -53,7 +54,8 @@ func (a *API) orderCast(ctx context.Context, q Order) (Ordered, error) {
 		return Ordered{}, err
 	}
 	answer := Ordered{From: &from, Machines: []Target{}}
-	n := tasks.New{Creator: callerOf(ctx).admin, Title: fmt.Sprintf("cast %s from %s", q.Image, from.Name), Machines: []string{from.ID}}
+	title := fmt.Sprintf("cast %s from %s", q.Image, from.Name)
+	n := tasks.New{Creator: callerOf(ctx).admin, Title: title, Machines: []string{from.ID}}
 	wants := castWants(from.Disks, len(follow.Disks))
 	for _, ref := range q.Machines {
 		t, err := a.target(ctx, follow, ref, wants)
@@ -61,7 +63,8 @@ func (a *API) orderCast(ctx context.Context, q Order) (Ordered, error) {
 			return Ordered{}, err
 		}
 		if t.ID == from.ID {
-			return Ordered{}, &protocol.Problem{Code: protocol.CodeInvalid, Title: fmt.Sprintf("machine %s cannot be captured and overwritten at once", t.Name)}
+			return Ordered{}, &protocol.Problem{Code: protocol.CodeInvalid,
+				Title: fmt.Sprintf("machine %s cannot be captured and overwritten at once", t.Name)}
 		}
 		answer.Machines = append(answer.Machines, t)
 		n.Machines = append(n.Machines, t.ID)

@@ -80,7 +80,7 @@ func (v *version) has(id chunk.ID) bool {
 // deploying gives the version that the caller's running deploy names, or that the capture which
 // it follows has published.
 func (a *API) deploying(r *http.Request) (*version, error) {
-	op, _, err := a.doing(r, protocol.OpDeploy, protocol.OpFollow)
+	op, _, err := a.running(r, protocol.OpDeploy, protocol.OpFollow)
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +95,8 @@ func (a *API) deployed(ctx context.Context, op tasks.Operation) (*version, error
 			return nil, err
 		}
 		if name == "" {
-			return nil, &protocol.Problem{Code: protocol.CodeConflict, Title: "the capture that this machine follows is not published yet"}
+			return nil, &protocol.Problem{Code: protocol.CodeConflict,
+				Title: "the capture that this machine follows is not published yet"}
 		}
 	}
 	id, err := image.ParseVersionID(name)
@@ -129,7 +130,7 @@ func (a *API) parentOf(r *http.Request) (*version, error) {
 	if err != nil {
 		return nil, err
 	}
-	op, _, err := a.doing(r, protocol.OpDeploy, protocol.OpFollow)
+	op, _, err := a.running(r, protocol.OpDeploy, protocol.OpFollow)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +185,7 @@ const maxDisk = 64
 
 // saveTable keeps the old partition table of a disk that is about to be overwritten.
 func (a *API) saveTable(w http.ResponseWriter, r *http.Request) error {
-	op, _, err := a.doing(r, protocol.OpDeploy, protocol.OpFollow)
+	op, _, err := a.running(r, protocol.OpDeploy, protocol.OpFollow)
 	if err != nil {
 		return err
 	}
@@ -243,7 +244,7 @@ func (a *API) chunks(w http.ResponseWriter, r *http.Request) error {
 // readable gives the chunks that the caller may have: those of the version that it deploys, or of
 // the parts that it follows.
 func (a *API) readable(r *http.Request) (readable, error) {
-	op, _, err := a.doing(r, protocol.OpDeploy, protocol.OpFollow)
+	op, _, err := a.running(r, protocol.OpDeploy, protocol.OpFollow)
 	if err != nil {
 		return nil, err
 	}
@@ -263,7 +264,8 @@ func (a *API) readable(r *http.Request) (readable, error) {
 func allowed(mine readable, ids []chunk.ID) error {
 	for _, id := range ids {
 		if !mine.has(id) {
-			return &protocol.Problem{Code: protocol.CodeForbidden, Title: fmt.Sprintf("chunk %v is not part of the version that this machine deploys", id)}
+			return &protocol.Problem{Code: protocol.CodeForbidden,
+				Title: fmt.Sprintf("chunk %v is not part of the version that this machine deploys", id)}
 		}
 	}
 	return nil

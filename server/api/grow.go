@@ -18,7 +18,8 @@ func growable(m *image.Manifest, text string) error {
 		switch {
 		case err != nil:
 		case i >= len(m.Disks):
-			err = &clone.RefusedError{Reason: fmt.Sprintf("a partition of disk %d was to grow, the image has %d", i+1, len(m.Disks))}
+			reason := fmt.Sprintf("a partition of disk %d was to grow, the image has %d", i+1, len(m.Disks))
+			err = &clone.RefusedError{Reason: reason}
 		default:
 			d := &m.Disks[i]
 			_, err = deploy.PlanGrowth(d, clone.Geometry{Size: d.Size, LogicalSector: d.LogicalSector}, grow[i])

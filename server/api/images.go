@@ -75,7 +75,8 @@ type PartitionDetail struct {
 }
 
 func versionOf(v image.Version) Version {
-	return Version{v.Image, v.Sequence, v.ID.String(), time.Unix(v.Created, 0).UTC(), v.Comment, v.Origin, v.Disks, int64(v.DiskBytes), int64(v.Allocated)}
+	return Version{v.Image, v.Sequence, v.ID.String(), time.Unix(v.Created, 0).UTC(), v.Comment, v.Origin,
+		v.Disks, int64(v.DiskBytes), int64(v.Allocated)}
 }
 
 func (a *API) images(ctx context.Context) ([]Image, error) {
@@ -119,7 +120,8 @@ func (a *API) resolve(ctx context.Context, ref string) (image.Version, error) {
 	case len(found) == 0:
 		return image.Version{}, fmt.Errorf("image %s: %w", ref, chunkstore.ErrNotFound)
 	case which != "" && len(found) > 1:
-		return image.Version{}, &protocol.Problem{Code: protocol.CodeConflict, Title: fmt.Sprintf("%s means %d versions", ref, len(found))}
+		return image.Version{}, &protocol.Problem{
+			Code: protocol.CodeConflict, Title: fmt.Sprintf("%s means %d versions", ref, len(found))}
 	}
 	return found[len(found)-1], nil
 }
@@ -148,10 +150,14 @@ func (a *API) imageDetail(ctx context.Context, ref string) (ImageDetail, error) 
 	}
 	d := ImageDetail{Version: versionOf(v), Creator: m.Creator, Engine: m.Engine, Layout: []DiskDetail{}}
 	for _, disk := range m.Disks {
-		dd := DiskDetail{int64(disk.Size), int64(disk.LogicalSector), disk.Model, disk.Serial, disk.TableKind, disk.DiskID, []PartitionDetail{}}
+		dd := DiskDetail{int64(disk.Size), int64(disk.LogicalSector), disk.Model, disk.Serial,
+			disk.TableKind, disk.DiskID, []PartitionDetail{}}
 		for _, p := range disk.Partitions {
-			dd.Partitions = append(dd.Partitions, PartitionDetail{p.Number, int64(p.Content.Start), int64(p.Content.Length), p.Filesystem.Type,
-				p.Filesystem.UUID, p.Filesystem.Label, string(p.Mode), p.Reason, int64(p.Content.Allocated())})
+			dd.Partitions = append(dd.Partitions, PartitionDetail{
+				p.Number, int64(p.Content.Start), int64(p.Content.Length),
+				p.Filesystem.Type, p.Filesystem.UUID, p.Filesystem.Label,
+				string(p.Mode), p.Reason, int64(p.Content.Allocated()),
+			})
 		}
 		d.Layout = append(d.Layout, dd)
 	}
@@ -253,8 +259,12 @@ func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 
 // operation is what each machine of the order does.
 func (q Order) operation() protocol.Operation {
-	return protocol.Operation{Kind: q.Kind, Image: q.Image, Comment: q.Comment, Force: q.Force, Fill: q.Fill, Replay: q.Replay, NoTrim: q.NoTrim,
-		Disks: q.Disks, AllDisks: q.AllDisks, Policies: q.Policies, Grow: q.Grow, Multicast: q.Multicast, Start: q.rule()}
+	return protocol.Operation{
+		Kind: q.Kind, Image: q.Image, Comment: q.Comment,
+		Force: q.Force, Fill: q.Fill, Replay: q.Replay, NoTrim: q.NoTrim,
+		Disks: q.Disks, AllDisks: q.AllDisks, Policies: q.Policies, Grow: q.Grow,
+		Multicast: q.Multicast, Start: q.rule(),
+	}
 }
 
 // then is an operation and what comes after it.
@@ -277,7 +287,8 @@ func (a *API) target(ctx context.Context, q Order, ref string, wants []diskrule.
 		t.Problem = err.Error()
 	}
 	if err != nil && !q.DryRun && !q.Unseen {
-		return Target{}, &protocol.Problem{Code: protocol.CodeConflict, Title: fmt.Sprintf("machine %s: %v", m.Name, err), Hint: unseenHint}
+		return Target{}, &protocol.Problem{
+			Code: protocol.CodeConflict, Title: fmt.Sprintf("machine %s: %v", m.Name, err), Hint: unseenHint}
 	}
 	return t, nil
 }
@@ -296,7 +307,8 @@ func (a *API) create(ctx context.Context, q Order, n tasks.New, answer Ordered) 
 	return answer, nil
 }
 
-const unseenHint = "name each disk by its serial number: --disk serial=…; if the machine has other disks by now: --unseen"
+const unseenHint = "name each disk by its serial number: --disk serial=…; " +
+	"if the machine has other disks by now: --unseen"
 
 // problem says what no machine could do.
 func (q Order) problem() string {

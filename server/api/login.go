@@ -66,9 +66,11 @@ func SetPassword(ctx context.Context, db *sql.DB, password string) error {
 	_, _ = rand.Read(salt[:]) // crypto/rand never fails
 	key := argon2.IDKey([]byte(password), salt[:], argonTime, argonMemory, argonThreads, argonKey)
 	b64 := base64.RawStdEncoding.EncodeToString
-	phc := fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonThreads, b64(salt[:]), b64(key))
+	phc := fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s",
+		argon2.Version, argonMemory, argonTime, argonThreads, b64(salt[:]), b64(key))
 	return database.Tx(ctx, db, func(tx *sql.Tx) error {
-		_, err := tx.Exec("INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value", passwordSetting, phc)
+		_, err := tx.Exec("INSERT INTO settings (name, value) VALUES ($1, $2) "+
+			"ON CONFLICT (name) DO UPDATE SET value = excluded.value", passwordSetting, phc)
 		if err != nil {
 			return fmt.Errorf("store password: %w", err)
 		}
@@ -91,7 +93,8 @@ func verify(phc, password string) (bool, error) {
 		return false, errors.New("stored password is not an argon2id string")
 	}
 	var version, memory, passes, threads uint32
-	if _, err := fmt.Sscanf(parts[2]+" "+parts[3], "v=%d m=%d,t=%d,p=%d", &version, &memory, &passes, &threads); err != nil {
+	_, err := fmt.Sscanf(parts[2]+" "+parts[3], "v=%d m=%d,t=%d,p=%d", &version, &memory, &passes, &threads)
+	if err != nil {
 		return false, fmt.Errorf("stored password: %w", err)
 	}
 	salt, err := base64.RawStdEncoding.DecodeString(parts[4])
@@ -99,7 +102,8 @@ func verify(phc, password string) (bool, error) {
 		return false, fmt.Errorf("stored password: %w", err)
 	}
 	want, err := base64.RawStdEncoding.DecodeString(parts[5])
-	if err != nil || version != argon2.Version || len(want) != argonKey || memory > 1<<20 || passes < 1 || passes > 100 || threads < 1 || threads > 64 {
+	if err != nil || version != argon2.Version || len(want) != argonKey || memory > 1<<20 ||
+		passes < 1 || passes > 100 || threads < 1 || threads > 64 {
 		return false, errors.New("stored password has parameters out of range")
 	}
 	got := argon2.IDKey([]byte(password), salt, passes, memory, uint8(threads), argonKey)
@@ -123,7 +127,8 @@ func (a *API) login(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &q); err != nil {
 		return err
 	}
-	tooMany := &protocol.Problem{Code: protocol.CodeBusy, Title: "too many failed log-ins", Hint: "wait a minute, or use the command line on the server itself"}
+	tooMany := &protocol.Problem{Code: protocol.CodeBusy, Title: "too many failed log-ins",
+		Hint: "wait a minute, or use the command line on the server itself"}
 	if a.logins.blocked(a.Now()) > 0 || len(q.Password) > 1024 {
 		return tooMany
 	}
@@ -134,7 +139,8 @@ func (a *API) login(w http.ResponseWriter, r *http.Request) error {
 		return tooMany
 	}
 	var phc string
-	if err := a.DB.QueryRowContext(r.Context(), "SELECT value FROM settings WHERE name = $1", passwordSetting).Scan(&phc); err != nil {
+	row := a.DB.QueryRowContext(r.Context(), "SELECT value FROM settings WHERE name = $1", passwordSetting)
+	if err := row.Scan(&phc); err != nil {
 		return fmt.Errorf("read password: %w", err)
 	}
 	ok, err := verify(phc, q.Password) // computed for wrong user names as well: both take as long
@@ -153,7 +159,8 @@ func (a *API) login(w http.ResponseWriter, r *http.Request) error {
 		if _, err := tx.Exec("DELETE FROM admin_sessions WHERE expires < $1", database.Millis(a.Now())); err != nil {
 			return err
 		}
-		_, err := tx.Exec("INSERT INTO admin_sessions (token_hash, name, expires) VALUES ($1, $2, $3)", hash, q.User, database.Millis(expires))
+		_, err := tx.Exec("INSERT INTO admin_sessions (token_hash, name, expires) VALUES ($1, $2, $3)",
+			hash, q.User, database.Millis(expires))
 		return err
 	})
 	if err != nil {
@@ -165,7 +172,8 @@ func (a *API) login(w http.ResponseWriter, r *http.Request) error {
 
 func (a *API) logout(w http.ResponseWriter, r *http.Request) error {
 	token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if _, err := a.DB.ExecContext(r.Context(), "DELETE FROM admin_sessions WHERE token_hash = $1", hashToken(token)); err != nil {
+	_, err := a.DB.ExecContext(r.Context(), "DELETE FROM admin_sessions WHERE token_hash = $1", hashToken(token))
+	if err != nil {
 		return fmt.Errorf("end session: %w", err)
 	}
 	return writeJSON(w, struct{}{})

@@ -12,7 +12,7 @@ import (
 	"clonecast/server/machines"
 )
 
-// What a pending machine is told.
+// How often a pending machine registers again, and how long it waits before it boots its own disk, in seconds.
 const (
 	pollSeconds = 5
 	waitSeconds = 120
@@ -53,8 +53,9 @@ func (a *API) register(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if q.Version != protocol.Version {
-		return &protocol.Problem{Code: protocol.CodeVersion, Title: "the appliance speaks another version of the protocol than this server",
-			Hint: "restart clonecast serve so that it builds the appliance again, then boot this PC again"}
+		return &protocol.Problem{Code: protocol.CodeVersion,
+			Title: "the appliance speaks another version of the protocol than this server",
+			Hint:  "restart clonecast serve so that it builds the appliance again, then boot this PC again"}
 	}
 	m, err := a.Machines.Register(r.Context(), q.Facts, host(r))
 	if err != nil {
@@ -79,19 +80,26 @@ func (a *API) logon(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if m.State != protocol.MachineAdopted {
-		return &protocol.Problem{Code: protocol.CodePending, Title: "this PC is not adopted", Hint: "on the server: clonecast machine adopt " + m.ID}
+		return &protocol.Problem{Code: protocol.CodePending, Title: "this PC is not adopted",
+			Hint: "on the server: clonecast machine adopt " + m.ID}
 	}
 	// One identity at two places within seconds is two PCs, or one and an impostor.
 	if other := a.recent.elsewhere(m.ID, host(r), a.Now()); other != "" {
 		a.Log.Warn("duplicate identity", "machine", m.ID, "name", m.Name, "active", other, "refused", host(r))
-		note := a.Now().UTC().Format("2006-01-02 15:04") + ": duplicate identity: " + host(r) + " wanted to log on while " + other + " was active"
-		return errors.Join(a.Machines.Note(r.Context(), m.ID, note), &protocol.Problem{Code: protocol.CodeConflict,
-			Title: "another PC with the same identity is active", Hint: "look for two PCs with the same serial number; 'clonecast machine show " + m.Name + "'"})
+		note := a.Now().UTC().Format("2006-01-02 15:04") + ": duplicate identity: " + host(r) +
+			" wanted to log on while " + other + " was active"
+		return errors.Join(a.Machines.Note(r.Context(), m.ID, note), &protocol.Problem{
+			Code:  protocol.CodeConflict,
+			Title: "another PC with the same identity is active",
+			Hint:  "look for two PCs with the same serial number; 'clonecast machine show " + m.Name + "'",
+		})
 	}
 	token, hash := newToken()
 	now := a.Now()
-	_, err = a.DB.ExecContext(r.Context(), `INSERT INTO machine_sessions (token_hash, machine_id, boot, address, expires) VALUES ($1, $2, $3, $4, $5)
-		ON CONFLICT (machine_id) DO UPDATE SET token_hash = excluded.token_hash, boot = excluded.boot, address = excluded.address, expires = excluded.expires`,
+	_, err = a.DB.ExecContext(r.Context(), `INSERT INTO machine_sessions (token_hash, machine_id, boot, address, expires)
+		VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (machine_id) DO UPDATE SET token_hash = excluded.token_hash, boot = excluded.boot,
+			address = excluded.address, expires = excluded.expires`,
 		hash, m.ID, text.Clean(q.BootToken, 64), host(r), database.Millis(now.Add(machineTokenLife)))
 	if err != nil {
 		return err
@@ -140,10 +148,12 @@ func (a *API) logoff(w http.ResponseWriter, r *http.Request) error {
 	}
 	a.captures.end(c.machine, a.Log)
 	a.recent.forget(c.machine)
-	if _, err := a.DB.ExecContext(r.Context(), "DELETE FROM machine_sessions WHERE machine_id = $1", c.machine); err != nil {
+	_, err := a.DB.ExecContext(r.Context(), "DELETE FROM machine_sessions WHERE machine_id = $1", c.machine)
+	if err != nil {
 		return err
 	}
-	a.Log.Info("machine logged off", "machine", c.machine, "reason", text.Clean(q.Reason, 100), "error", text.Clean(q.Error, 500))
+	a.Log.Info("machine logged off",
+		"machine", c.machine, "reason", text.Clean(q.Reason, 100), "error", text.Clean(q.Error, 500))
 	return writeJSON(w, struct{}{})
 }
 

@@ -47,9 +47,11 @@ func (a *API) problemOf(r *http.Request, err error) *protocol.Problem {
 	case errors.As(err, &p):
 		return p
 	case errors.As(err, &tooLong):
-		return &protocol.Problem{Code: protocol.CodeInvalid, Title: fmt.Sprintf("the body is longer than %d bytes", tooLong.Limit)}
+		return &protocol.Problem{
+			Code: protocol.CodeInvalid, Title: fmt.Sprintf("the body is longer than %d bytes", tooLong.Limit)}
 	case errors.As(err, &incomplete):
-		p := &protocol.Problem{Code: protocol.CodeIncomplete, Title: incomplete.Error(), Hint: "send the missing chunks and publish again"}
+		p := &protocol.Problem{Code: protocol.CodeIncomplete, Title: incomplete.Error(),
+			Hint: "send the missing chunks and publish again"}
 		for _, id := range incomplete.Missing[:min(len(incomplete.Missing), protocol.MaxIDs)] {
 			p.Missing = append(p.Missing, id.String())
 		}
@@ -57,18 +59,22 @@ func (a *API) problemOf(r *http.Request, err error) *protocol.Problem {
 	case errors.As(err, &length):
 		return &protocol.Problem{Code: protocol.CodeInvalid, Title: length.Error()}
 	case errors.Is(err, chunkstore.ErrNotFound):
-		return &protocol.Problem{Code: protocol.CodeNotFound, Title: err.Error(), Hint: "'clonecast image list' shows what there is"}
+		return &protocol.Problem{Code: protocol.CodeNotFound, Title: err.Error(),
+			Hint: "'clonecast image list' shows what there is"}
 	case errors.Is(err, chunkstore.ErrFull), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		a.Log.Error("the store is full", "path", r.URL.Path, "error", err)
-		return &protocol.Problem{Code: protocol.CodeStoreFull, Title: "the server's disk is full", Hint: "free space on the server, then start the task again: what was sent already is kept"}
+		return &protocol.Problem{Code: protocol.CodeStoreFull, Title: "the server's disk is full",
+			Hint: "free space on the server, then start the task again: what was sent already is kept"}
 	case errors.As(err, &invalid), errors.As(err, &missing):
 		a.Log.Error("the store is damaged", "path", r.URL.Path, "error", err)
-		return &protocol.Problem{Code: protocol.CodeInternal, Title: err.Error(), Hint: "on the server: clonecast store check --read-data"}
+		return &protocol.Problem{Code: protocol.CodeInternal, Title: err.Error(),
+			Hint: "on the server: clonecast store check --read-data"}
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return &protocol.Problem{Code: protocol.CodeInvalid, Title: "the body ends early"}
 	}
 	a.Log.Error("request", "method", r.Method, "path", r.URL.Path, "from", host(r), "error", err)
-	return &protocol.Problem{Code: protocol.CodeInternal, Title: "the server has a problem", Hint: "the server's log says more"}
+	return &protocol.Problem{Code: protocol.CodeInternal, Title: "the server has a problem",
+		Hint: "the server's log says more"}
 }
 
 func (a *API) problem(w http.ResponseWriter, r *http.Request, err error) {

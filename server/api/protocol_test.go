@@ -159,10 +159,13 @@ func (s *site) pc(name string, n int) (token string) {
 func (s *site) register(name string, n int) string {
 	s.t.Helper()
 	var answer protocol.RegisterResponse
-	s.must(s.tls, "", "POST", protocol.PathRegister, protocol.RegisterRequest{Version: protocol.Version, Facts: protocol.Facts{
-		UUID: "uuid-" + name, NICs: []protocol.NIC{{Name: "eth0", MAC: fmt.Sprintf("02:00:00:00:00:%02x", n), Booted: true}},
+	facts := protocol.Facts{
+		UUID:  "uuid-" + name,
+		NICs:  []protocol.NIC{{Name: "eth0", MAC: fmt.Sprintf("02:00:00:00:00:%02x", n), Booted: true}},
 		Disks: []protocol.Disk{{Name: "sda", Serial: "disk-" + name, Bytes: 1 << 30}},
-	}}, &answer)
+	}
+	request := protocol.RegisterRequest{Version: protocol.Version, Facts: facts}
+	s.must(s.tls, "", "POST", protocol.PathRegister, request, &answer)
 	return answer.MachineID
 }
 
@@ -193,7 +196,9 @@ func (s *site) next(token, kind string) protocol.Operation {
 func (s *site) report(token string, op protocol.Operation, state string) protocol.StatusResponse {
 	s.t.Helper()
 	var answer protocol.StatusResponse
-	s.must(s.tls, token, "POST", protocol.PathStatus, protocol.Status{TaskID: op.TaskID, Index: op.Index, State: state, Result: json.RawMessage(`{"bytes":1}`)}, &answer)
+	s.must(s.tls, token, "POST", protocol.PathStatus, protocol.Status{
+		TaskID: op.TaskID, Index: op.Index, State: state, Result: json.RawMessage(`{"bytes":1}`),
+	}, &answer)
 	return answer
 }
 
@@ -221,11 +226,15 @@ func newDisk(t *testing.T, name string, seed byte, chunks int) disk {
 		d.frames = append(d.frames, enc.AppendFrame(nil, []chunk.Entry{{ID: id, Length: len(plain)}}, plain))
 	}
 	length := quantity.Bytes(chunks) * chunk.Size
-	d.manifest = &image.Manifest{Image: name, Created: 1, Comment: "a lie", Origin: "a lie", Creator: "a lie", Engine: "test", Disks: []image.Disk{{
-		Size: length + 1<<20, LogicalSector: 512, PhysicalSector: 512, TableKind: "none", Partitions: []image.Partition{{
-			Number: 1, Mode: image.ModeRaw, Content: image.Content{Start: 1 << 20, Length: length, Extents: []quantity.Extent{{Length: length}}, Chunks: d.ids},
+	d.manifest = &image.Manifest{
+		Image: name, Created: 1, Comment: "a lie", Origin: "a lie", Creator: "a lie", Engine: "test",
+		Disks: []image.Disk{{
+			Size: length + 1<<20, LogicalSector: 512, PhysicalSector: 512, TableKind: "none",
+			Partitions: []image.Partition{{Number: 1, Mode: image.ModeRaw, Content: image.Content{
+				Start: 1 << 20, Length: length, Extents: []quantity.Extent{{Length: length}}, Chunks: d.ids,
+			}}},
 		}},
-	}}}
+	}
 	return d
 }
 
@@ -330,14 +339,17 @@ func TestCaptureAndDeploy(t *testing.T) {
 
 	for _, bad := range []string{"first", "7", "2:last"} {
 		var problem *protocol.Problem
-		_, err := s.call(s.local, "", "POST", "/api/v1/tasks", Order{Kind: "deploy", Machines: []string{"b"}, Image: "win", Grow: bad})
+		order := Order{Kind: "deploy", Machines: []string{"b"}, Image: "win", Grow: bad}
+		_, err := s.call(s.local, "", "POST", "/api/v1/tasks", order)
 		if !errors.As(err, &problem) || problem.Code != protocol.CodeInvalid {
 			t.Errorf("an order to grow %q: %v", bad, err)
 		}
 	}
 	var plan Ordered
-	s.must(s.local, "", "POST", "/api/v1/tasks", Order{Kind: "deploy", Machines: []string{"b"}, Image: "win", Grow: "last", DryRun: true}, &plan)
-	if len(plan.Machines) != 1 || len(plan.Machines[0].Grow) != 1 || !strings.Contains(plan.Machines[0].Grow[0], "partition 1 (no file system): stays at 1.2 MiB") {
+	order := Order{Kind: "deploy", Machines: []string{"b"}, Image: "win", Grow: "last", DryRun: true}
+	s.must(s.local, "", "POST", "/api/v1/tasks", order, &plan)
+	if len(plan.Machines) != 1 || len(plan.Machines[0].Grow) != 1 ||
+		!strings.Contains(plan.Machines[0].Grow[0], "partition 1 (no file system): stays at 1.2 MiB") {
 		t.Errorf("plan %+v, want what becomes of partition 1", plan.Machines)
 	}
 	s.order(Order{Kind: "deploy", Machines: []string{"b"}, Image: "win", Grow: "last"})
@@ -405,7 +417,9 @@ func TestDeltas(t *testing.T) {
 	if n := get(first.ids[0], first.plain[first.ids[0]]); n > 1000 {
 		t.Errorf("%d bytes are sent for one that changed", n)
 	}
-	for name, base := range map[string]chunk.ID{"none": {}, "another image's": other.ids[0], "the version's own": second.ids[1]} {
+	for name, base := range map[string]chunk.ID{
+		"none": {}, "another image's": other.ids[0], "the version's own": second.ids[1],
+	} {
 		if n := get(base, nil); n < int(chunk.Size) {
 			t.Errorf("base %s: %d bytes", name, n)
 		}
@@ -508,7 +522,8 @@ func TestChunksOfOtherVersions(t *testing.T) {
 	var plain []byte
 	var entries []chunk.Entry
 	for _, id := range secret.ids {
-		plain, entries = append(plain, secret.plain[id]...), append(entries, chunk.Entry{ID: id, Length: len(secret.plain[id])})
+		plain = append(plain, secret.plain[id]...)
+		entries = append(entries, chunk.Entry{ID: id, Length: len(secret.plain[id])})
 	}
 	secret.frames = [][]byte{enc.AppendFrame(nil, entries, plain)}
 	for _, d := range []disk{secret, public} {
@@ -590,7 +605,8 @@ func TestStrangersAndPendingMachines(t *testing.T) {
 	s.refused(protocol.CodeNotFound, "", protocol.PathLogon, protocol.LogonRequest{MachineID: "ffffffffffffffff"})
 	s.refused(protocol.CodeVersion, "", protocol.PathRegister, protocol.RegisterRequest{Version: 99})
 	s.refused(protocol.CodeInvalid, "", protocol.PathRegister, protocol.RegisterRequest{Version: protocol.Version})
-	_, err := s.call(s.local, "", "POST", "/api/v1/tasks", Order{Kind: "deploy", Machines: []string{"nobody"}, Image: "win"})
+	order := Order{Kind: "deploy", Machines: []string{"nobody"}, Image: "win"}
+	_, err := s.call(s.local, "", "POST", "/api/v1/tasks", order)
 	if p := (*protocol.Problem)(nil); !errors.As(err, &p) || p.Code != protocol.CodeNotFound {
 		t.Errorf("deploy of an image that is not there: %v", err)
 	}
@@ -601,7 +617,8 @@ func TestStrangersAndPendingMachines(t *testing.T) {
 	}
 	s.refused(protocol.CodeUnauthorized, token, protocol.PathNext, struct{}{}) // the later boot ended the earlier
 	var hash string
-	if err := s.api.DB.QueryRow("SELECT token_hash FROM machine_sessions").Scan(&hash); err != nil || len(hash) != 64 || strings.Contains(hash, token) {
+	err = s.api.DB.QueryRow("SELECT token_hash FROM machine_sessions").Scan(&hash)
+	if err != nil || len(hash) != 64 || strings.Contains(hash, token) {
 		t.Errorf("database keeps %q, %v", hash, err)
 	}
 	if _, err := s.api.DB.Exec("UPDATE machine_sessions SET expires = 1"); err != nil {
@@ -731,8 +748,11 @@ func FuzzBodies(f *testing.F) {
 	f.Add(10, []byte("CCOUT1\n\x00"))
 	f.Add(11, make([]byte, 72))
 	f.Add(9, []byte(`{"kind":"deploy","machines":["a"],"image":"img@1","dry_run":true}`))
-	paths := []string{protocol.PathRegister, protocol.PathLogon, protocol.PathNext, protocol.PathStatus, protocol.PathLogoff,
-		protocol.PathMissing, protocol.PathFrame, protocol.PathPublish, protocol.PathChunks, "/api/v1/tasks", protocol.PathOutline, protocol.PathPart}
+	paths := []string{
+		protocol.PathRegister, protocol.PathLogon, protocol.PathNext, protocol.PathStatus, protocol.PathLogoff,
+		protocol.PathMissing, protocol.PathFrame, protocol.PathPublish, protocol.PathChunks, "/api/v1/tasks",
+		protocol.PathOutline, protocol.PathPart,
+	}
 	var store chunkstore.Store
 	opened, err := local.Create(filepath.Join(f.TempDir(), "store"), local.Options{})
 	if err != nil {
@@ -767,7 +787,10 @@ func FuzzBodies(f *testing.F) {
 			t.Fatal(err)
 		}
 		if active, err := a.Tasks.Active(t.Context(), m.ID); err != nil || len(active) == 0 {
-			_, err := a.Tasks.Create(t.Context(), tasks.New{Title: "x", Machines: []string{m.ID}, Operations: []protocol.Operation{{Kind: "capture", Image: "img", Cast: true}}})
+			_, err := a.Tasks.Create(t.Context(), tasks.New{
+				Title: "x", Machines: []string{m.ID},
+				Operations: []protocol.Operation{{Kind: "capture", Image: "img", Cast: true}},
+			})
 			if err != nil {
 				t.Fatal(err)
 			}

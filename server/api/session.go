@@ -18,7 +18,7 @@ import (
 
 // describeSession gives a machine the multicast session of its deploy.
 func (a *API) describeSession(w http.ResponseWriter, r *http.Request) error {
-	op, _, err := a.doing(r, protocol.OpDeploy, protocol.OpFollow)
+	op, _, err := a.running(r, protocol.OpDeploy, protocol.OpFollow)
 	if err != nil {
 		return err
 	}
@@ -42,7 +42,7 @@ func (a *API) describeSession(w http.ResponseWriter, r *http.Request) error {
 
 // joinSession gives a machine its place.
 func (a *API) joinSession(w http.ResponseWriter, r *http.Request) error {
-	op, _, err := a.doing(r, protocol.OpDeploy, protocol.OpFollow)
+	op, _, err := a.running(r, protocol.OpDeploy, protocol.OpFollow)
 	if err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func (a *API) joinSession(w http.ResponseWriter, r *http.Request) error {
 
 // sessionBlocks sends blocks of the session by unicast.
 func (a *API) sessionBlocks(w http.ResponseWriter, r *http.Request) error {
-	op, _, err := a.doing(r, protocol.OpDeploy, protocol.OpFollow)
+	op, _, err := a.running(r, protocol.OpDeploy, protocol.OpFollow)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (a *API) sessionBlocks(w http.ResponseWriter, r *http.Request) error {
 
 // reportToSession takes a receiver's report where UDP does not bring it.
 func (a *API) reportToSession(w http.ResponseWriter, r *http.Request) error {
-	op, _, err := a.doing(r, protocol.OpDeploy)
+	op, _, err := a.running(r, protocol.OpDeploy)
 	if err != nil {
 		return err
 	}
@@ -128,7 +128,8 @@ func (a *API) addToSession(ctx context.Context, i *addIn) (Added, error) {
 		return Added{}, err
 	}
 	if s.State == "ended" {
-		return Added{}, &protocol.Problem{Code: protocol.CodeConflict, Title: "session " + s.ID + " has ended", Hint: "order a deploy for the machine: clonecast task run deploy"}
+		return Added{}, &protocol.Problem{Code: protocol.CodeConflict, Title: "session " + s.ID + " has ended",
+			Hint: "order a deploy for the machine: clonecast task run deploy"}
 	}
 	t, err := a.Tasks.Get(ctx, s.Task)
 	if err != nil {
@@ -142,7 +143,8 @@ func (a *API) addToSession(ctx context.Context, i *addIn) (Added, error) {
 		if err := a.Tasks.AddRun(ctx, t.ID, target.ID); err != nil {
 			return Added{}, err
 		}
-		a.Log.Info("machine added to a task", "task", t.ID, "machine", target.ID, "name", target.Name, "by", callerOf(ctx).admin)
+		a.Log.Info("machine added to a task",
+			"task", t.ID, "machine", target.ID, "name", target.Name, "by", callerOf(ctx).admin)
 		if s, err = a.Sessions.Get(ctx, i.ID); err != nil {
 			return Added{}, err
 		}
@@ -161,7 +163,8 @@ func (a *API) joining(ctx context.Context, i *addIn, operations []tasks.Operatio
 	if err != nil {
 		return Target{}, Version{}, err
 	}
-	t, err := a.target(ctx, Order{Disks: op.Disks, DryRun: i.Body.DryRun, Unseen: i.Body.Unseen}, i.Machine, deploy.Wants(manifest))
+	q := Order{Disks: op.Disks, DryRun: i.Body.DryRun, Unseen: i.Body.Unseen}
+	t, err := a.target(ctx, q, i.Machine, deploy.Wants(manifest))
 	if err != nil {
 		return Target{}, Version{}, err
 	}

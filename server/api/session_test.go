@@ -33,7 +33,8 @@ func (h receiver) Join(_ context.Context, q protocol.SessionJoin) (place protoco
 }
 
 func (h receiver) Blocks(_ context.Context, first, count int, read func(io.Reader) error) error {
-	b, err := h.s.call(h.s.tls, h.token, "GET", fmt.Sprintf("%s?first=%d&count=%d", protocol.PathSessionBlocks, first, count), nil)
+	path := fmt.Sprintf("%s?first=%d&count=%d", protocol.PathSessionBlocks, first, count)
+	b, err := h.s.call(h.s.tls, h.token, "GET", path, nil)
 	if err != nil {
 		return err
 	}
@@ -122,7 +123,8 @@ func TestDeployByMulticast(t *testing.T) {
 	}
 	group.Wait()
 	end := s.session(task.ID, "ended", func(one sessions.Session) bool { return one.State == "ended" })
-	if len(end.Machines) != 2 || end.Payload != int64(len(want)) || end.Wire < end.Payload || end.Seconds <= 0 || end.Error != "" {
+	if len(end.Machines) != 2 || end.Payload != int64(len(want)) || end.Wire < end.Payload ||
+		end.Seconds <= 0 || end.Error != "" {
 		t.Errorf("the session was %+v", end)
 	}
 	for _, m := range end.Machines {
@@ -145,13 +147,18 @@ func TestDeployByMulticast(t *testing.T) {
 func TestReportByHTTPS(t *testing.T) {
 	s, _ := captured(t)
 	token := s.pc("a", 1)
-	s.order(Order{Kind: "deploy", Machines: []string{"a"}, Image: "win", SessionOrder: SessionOrder{Multicast: true, StartManually: true}})
+	s.order(Order{
+		Kind: "deploy", Machines: []string{"a"}, Image: "win",
+		SessionOrder: SessionOrder{Multicast: true, StartManually: true},
+	})
 	s.next(token, protocol.OpDeploy)
 	var session protocol.Session
 	s.must(s.tls, token, "GET", protocol.PathSession, nil, &session)
 	count := blocks.Geometry{Payload: session.Payload}.Count()
 	var place protocol.SessionPlace
-	s.must(s.tls, token, "POST", protocol.PathSessionJoin, protocol.SessionJoin{Nonce: make([]byte, protocol.NonceSize), AES: true, Need: blocks.FullSet(count).AppendBinary(nil)}, &place)
+	s.must(s.tls, token, "POST", protocol.PathSessionJoin, protocol.SessionJoin{
+		Nonce: make([]byte, protocol.NonceSize), AES: true, Need: blocks.FullSet(count).AppendBinary(nil),
+	}, &place)
 	key := func(purpose string) *packet.Key {
 		k, err := packet.NewKey(place.Own, session.Session, purpose, false)
 		if err != nil {
@@ -159,7 +166,9 @@ func TestReportByHTTPS(t *testing.T) {
 		}
 		return k
 	}
-	report, err := key(packet.PurposeUp).Seal(nil, packet.Header{Kind: packet.KindReport, Block: place.Receiver}, packet.Report{State: packet.StateReceiving}.Append(nil))
+	header := packet.Header{Kind: packet.KindReport, Block: place.Receiver}
+	receiving := packet.Report{State: packet.StateReceiving}.Append(nil)
+	report, err := key(packet.PurposeUp).Seal(nil, header, receiving)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +241,10 @@ func TestSessionByHand(t *testing.T) {
 	for i, name := range []string{"a", "b", "c"} {
 		tokens[name] = s.pc(name, i+1)
 	}
-	task := s.order(Order{Kind: "deploy", Machines: []string{"a", "b"}, Image: "win", SessionOrder: SessionOrder{Multicast: true, StartManually: true}})
+	task := s.order(Order{
+		Kind: "deploy", Machines: []string{"a", "b"}, Image: "win",
+		SessionOrder: SessionOrder{Multicast: true, StartManually: true},
+	})
 	id := task.ID
 	admin := func(path string, body any) sessions.Session {
 		var one sessions.Session
@@ -359,7 +371,8 @@ func TestSessionOrders(t *testing.T) {
 		"past":              {"deploy", SessionOrder{Multicast: true, StartAt: now.Add(-time.Second)}, "which is past"},
 		"minus one":         {"deploy", SessionOrder{Multicast: true, StartWhen: -1}, "-1 machines"},
 		"twelve days":       {"deploy", SessionOrder{Multicast: true, WaitSeconds: 1 << 20}, "at most 86400"},
-		"wait at a time":    {"deploy", SessionOrder{Multicast: true, StartAt: now.Add(time.Hour), WaitSeconds: 5}, "a wait is for"},
+		"wait at a time": {"deploy",
+			SessionOrder{Multicast: true, StartAt: now.Add(time.Hour), WaitSeconds: 5}, "a wait is for"},
 	} {
 		got := tc.SessionOrder.problem(tc.kind, 2, now)
 		if (got == "") != (tc.want == "") || !strings.Contains(got, tc.want) {

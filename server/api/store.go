@@ -17,7 +17,8 @@ import (
 // deleteImage removes a version that no unfinished task deploys.
 func (a *API) deleteImage(ctx context.Context, ref string) (Version, error) {
 	if !strings.Contains(ref, "@") {
-		return Version{}, &protocol.Problem{Code: protocol.CodeInvalid, Title: "name the version to delete: " + ref + "@NUMBER or " + ref + "@ID"}
+		return Version{}, &protocol.Problem{Code: protocol.CodeInvalid,
+			Title: "name the version to delete: " + ref + "@NUMBER or " + ref + "@ID"}
 	}
 	v, err := a.resolve(ctx, ref)
 	if err != nil {
@@ -29,7 +30,8 @@ func (a *API) deleteImage(ctx context.Context, ref string) (Version, error) {
 	if err := a.Store.Delete(ctx, v.Image, v.Sequence); err != nil {
 		return Version{}, err
 	}
-	a.Log.Info("version deleted", "image", v.Image, "sequence", v.Sequence, "version", v.ID.Short(), "by", callerOf(ctx).admin)
+	a.Log.Info("version deleted",
+		"image", v.Image, "sequence", v.Sequence, "version", v.ID.Short(), "by", callerOf(ctx).admin)
 	return versionOf(v), nil
 }
 
@@ -46,8 +48,11 @@ func (a *API) notDeployed(ctx context.Context, v image.Version) error {
 				}
 				follows := op.Kind == protocol.OpFollow && publishes(t, v.ID)
 				if follows || op.Kind == protocol.OpDeploy && op.Version == v.ID.String() {
-					return &protocol.Problem{Code: protocol.CodeConflict, Title: fmt.Sprintf("task %s deploys %s@%d to %s", t.ID, v.Image, v.Sequence, r.Machine),
-						Hint: "let it end, or: clonecast task cancel " + t.ID}
+					return &protocol.Problem{
+						Code:  protocol.CodeConflict,
+						Title: fmt.Sprintf("task %s deploys %s@%d to %s", t.ID, v.Image, v.Sequence, r.Machine),
+						Hint:  "let it end, or: clonecast task cancel " + t.ID,
+					}
 				}
 			}
 		}
@@ -71,7 +76,8 @@ func (a *API) collect(w http.ResponseWriter, r *http.Request) error {
 		return invalidBody("min_age_seconds is %d, want 0 to ten years", q.MinAgeSeconds)
 	}
 	received(w)
-	report, err := a.Store.Collect(r.Context(), chunkstore.CollectOptions{DryRun: q.DryRun, MinAge: time.Duration(q.MinAgeSeconds) * time.Second})
+	options := chunkstore.CollectOptions{DryRun: q.DryRun, MinAge: time.Duration(q.MinAgeSeconds) * time.Second}
+	report, err := a.Store.Collect(r.Context(), options)
 	if errors.Is(err, chunkstore.ErrBusy) {
 		return &protocol.Problem{Code: protocol.CodeConflict, Title: "a collection is running already"}
 	}

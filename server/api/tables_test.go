@@ -83,22 +83,27 @@ func TestOrdersOfDisks(t *testing.T) {
 	}{
 		{Order{Kind: "capture", Disks: []string{"sda"}}, protocol.CodeInvalid, "is no condition"},
 		{Order{Kind: "capture", Policies: []string{"3=swap"}}, protocol.CodeInvalid, "not of the form"},
-		{Order{Kind: "capture", Disks: []string{"serial=x", "serial=y"}, AllDisks: true}, protocol.CodeInvalid, "at most one rule"},
-		{Order{Kind: "capture", Disks: []string{"serial=other"}}, protocol.CodeConflict, `machine a: no disk fits the rule "serial=other": disk without model, serial disk-a`},
-		{Order{Kind: "capture", Disks: []string{"serial=disk-a", "size>1G"}}, protocol.CodeConflict, "two rules name the same disk"},
+		{Order{Kind: "capture", Disks: []string{"serial=x", "serial=y"}, AllDisks: true},
+			protocol.CodeInvalid, "at most one rule"},
+		{Order{Kind: "capture", Disks: []string{"serial=other"}}, protocol.CodeConflict,
+			`machine a: no disk fits the rule "serial=other": disk without model, serial disk-a`},
+		{Order{Kind: "capture", Disks: []string{"serial=disk-a", "size>1G"}},
+			protocol.CodeConflict, "two rules name the same disk"},
 		{Order{Kind: "capture", Disks: []string{"serial=other"}, Unseen: true}, "", ""},
 		{Order{Kind: "capture", AllDisks: true, Policies: []string{"1=skip,2:1=raw"}}, "", ""},
 		{Order{Kind: "deploy", Policies: []string{"1=skip"}}, "", ""},
 		{Order{Kind: "deploy", Policies: []string{"1=raw"}}, protocol.CodeInvalid, "a deploy can only skip"},
 		{Order{Kind: "deploy", AllDisks: true}, protocol.CodeInvalid, "all_disks is for a capture"},
-		{Order{Kind: "deploy", Disks: []string{"serial=disk-a", "serial=x"}}, protocol.CodeConflict, "2 rules are given for 1 disks"},
+		{Order{Kind: "deploy", Disks: []string{"serial=disk-a", "serial=x"}},
+			protocol.CodeConflict, "2 rules are given for 1 disks"},
 	} {
 		tc.order.Machines, tc.order.Image = []string{"a"}, "win"
 		b, err := s.call(s.local, "", "POST", "/api/v1/tasks", tc.order)
 		var p *protocol.Problem
 		if tc.code == "" {
 			var done Ordered
-			if err != nil || json.Unmarshal(b, &done) != nil || strings.Join(done.Task.Runs[0].Operations[0].Policies, " ") != strings.Join(tc.order.Policies, " ") {
+			if err != nil || json.Unmarshal(b, &done) != nil ||
+				strings.Join(done.Task.Runs[0].Operations[0].Policies, " ") != strings.Join(tc.order.Policies, " ") {
 				t.Errorf("%+v: %s, %v", tc.order, b, err)
 			}
 			continue

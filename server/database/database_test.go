@@ -29,12 +29,15 @@ func TestOpenTwiceKeepsData(t *testing.T) {
 		t.Fatal(err)
 	}
 	var mode, keys string
-	if err := db.QueryRow("SELECT journal_mode, foreign_keys FROM pragma_journal_mode, pragma_foreign_keys").Scan(&mode, &keys); err != nil || mode != "wal" || keys != "1" {
+	err := db.QueryRow("SELECT journal_mode, foreign_keys FROM pragma_journal_mode, pragma_foreign_keys").
+		Scan(&mode, &keys)
+	if err != nil || mode != "wal" || keys != "1" {
 		t.Errorf("journal mode %q, foreign keys %q, error %v", mode, keys, err)
 	}
 	db.Close()
 	var got string
-	if err := open(t, path).QueryRow("SELECT value FROM settings WHERE name = $1", "name").Scan(&got); err != nil || got != "value" {
+	row := open(t, path).QueryRow("SELECT value FROM settings WHERE name = $1", "name")
+	if err := row.Scan(&got); err != nil || got != "value" {
 		t.Errorf("after reopening: %q, %v", got, err)
 	}
 	info, err := os.Stat(path)
@@ -50,7 +53,8 @@ func TestOpenRefusesNewerAndForeignFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	db.Close()
-	if _, err := Open(context.Background(), path); err == nil || !strings.Contains(err.Error(), "newer than this program") {
+	_, err := Open(context.Background(), path)
+	if err == nil || !strings.Contains(err.Error(), "newer than this program") {
 		t.Errorf("Open of a newer database = %v", err)
 	}
 	other := filepath.Join(t.TempDir(), "other.db")

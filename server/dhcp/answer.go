@@ -128,7 +128,7 @@ func (h *Handler) lease(q request, p *pool, kind dhcpv4.MessageType, ip netip.Ad
 	return m
 }
 
-// describe adds what everybody on the subnet is told.
+// describe adds the options that every client on the subnet gets.
 func (s Subnet) describe(m *dhcpv4.DHCPv4) {
 	m.UpdateOption(dhcpv4.OptSubnetMask(net.CIDRMask(s.Prefix.Bits(), 32)))
 	if len(s.Routers) > 0 {

@@ -17,9 +17,10 @@ func TestFullBootFiles(t *testing.T) {
 		file    string
 		class   string
 	}{
-		"BIOS":            {[]dhcpv4.Modifier{withPXE(netboot.BIOS)}, "undionly.kpxe", ""},
-		"UEFI":            {[]dhcpv4.Modifier{withPXE(netboot.UEFI64)}, "snponly.efi", ""},
-		"UEFI HTTP":       {[]dhcpv4.Modifier{withPXE(netboot.UEFI64HTTP)}, "http://10.99.0.1/boot/programs/snponly.efi", "HTTPClient"},
+		"BIOS": {[]dhcpv4.Modifier{withPXE(netboot.BIOS)}, "undionly.kpxe", ""},
+		"UEFI": {[]dhcpv4.Modifier{withPXE(netboot.UEFI64)}, "snponly.efi", ""},
+		"UEFI HTTP": {[]dhcpv4.Modifier{withPXE(netboot.UEFI64HTTP)},
+			"http://10.99.0.1/boot/programs/snponly.efi", "HTTPClient"},
 		"iPXE":            {[]dhcpv4.Modifier{withPXE(netboot.BIOS), withIPXE()}, "http://10.99.0.1/boot/ipxe", ""},
 		"no program":      {[]dhcpv4.Modifier{withPXE(netboot.UEFIARM64)}, "", ""},
 		"ordinary client": {nil, "", ""},
@@ -40,7 +41,8 @@ func TestFullBootFiles(t *testing.T) {
 			if to.String() != "255.255.255.255:68" || !prefix("10.99.0.0/24").Contains(ipOf(offer.YourIPAddr)) {
 				t.Errorf("OFFER of %s went to %s", offer.YourIPAddr, to)
 			}
-			if offer.Router()[0].String() != "10.99.0.254" || offer.DNS()[0].String() != "10.99.0.53" || offer.DomainName() != "school.example" {
+			if offer.Router()[0].String() != "10.99.0.254" || offer.DNS()[0].String() != "10.99.0.53" ||
+				offer.DomainName() != "school.example" {
 				t.Errorf("subnet's options are missing:\n%s", offer.Summary())
 			}
 			if test.file != "" && len(offer.Options.Get(dhcpv4.OptionClientMachineIdentifier)) != 17 {
@@ -122,7 +124,8 @@ func TestExhaustedRange(t *testing.T) {
 func TestFloodOfDiscovers(t *testing.T) {
 	h, _ := newTestHandler(t, fullConfig())
 	for n := range 20000 {
-		if offer, _, _ := exchange(t, h, start.Add(time.Duration(n)*time.Microsecond), message(mac(n+1000), dhcpv4.MessageTypeDiscover)); offer == nil {
+		now := start.Add(time.Duration(n) * time.Microsecond)
+		if offer, _, _ := exchange(t, h, now, message(mac(n+1000), dhcpv4.MessageTypeDiscover)); offer == nil {
 			t.Fatalf("DISCOVER %d got no offer", n)
 		}
 	}
@@ -195,10 +198,14 @@ func TestRequestForms(t *testing.T) {
 		m    *dhcpv4.DHCPv4
 		want dhcpv4.MessageType // none: no answer
 	}{
-		"reboot, known":     {message(mac(1), dhcpv4.MessageTypeRequest, withIP(dhcpv4.OptionRequestedIPAddress, mine)), dhcpv4.MessageTypeAck},
-		"reboot, elsewhere": {message(mac(1), dhcpv4.MessageTypeRequest, withIP(dhcpv4.OptionRequestedIPAddress, "192.168.1.5")), dhcpv4.MessageTypeNak},
-		"other's address":   {message(mac(2), dhcpv4.MessageTypeRequest, withIP(dhcpv4.OptionRequestedIPAddress, mine)), dhcpv4.MessageTypeNak},
-		"server's address":  {message(mac(2), dhcpv4.MessageTypeRequest, withIP(dhcpv4.OptionRequestedIPAddress, "10.99.0.1")), dhcpv4.MessageTypeNak},
+		"reboot, known": {message(mac(1), dhcpv4.MessageTypeRequest, withIP(dhcpv4.OptionRequestedIPAddress, mine)),
+			dhcpv4.MessageTypeAck},
+		"reboot, elsewhere": {message(mac(1), dhcpv4.MessageTypeRequest,
+			withIP(dhcpv4.OptionRequestedIPAddress, "192.168.1.5")), dhcpv4.MessageTypeNak},
+		"other's address": {message(mac(2), dhcpv4.MessageTypeRequest,
+			withIP(dhcpv4.OptionRequestedIPAddress, mine)), dhcpv4.MessageTypeNak},
+		"server's address": {message(mac(2), dhcpv4.MessageTypeRequest,
+			withIP(dhcpv4.OptionRequestedIPAddress, "10.99.0.1")), dhcpv4.MessageTypeNak},
 		"other server": {message(mac(1), dhcpv4.MessageTypeRequest, withIP(dhcpv4.OptionRequestedIPAddress, mine),
 			withIP(dhcpv4.OptionServerIdentifier, "10.99.0.2")), dhcpv4.MessageTypeNone},
 		"no address": {message(mac(1), dhcpv4.MessageTypeRequest), dhcpv4.MessageTypeNone},
@@ -251,7 +258,8 @@ func TestDecline(t *testing.T) {
 func TestRelay(t *testing.T) {
 	circuit := dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionRelayAgentInformation, []byte{1, 2, 'p', '7'}))
 	h, _ := newTestHandler(t, fullConfig())
-	offer, to, _ := exchange(t, h, start, message(mac(1), dhcpv4.MessageTypeDiscover, withRelay("10.98.0.1"), circuit, withPXE(netboot.BIOS)))
+	relayed := message(mac(1), dhcpv4.MessageTypeDiscover, withRelay("10.98.0.1"), circuit, withPXE(netboot.BIOS))
+	offer, to, _ := exchange(t, h, start, relayed)
 	if offer == nil || to.String() != "10.98.0.1:67" || !prefix("10.98.0.0/24").Contains(ipOf(offer.YourIPAddr)) {
 		t.Fatalf("answer %v to %s", offer, to)
 	}
@@ -265,10 +273,12 @@ func TestRelay(t *testing.T) {
 		}
 	}
 	huge := dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionRelayAgentInformation, make([]byte, 600)))
-	if answer, _, event := exchange(t, h, start, message(mac(2), dhcpv4.MessageTypeDiscover, huge)); answer != nil || event.Err == nil {
+	answer, _, event := exchange(t, h, start, message(mac(2), dhcpv4.MessageTypeDiscover, huge))
+	if answer != nil || event.Err == nil {
 		t.Error("answered a request with 600 bytes of option 82")
 	}
-	if answer, to, _ := exchange(t, h, start, message(mac(1), dhcpv4.MessageTypeInform, withClientIP("8.8.8.8"))); answer != nil {
+	inform := message(mac(1), dhcpv4.MessageTypeInform, withClientIP("8.8.8.8"))
+	if answer, to, _ := exchange(t, h, start, inform); answer != nil {
 		t.Errorf("answered INFORM from a stranger by a packet to %s", to)
 	}
 }

@@ -63,7 +63,9 @@ func exchange(t *testing.T, h *Handler, at time.Time, m *dhcpv4.DHCPv4) (*dhcpv4
 	return exchangeOn(t, h, at, m, ServerPort, "0.0.0.0:68")
 }
 
-func exchangeOn(t *testing.T, h *Handler, at time.Time, m *dhcpv4.DHCPv4, port uint16, from string) (*dhcpv4.DHCPv4, netip.AddrPort, Event) {
+func exchangeOn(
+	t *testing.T, h *Handler, at time.Time, m *dhcpv4.DHCPv4, port uint16, from string,
+) (*dhcpv4.DHCPv4, netip.AddrPort, Event) {
 	t.Helper()
 	reply, event := h.Handle(at, Packet{Data: m.ToBytes(), From: netip.MustParseAddrPort(from), Port: port})
 	if reply == nil {

@@ -102,7 +102,8 @@ func FuzzHandle(f *testing.F) {
 	f.Add(discover(), uint16(ServerPort), true)
 	f.Add(message(mac(1), dhcpv4.MessageTypeRequest, withClientIP("10.99.0.100")).ToBytes(), uint16(ServerPort), true)
 	f.Add(message(mac(1), dhcpv4.MessageTypeRequest, withPXE(netboot.UEFI64)).ToBytes(), uint16(PXEPort), false)
-	f.Add(message(mac(1), dhcpv4.MessageTypeDecline, withIP(dhcpv4.OptionRequestedIPAddress, "10.99.0.100")).ToBytes(), uint16(ServerPort), true)
+	decline := message(mac(1), dhcpv4.MessageTypeDecline, withIP(dhcpv4.OptionRequestedIPAddress, "10.99.0.100"))
+	f.Add(decline.ToBytes(), uint16(ServerPort), true)
 	f.Fuzz(func(t *testing.T, data []byte, port uint16, full bool) {
 		c := proxyConfig()
 		if full {
@@ -110,7 +111,8 @@ func FuzzHandle(f *testing.F) {
 		}
 		h, _ := newTestHandler(t, c, Reservation{MAC: mac(1), IP: ip("10.99.0.105")})
 		for n := range 3 { // the second finds the table changed by the first
-			reply, event := h.Handle(start.Add(time.Duration(n)*time.Minute), Packet{Data: data, From: netip.MustParseAddrPort("10.99.0.50:68"), Port: port})
+			p := Packet{Data: data, From: netip.MustParseAddrPort("10.99.0.50:68"), Port: port}
+			reply, event := h.Handle(start.Add(time.Duration(n)*time.Minute), p)
 			if event.Err != nil && strings.Contains(event.Err.Error(), "panicked") {
 				t.Fatal(event.Err)
 			}

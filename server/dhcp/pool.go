@@ -208,7 +208,7 @@ func (p *pool) decline(mac MAC, ip netip.Addr, now time.Time) bool {
 	return true
 }
 
-// assign is the only place where a slot changes hands.
+// assign is called whenever a slot changes hands, so that byMAC and declines stay right.
 func (p *pool) assign(i uint32, next slot) {
 	s := &p.slots[i]
 	if s.state == declined {

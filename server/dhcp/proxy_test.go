@@ -35,21 +35,29 @@ func TestProxyAnswersBootClientsOnly(t *testing.T) {
 			dhcpv4.MessageTypeOffer, "http://10.99.0.2:8080/boot/programs/snponly.efi", "HTTPClient",
 		},
 		"boot server request": {
-			message(mac(1), dhcpv4.MessageTypeRequest, withPXE(netboot.UEFI64), withClientIP("10.99.0.50")), PXEPort, "10.99.0.50:68",
+			message(mac(1), dhcpv4.MessageTypeRequest, withPXE(netboot.UEFI64), withClientIP("10.99.0.50")),
+			PXEPort, "10.99.0.50:68",
 			dhcpv4.MessageTypeAck, "snponly.efi", "PXEClient",
 		},
 		"iPXE at 4011, knows another server": {
-			message(mac(1), dhcpv4.MessageTypeRequest, withPXE(netboot.BIOS), withIPXE(), withIP(dhcpv4.OptionServerIdentifier, "10.99.0.1")),
+			message(mac(1), dhcpv4.MessageTypeRequest, withPXE(netboot.BIOS), withIPXE(),
+				withIP(dhcpv4.OptionServerIdentifier, "10.99.0.1")),
 			PXEPort, "10.99.0.50:68", dhcpv4.MessageTypeAck, "http://10.99.0.2:8080/boot/ipxe", "PXEClient",
 		},
-		"ordinary discover":    {m: message(mac(1), dhcpv4.MessageTypeDiscover), port: ServerPort, from: "0.0.0.0:68"},
-		"ordinary at 4011":     {m: message(mac(1), dhcpv4.MessageTypeRequest), port: PXEPort, from: "10.99.0.50:68"},
-		"request on 67":        {m: message(mac(1), dhcpv4.MessageTypeRequest, withPXE(netboot.BIOS)), port: ServerPort, from: "0.0.0.0:68"},
-		"no program":           {m: message(mac(1), dhcpv4.MessageTypeDiscover, withPXE(netboot.UEFIARM64)), port: ServerPort, from: "0.0.0.0:68"},
-		"stranger at 4011":     {m: message(mac(1), dhcpv4.MessageTypeRequest, withPXE(netboot.BIOS)), port: PXEPort, from: "8.8.8.8:68"},
-		"broadcast as sender":  {m: message(mac(1), dhcpv4.MessageTypeRequest, withPXE(netboot.BIOS)), port: PXEPort, from: "10.99.0.255:68"},
-		"no sender's address":  {m: message(mac(1), dhcpv4.MessageTypeRequest, withPXE(netboot.BIOS)), port: PXEPort, from: "0.0.0.0:68"},
-		"relay from elsewhere": {m: message(mac(1), dhcpv4.MessageTypeDiscover, withPXE(netboot.BIOS), withRelay("10.1.1.1")), port: ServerPort, from: "10.1.1.1:67"},
+		"ordinary discover": {m: message(mac(1), dhcpv4.MessageTypeDiscover), port: ServerPort, from: "0.0.0.0:68"},
+		"ordinary at 4011":  {m: message(mac(1), dhcpv4.MessageTypeRequest), port: PXEPort, from: "10.99.0.50:68"},
+		"request on 67": {m: message(mac(1), dhcpv4.MessageTypeRequest, withPXE(netboot.BIOS)),
+			port: ServerPort, from: "0.0.0.0:68"},
+		"no program": {m: message(mac(1), dhcpv4.MessageTypeDiscover, withPXE(netboot.UEFIARM64)),
+			port: ServerPort, from: "0.0.0.0:68"},
+		"stranger at 4011": {m: message(mac(1), dhcpv4.MessageTypeRequest, withPXE(netboot.BIOS)),
+			port: PXEPort, from: "8.8.8.8:68"},
+		"broadcast as sender": {m: message(mac(1), dhcpv4.MessageTypeRequest, withPXE(netboot.BIOS)),
+			port: PXEPort, from: "10.99.0.255:68"},
+		"no sender's address": {m: message(mac(1), dhcpv4.MessageTypeRequest, withPXE(netboot.BIOS)),
+			port: PXEPort, from: "0.0.0.0:68"},
+		"relay from elsewhere": {m: message(mac(1), dhcpv4.MessageTypeDiscover, withPXE(netboot.BIOS), withRelay("10.1.1.1")),
+			port: ServerPort, from: "10.1.1.1:67"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -62,7 +70,8 @@ func TestProxyAnswersBootClientsOnly(t *testing.T) {
 				return
 			}
 			if got.BootFileName != test.file || got.ClassIdentifier() != test.class || !got.YourIPAddr.IsUnspecified() {
-				t.Errorf("file %q class %q address %s, want %q %q and none", got.BootFileName, got.ClassIdentifier(), got.YourIPAddr, test.file, test.class)
+				t.Errorf("file %q class %q address %s, want %q %q and none",
+					got.BootFileName, got.ClassIdentifier(), got.YourIPAddr, test.file, test.class)
 			}
 			if test.port == PXEPort && to.String() != test.from {
 				t.Errorf("answer to %s, want %s", to, test.from)
@@ -77,10 +86,12 @@ func TestProxyAnswersBootClientsOnly(t *testing.T) {
 // The reply of a proxy, byte for byte: firmware is picky about it.
 func TestProxyOfferBytes(t *testing.T) {
 	h, _ := newTestHandler(t, proxyConfig())
-	m := message(MAC{0x52, 0x54, 0, 0x12, 0x34, 0x56}, dhcpv4.MessageTypeDiscover, withPXE(netboot.BIOS), dhcpv4.WithTransactionID(dhcpv4.TransactionID{1, 2, 3, 4}))
+	m := message(MAC{0x52, 0x54, 0, 0x12, 0x34, 0x56}, dhcpv4.MessageTypeDiscover, withPXE(netboot.BIOS),
+		dhcpv4.WithTransactionID(dhcpv4.TransactionID{1, 2, 3, 4}))
 	m.SetBroadcast()
 	reply, _ := h.Handle(start, Packet{Data: m.ToBytes(), Port: ServerPort})
-	want := "\x02\x01\x06\x00\x01\x02\x03\x04\x00\x00\x80\x00" + strings.Repeat("\x00", 8) + "\x0a\x63\x00\x02" + strings.Repeat("\x00", 4) +
+	want := "\x02\x01\x06\x00\x01\x02\x03\x04\x00\x00\x80\x00" + strings.Repeat("\x00", 8) +
+		"\x0a\x63\x00\x02" + strings.Repeat("\x00", 4) +
 		"\x52\x54\x00\x12\x34\x56" + strings.Repeat("\x00", 10+64) + "undionly.kpxe" + strings.Repeat("\x00", 128-13) +
 		"\x63\x82\x53\x63" + "\x2b\x04\x06\x01\x08\xff" + "\x35\x01\x02" + "\x36\x04\x0a\x63\x00\x02" + "\x3c\x09PXEClient" +
 		"\x42\x0910.99.0.2" + "\x43\x0dundionly.kpxe" + "\x61\x11\x000123456789abcdef" + "\xff"
@@ -92,7 +103,8 @@ func TestProxyOfferBytes(t *testing.T) {
 
 func TestOff(t *testing.T) {
 	h, _ := newTestHandler(t, Config{Mode: Off})
-	if answer, _, _ := exchange(t, h, start, message(mac(1), dhcpv4.MessageTypeDiscover, withPXE(netboot.BIOS))); answer != nil {
+	m := message(mac(1), dhcpv4.MessageTypeDiscover, withPXE(netboot.BIOS))
+	if answer, _, _ := exchange(t, h, start, m); answer != nil {
 		t.Error("mode off answered")
 	}
 }

@@ -41,7 +41,8 @@ func parse(data []byte) (request, error) {
 	// The codec cuts longer hardware addresses and reads no op code; so check first.
 	if op, htype, hlen, hops := data[0], data[1], data[2], data[3]; op != byte(dhcpv4.OpcodeBootRequest) ||
 		htype != byte(iana.HWTypeEthernet) || hlen != 6 || hops > maxHops {
-		return request{}, fmt.Errorf("not an Ethernet client's request: op %d, type %d, length %d, hops %d", op, htype, hlen, hops)
+		return request{}, fmt.Errorf("not an Ethernet client's request: op %d, type %d, length %d, hops %d",
+			op, htype, hlen, hops)
 	}
 	m, err := dhcpv4.FromBytes(data)
 	if err != nil {
@@ -51,7 +52,8 @@ func parse(data []byte) (request, error) {
 	if q.mac == (MAC{}) || q.mac[0]&1 != 0 {
 		return request{}, errors.New("client address is zero or a group")
 	}
-	if len(m.Options.Get(dhcpv4.OptionRelayAgentInformation)) > maxEcho || len(m.Options.Get(dhcpv4.OptionClientIdentifier)) > maxEcho {
+	if len(m.Options.Get(dhcpv4.OptionRelayAgentInformation)) > maxEcho ||
+		len(m.Options.Get(dhcpv4.OptionClientIdentifier)) > maxEcho {
 		return request{}, errors.New("option to echo is longer than 255 bytes")
 	}
 	q.ciaddr = ipOf(m.ClientIPAddr)
@@ -102,8 +104,8 @@ type Event struct {
 	Server   netip.Addr // in a REQUEST: the server that the client chose, maybe not us
 	IP       netip.Addr // address that was offered or leased
 	Answer   string     // "OFFER", "ACK", "NAK"; empty: no answer
-	BootFile string     // what it was told to load
-	Err      error      // why there is no answer, if that is not in the order of things
+	BootFile string     // what the answer names
+	Err      error      // why there is no answer; nil when none is due
 }
 
 func (q request) event(now time.Time, from netip.AddrPort) Event {

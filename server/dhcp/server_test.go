@@ -56,7 +56,8 @@ func start4(t *testing.T, c Config, observe func(Event)) {
 
 func newClient(t *testing.T) *nclient4.Client {
 	t.Helper()
-	c, err := nclient4.New("client", nclient4.WithTimeout(2*time.Second), nclient4.WithRetry(int(await.Limit/(2*time.Second))))
+	retries := int(await.Limit / (2 * time.Second))
+	c, err := nclient4.New("client", nclient4.WithTimeout(2*time.Second), nclient4.WithRetry(retries))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +74,8 @@ func TestServerLeases(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := ipOf(lease.ACK.YourIPAddr); !prefix("10.99.0.0/24").Contains(got) || lease.ACK.BootFileName != "snponly.efi" {
+	got := ipOf(lease.ACK.YourIPAddr)
+	if !prefix("10.99.0.0/24").Contains(got) || lease.ACK.BootFileName != "snponly.efi" {
 		t.Errorf("ACK of %s with %q", got, lease.ACK.BootFileName)
 	}
 	for answer := ""; answer != "ACK"; { // a busy machine makes the client ask twice
@@ -99,7 +101,8 @@ func TestServerProxy(t *testing.T) {
 	if !offer.YourIPAddr.IsUnspecified() || offer.BootFileName != "undionly.kpxe" {
 		t.Errorf("offer of %s with %q", offer.YourIPAddr, offer.BootFileName)
 	}
-	conn, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.IPv4(10, 99, 0, 1)}, &net.UDPAddr{IP: net.IPv4(10, 99, 0, 1), Port: PXEPort})
+	ip := net.IPv4(10, 99, 0, 1)
+	conn, err := net.DialUDP("udp4", &net.UDPAddr{IP: ip}, &net.UDPAddr{IP: ip, Port: PXEPort})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -69,7 +69,8 @@ func normalUUID(s string) string {
 			return ""
 		}
 	}
-	if bare := strings.ToLower(strings.ReplaceAll(s, "-", "")); strings.Trim(bare, "0") == "" || strings.Trim(bare, "f") == "" {
+	bare := strings.ToLower(strings.ReplaceAll(s, "-", ""))
+	if strings.Trim(bare, "0") == "" || strings.Trim(bare, "f") == "" {
 		return ""
 	}
 	return strings.ToLower(s)

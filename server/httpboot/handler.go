@@ -65,7 +65,8 @@ func (h *handler) decide(r *http.Request, base string, c Client) ([]byte, error)
 	if err != nil {
 		return nil, err
 	}
-	h.config.Log.Info("boot", "mac", c.MAC, "addr", c.Addr, "appliance", d.Action == Appliance, "class", d.Class, "reason", d.Reason)
+	h.config.Log.Info("boot",
+		"mac", c.MAC, "addr", c.Addr, "appliance", d.Action == Appliance, "class", d.Class, "reason", d.Reason)
 	if d.Action == Local {
 		return h.scripts.local(c, d.Reason)
 	}

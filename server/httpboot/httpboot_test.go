@@ -38,7 +38,9 @@ func (d *decide) Decide(_ context.Context, c Client) (Decision, error) {
 func newTestHandler(t *testing.T, d Decider) http.Handler {
 	t.Helper()
 	dir := t.TempDir()
-	for name, text := range map[string]string{"default/vmlinuz": "KERNEL-0123456789", "default/initramfs": "INITRAMFS", "half/vmlinuz": "K"} {
+	for name, text := range map[string]string{
+		"default/vmlinuz": "KERNEL-0123456789", "default/initramfs": "INITRAMFS", "half/vmlinuz": "K",
+	} {
 		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -90,9 +92,11 @@ func TestScripts(t *testing.T) {
 		decision Decision
 		err      error
 	}{
-		"ask":            {query: ""},
-		"local-bios":     {"?mac=" + someMAC + "&platform=pcbios", Decision{Reason: "no task: starting from the local disk"}, nil},
-		"local-uefi":     {"?mac=" + someMAC + "&platform=efi", Decision{Reason: "no task: starting from the local disk"}, nil},
+		"ask": {query: ""},
+		"local-bios": {"?mac=" + someMAC + "&platform=pcbios",
+			Decision{Reason: "no task: starting from the local disk"}, nil},
+		"local-uefi": {"?mac=" + someMAC + "&platform=efi",
+			Decision{Reason: "no task: starting from the local disk"}, nil},
 		"appliance-bios": {"?mac=" + someMAC + "&platform=pcbios", appliance, nil},
 		"appliance-uefi": {"?mac=" + someMAC + "&platform=efi", appliance, nil},
 		"hostile-reason": {"?mac=" + someMAC, evil, nil},
@@ -128,15 +132,18 @@ func TestClientFromQuery(t *testing.T) {
 	d := &decide{}
 	h := newTestHandler(t, d)
 	q := url.Values{
-		"mac": {"52-54-00-AB-cd-ef"}, "uuid": {"0A1B2C3D-0000-1111-2222-333344445555"}, "platform": {"efi"}, "cpu": {"x86_64"},
-		"serial": {" S/N <b>\x00\x1b[31m\xff 5 "}, "manufacturer": {strings.Repeat("ö", 300)}, "product": {"i440FX + PIIX"},
+		"mac": {"52-54-00-AB-cd-ef"}, "uuid": {"0A1B2C3D-0000-1111-2222-333344445555"},
+		"platform": {"efi"}, "cpu": {"x86_64"}, "serial": {" S/N <b>\x00\x1b[31m\xff 5 "},
+		"manufacturer": {strings.Repeat("ö", 300)}, "product": {"i440FX + PIIX"},
 	}
-	if w := get(h, "/boot/ipxe?"+strings.NewReplacer("+", "%20", "%2B", "+").Replace(q.Encode())); w.Code != http.StatusOK {
+	query := strings.NewReplacer("+", "%20", "%2B", "+").Replace(q.Encode())
+	if w := get(h, "/boot/ipxe?"+query); w.Code != http.StatusOK {
 		t.Fatalf("status %d: %s", w.Code, w.Body)
 	}
 	want := []Client{{
 		MAC: "52:54:00:ab:cd:ef", UUID: "0a1b2c3d-0000-1111-2222-333344445555", Serial: "S/N <b> [31m 5",
-		Manufacturer: strings.Repeat("ö", 64), Product: "i440FX + PIIX", CPU: "x86_64", UEFI: true, Addr: netip.MustParseAddr("10.99.0.50"),
+		Manufacturer: strings.Repeat("ö", 64), Product: "i440FX + PIIX", CPU: "x86_64",
+		UEFI: true, Addr: netip.MustParseAddr("10.99.0.50"),
 	}}
 	if diff := cmp.Diff(want, d.asked, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("Client (-want +got):\n%s", diff)
@@ -147,8 +154,9 @@ func TestBadQueries(t *testing.T) {
 	d := &decide{}
 	h := newTestHandler(t, d)
 	for _, query := range []string{
-		"mac=", "uuid=x", "mac=52:54:00:12:34", "mac=52:54:00:12:34:5g", "mac=%0a52:54:00:12:34:56", "mac=" + someMAC + "%0ashell",
-		"mac=" + someMAC + ";shell", "mac=%zz", "mac=" + someMAC + "&serial=" + strings.Repeat("x", 3000),
+		"mac=", "uuid=x", "mac=52:54:00:12:34", "mac=52:54:00:12:34:5g", "mac=%0a52:54:00:12:34:56",
+		"mac=" + someMAC + "%0ashell", "mac=" + someMAC + ";shell", "mac=%zz",
+		"mac=" + someMAC + "&serial=" + strings.Repeat("x", 3000),
 	} {
 		if w := get(h, "/boot/ipxe?"+query); w.Code != http.StatusBadRequest {
 			t.Errorf("%.60q: status %d, want 400", query, w.Code)
@@ -191,10 +199,13 @@ func TestFiles(t *testing.T) {
 			t.Errorf("GET %s = %d %q, want %d %q", path, w.Code, w.Body, test.code, test.body)
 		}
 	}
-	if w := get(h, "/boot/files/default/vmlinuz", "Range", "bytes=7-9"); w.Code != http.StatusPartialContent || w.Body.String() != "012" {
+	w := get(h, "/boot/files/default/vmlinuz", "Range", "bytes=7-9")
+	if w.Code != http.StatusPartialContent || w.Body.String() != "012" {
 		t.Errorf("range: %d %q", w.Code, w.Body)
 	}
-	for _, path := range []string{"/boot/files/../../etc/passwd", "/boot/files/default/../../x", "/boot/files/%2e%2e/vmlinuz"} {
+	for _, path := range []string{
+		"/boot/files/../../etc/passwd", "/boot/files/default/../../x", "/boot/files/%2e%2e/vmlinuz",
+	} {
 		r := httptest.NewRequest("GET", path, nil)
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
@@ -277,7 +288,8 @@ func TestServer(t *testing.T) {
 }
 
 func FuzzQuery(f *testing.F) {
-	f.Add("mac=52:54:00:12:34:56&uuid=0a1b2c3d-0000-1111-2222-333344445555&serial=%0ashell&product=a%20b", "reason", "console=ttyS0")
+	f.Add("mac=52:54:00:12:34:56&uuid=0a1b2c3d-0000-1111-2222-333344445555&serial=%0ashell&product=a%20b",
+		"reason", "console=ttyS0")
 	f.Add("mac=52-54-00-12-34-56", "x\nshell ${y}", "a || b")
 	f.Add("mac=00:00:00:00:00:00", "0", "0&")
 	f.Fuzz(func(t *testing.T, query, reason, args string) {

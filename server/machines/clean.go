@@ -17,7 +17,9 @@ const (
 // clean makes facts harmless to store and to show: bounded, valid UTF-8, without
 // control characters.
 func clean(f protocol.Facts) protocol.Facts {
-	for _, s := range []*string{&f.UUID, &f.Serial, &f.Manufacturer, &f.Product, &f.Firmware, &f.CPU, &f.Appliance, &f.Class} {
+	for _, s := range []*string{
+		&f.UUID, &f.Serial, &f.Manufacturer, &f.Product, &f.Firmware, &f.CPU, &f.Appliance, &f.Class,
+	} {
 		*s = text.Clean(*s, maxText)
 	}
 	f.NICs = append([]protocol.NIC(nil), f.NICs[:min(len(f.NICs), maxNICs)]...)

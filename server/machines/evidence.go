@@ -50,7 +50,8 @@ var placeholders = []string{
 // normalize gives the form of a value that is compared, and whether it says anything.
 func normalize(value string) (string, bool) {
 	v := strings.ToLower(strings.Join(strings.Fields(value), " "))
-	if slices.Contains(placeholders, v) || strings.Trim(v, "0-:. ") == "" || strings.Trim(v, "f-:. ") == "" || strings.Trim(v, "x-:. ") == "" {
+	if slices.Contains(placeholders, v) ||
+		strings.Trim(v, "0-:. ") == "" || strings.Trim(v, "f-:. ") == "" || strings.Trim(v, "x-:. ") == "" {
 		return "", false
 	}
 	return v, true
@@ -70,7 +71,9 @@ func (e Evidence) items() []item {
 	add(kindSerial, e.Serial)
 	add(kindMAC, e.MACs...)
 	add(kindDisk, e.Disks...)
-	slices.SortFunc(list, func(a, b item) int { return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.value, b.value)) })
+	slices.SortFunc(list, func(a, b item) int {
+		return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.value, b.value))
+	})
 	return slices.Compact(list)
 }
 

@@ -170,12 +170,14 @@ func (r *Registry) Find(ctx context.Context, ref string) (Machine, error) {
 	case 0:
 		return Machine{}, problem(protocol.CodeNotFound, "'clonecast machine list' shows what there is", "no machine %q", ref)
 	}
-	return Machine{}, problem(protocol.CodeConflict, "use a machine's name or whole id", "%q means %d machines", ref, len(found))
+	return Machine{}, problem(protocol.CodeConflict, "use a machine's name or whole id",
+		"%q means %d machines", ref, len(found))
 }
 
 // History lists what the machine's hardware was, the newest first.
 func (r *Registry) History(ctx context.Context, id string) ([]History, error) {
-	rows, err := r.db.QueryContext(ctx, "SELECT facts, first_seen, last_seen FROM machine_facts WHERE machine_id = $1 ORDER BY last_seen DESC", id)
+	rows, err := r.db.QueryContext(ctx, "SELECT facts, first_seen, last_seen FROM machine_facts "+
+		"WHERE machine_id = $1 ORDER BY last_seen DESC", id)
 	if err != nil {
 		return nil, fmt.Errorf("history of machine %s: %w", id, err)
 	}
@@ -220,7 +222,8 @@ func (r *Registry) Adopt(ctx context.Context, id string, a Adoption) (Machine, e
 	}
 	err := database.Tx(ctx, r.db, func(tx *sql.Tx) error {
 		var clash string
-		err := tx.QueryRow("SELECT name FROM machines WHERE id <> $1 AND ($2 <> '' AND name = $2 OR $3 <> '' AND reserved_ip = $3)", id, a.Name, ip).Scan(&clash)
+		err := tx.QueryRow("SELECT name FROM machines "+
+			"WHERE id <> $1 AND ($2 <> '' AND name = $2 OR $3 <> '' AND reserved_ip = $3)", id, a.Name, ip).Scan(&clash)
 		if err == nil {
 			return problem(protocol.CodeConflict, "", "machine %s already has that name or address", clash)
 		}
@@ -254,7 +257,8 @@ func (r *Registry) Remove(ctx context.Context, id string) error {
 
 // Note records what an admin should know about a machine.
 func (r *Registry) Note(ctx context.Context, id, note string) error {
-	if _, err := r.db.ExecContext(ctx, "UPDATE machines SET note = $2 WHERE id = $1", id, text.Clean(note, 1024)); err != nil {
+	_, err := r.db.ExecContext(ctx, "UPDATE machines SET note = $2 WHERE id = $1", id, text.Clean(note, 1024))
+	if err != nil {
 		return fmt.Errorf("note on machine %s: %w", id, err)
 	}
 	return nil

@@ -15,7 +15,10 @@ import (
 )
 
 // The PC that the others are compared with.
-var known = Evidence{UUID: "4c4c4544-0042-3510-8051-b4c04f445a31", Serial: "B5QDZ1", MACs: []string{"b8:ca:3a:00:00:01"}, Disks: []string{"S2R6NX0H7"}}
+var known = Evidence{
+	UUID: "4c4c4544-0042-3510-8051-b4c04f445a31", Serial: "B5QDZ1",
+	MACs: []string{"b8:ca:3a:00:00:01"}, Disks: []string{"S2R6NX0H7"},
+}
 
 func with(change func(*Evidence)) Evidence {
 	e := known
@@ -29,22 +32,38 @@ func TestScore(t *testing.T) {
 		claim Evidence
 		same  bool
 	}{
-		"same PC":                            {known, true},
-		"upper case":                         {with(func(e *Evidence) { e.UUID = strings.ToUpper(e.UUID) }), true},
-		"other disk":                         {with(func(e *Evidence) { e.Disks = []string{"NEW1"} }), true},
-		"other network card":                 {with(func(e *Evidence) { e.MACs = []string{"b8:ca:3a:00:00:99"} }), true},
-		"further network card":               {with(func(e *Evidence) { e.MACs = append([]string{"00:e0:4c:00:00:07"}, e.MACs...) }), true},
-		"firmware update changed the UUID":   {with(otherUUID), true},
-		"only MAC, nothing contradicts":      {Evidence{MACs: known.MACs}, true},
-		"boot: MAC and UUID":                 {Evidence{MACs: known.MACs, UUID: known.UUID}, true},
-		"MAC alone against another board":    {Evidence{MACs: known.MACs, UUID: "1", Serial: "OTHER"}, false},
-		"dock that wanders":                  {Evidence{MACs: known.MACs, UUID: "1", Serial: "OTHER", Disks: []string{"D2"}}, false},
-		"disk that wanders":                  {Evidence{MACs: []string{"02:00:00:00:00:02"}, UUID: "2", Serial: "OTHER", Disks: known.Disks}, false},
-		"board replaced, disk kept":          {Evidence{MACs: []string{"02:00:00:00:00:02"}, UUID: "2", Disks: known.Disks}, false},
-		"same UUID by a careless maker":      {Evidence{UUID: known.UUID, MACs: []string{"02:00:00:00:00:02"}, Disks: []string{"D2"}}, false},
-		"same UUID and serial, all else not": {Evidence{UUID: known.UUID, Serial: known.Serial, MACs: []string{"02:00:00:00:00:02"}, Disks: []string{"D2"}}, false},
-		"serial alone by a careless maker":   {Evidence{UUID: "2", Serial: known.Serial, MACs: []string{"02:00:00:00:00:02"}}, false},
-		"stranger":                           {Evidence{UUID: "2", Serial: "OTHER", MACs: []string{"02:00:00:00:00:02"}, Disks: []string{"D2"}}, false},
+		"same PC":            {known, true},
+		"upper case":         {with(func(e *Evidence) { e.UUID = strings.ToUpper(e.UUID) }), true},
+		"other disk":         {with(func(e *Evidence) { e.Disks = []string{"NEW1"} }), true},
+		"other network card": {with(func(e *Evidence) { e.MACs = []string{"b8:ca:3a:00:00:99"} }), true},
+		"further network card": {with(func(e *Evidence) {
+			e.MACs = append([]string{"00:e0:4c:00:00:07"}, e.MACs...)
+		}), true},
+		"firmware update changed the UUID": {with(otherUUID), true},
+		"only MAC, nothing contradicts":    {Evidence{MACs: known.MACs}, true},
+		"boot: MAC and UUID":               {Evidence{MACs: known.MACs, UUID: known.UUID}, true},
+		"MAC alone against another board":  {Evidence{MACs: known.MACs, UUID: "1", Serial: "OTHER"}, false},
+		"dock that wanders": {Evidence{
+			MACs: known.MACs, UUID: "1", Serial: "OTHER", Disks: []string{"D2"},
+		}, false},
+		"disk that wanders": {Evidence{
+			MACs: []string{"02:00:00:00:00:02"}, UUID: "2", Serial: "OTHER", Disks: known.Disks,
+		}, false},
+		"board replaced, disk kept": {Evidence{
+			MACs: []string{"02:00:00:00:00:02"}, UUID: "2", Disks: known.Disks,
+		}, false},
+		"same UUID by a careless maker": {Evidence{
+			UUID: known.UUID, MACs: []string{"02:00:00:00:00:02"}, Disks: []string{"D2"},
+		}, false},
+		"same UUID and serial, all else not": {Evidence{
+			UUID: known.UUID, Serial: known.Serial, MACs: []string{"02:00:00:00:00:02"}, Disks: []string{"D2"},
+		}, false},
+		"serial alone by a careless maker": {Evidence{
+			UUID: "2", Serial: known.Serial, MACs: []string{"02:00:00:00:00:02"},
+		}, false},
+		"stranger": {Evidence{
+			UUID: "2", Serial: "OTHER", MACs: []string{"02:00:00:00:00:02"}, Disks: []string{"D2"},
+		}, false},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -57,7 +76,10 @@ func TestScore(t *testing.T) {
 }
 
 func TestPlaceholdersAreNoEvidence(t *testing.T) {
-	e := Evidence{UUID: "00000000-0000-0000-0000-000000000000", Serial: " To  be filled by O.E.M. ", MACs: []string{"00:00:00:00:00:00", "FF:FF:FF:FF:FF:FF"}, Disks: []string{"", "None"}}
+	e := Evidence{
+		UUID: "00000000-0000-0000-0000-000000000000", Serial: " To  be filled by O.E.M. ",
+		MACs: []string{"00:00:00:00:00:00", "FF:FF:FF:FF:FF:FF"}, Disks: []string{"", "None"},
+	}
 	if got := e.items(); len(got) != 0 {
 		t.Errorf("items = %v, want none", got)
 	}
@@ -95,7 +117,10 @@ func registry(t *testing.T) (*Registry, *clock) {
 }
 
 func facts(uuid, serial, mac, disk string) protocol.Facts {
-	return protocol.Facts{UUID: uuid, Serial: serial, NICs: []protocol.NIC{{Name: "eth0", MAC: mac, Link: true}}, Disks: []protocol.Disk{{Serial: disk, Bytes: 1 << 30}}}
+	return protocol.Facts{
+		UUID: uuid, Serial: serial, NICs: []protocol.NIC{{Name: "eth0", MAC: mac, Link: true}},
+		Disks: []protocol.Disk{{Serial: disk, Bytes: 1 << 30}},
+	}
 }
 
 func register(t *testing.T, r *Registry, f protocol.Facts, from string) Machine {
@@ -127,7 +152,8 @@ func TestRegisterAdoptFind(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := register(t, r, facts("u-1", "s-1", "02:00:00:00:00:01", "new disk"), "10.0.0.1")
-	if again.ID != a.ID || again.State != protocol.MachineAdopted || again.Name != "pc1" || !strings.Contains(again.Note, "another disk") {
+	if again.ID != a.ID || again.State != protocol.MachineAdopted || again.Name != "pc1" ||
+		!strings.Contains(again.Note, "another disk") {
 		t.Errorf("after a repair: %+v", again)
 	}
 	if h, err := r.History(ctx, a.ID); err != nil || len(h) != 2 || h[0].Facts.Disks[0].Serial != "new disk" {
@@ -153,7 +179,8 @@ func TestRegisterAdoptFind(t *testing.T) {
 	if err := r.Remove(ctx, a.ID); err != nil {
 		t.Fatal(err)
 	}
-	if m := register(t, r, facts("u-1", "s-1", "02:00:00:00:00:01", "d-1"), "10.0.0.1"); m.ID == a.ID || m.State != protocol.MachinePending {
+	m := register(t, r, facts("u-1", "s-1", "02:00:00:00:00:01", "d-1"), "10.0.0.1")
+	if m.ID == a.ID || m.State != protocol.MachinePending {
 		t.Errorf("after removal: %+v", m)
 	}
 }
@@ -199,7 +226,8 @@ func TestFloodOfRegistrations(t *testing.T) {
 	r, c := registry(t)
 	ctx := context.Background()
 	one := func(i int, from string) error {
-		_, err := r.Register(ctx, facts(fmt.Sprint("u-", i), "", fmt.Sprintf("02:00:00:00:%02x:%02x", i/256, i%256), ""), from)
+		mac := fmt.Sprintf("02:00:00:00:%02x:%02x", i/256, i%256)
+		_, err := r.Register(ctx, facts(fmt.Sprint("u-", i), "", mac, ""), from)
 		return err
 	}
 	for i := range maxPendingPerHost {
@@ -230,8 +258,10 @@ func TestCleanFacts(t *testing.T) {
 		f.NICs = append(f.NICs, protocol.NIC{MAC: fmt.Sprintf("02:00:00:00:%02x:%02x", i/256, i%256)})
 	}
 	m := register(t, r, f, "10.0.0.1")
-	if m.Facts.Serial != "[2Jserial fake log line" || len(m.Facts.Disks[0].Serial) != maxText || len(m.Facts.NICs) != maxNICs {
-		t.Errorf("facts: serial %q, disk serial of %d bytes, %d NICs", m.Facts.Serial, len(m.Facts.Disks[0].Serial), len(m.Facts.NICs))
+	if m.Facts.Serial != "[2Jserial fake log line" ||
+		len(m.Facts.Disks[0].Serial) != maxText || len(m.Facts.NICs) != maxNICs {
+		t.Errorf("facts: serial %q, disk serial of %d bytes, %d NICs",
+			m.Facts.Serial, len(m.Facts.Disks[0].Serial), len(m.Facts.NICs))
 	}
 	if _, err := r.Register(context.Background(), protocol.Facts{Serial: "none"}, "x"); code(err) != protocol.CodeInvalid {
 		t.Errorf("no evidence at all: %v", err)

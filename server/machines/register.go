@@ -47,7 +47,8 @@ func (r *Registry) Register(ctx context.Context, facts protocol.Facts, address s
 		return Machine{}, fmt.Errorf("register: %w", err)
 	}
 	if created {
-		r.log.Info("new machine registered", "machine", id, "address", address, "product", facts.Product, "serial", facts.Serial)
+		r.log.Info("new machine registered",
+			"machine", id, "address", address, "product", facts.Product, "serial", facts.Serial)
 	}
 	m, err := r.Get(ctx, id)
 	if err == nil && m.MAC() != before {
@@ -137,11 +138,14 @@ func each(db querier, f func([]string), n int, query string, args ...any) error 
 // create makes a pending machine, unless too many wait already.
 func (r *Registry) create(tx *sql.Tx, facts protocol.Facts, address string, rivals []string) (string, error) {
 	now := r.now()
-	if _, err := tx.Exec("DELETE FROM machines WHERE state = $1 AND last_seen < $2", protocol.MachinePending, database.Millis(now.Add(-pendingLifetime))); err != nil {
+	_, err := tx.Exec("DELETE FROM machines WHERE state = $1 AND last_seen < $2",
+		protocol.MachinePending, database.Millis(now.Add(-pendingLifetime)))
+	if err != nil {
 		return "", err
 	}
 	var all, here int
-	err := tx.QueryRow("SELECT count(*), count(CASE WHEN address = $2 THEN 1 END) FROM machines WHERE state = $1", protocol.MachinePending, address).Scan(&all, &here)
+	err = tx.QueryRow("SELECT count(*), count(CASE WHEN address = $2 THEN 1 END) FROM machines WHERE state = $1",
+		protocol.MachinePending, address).Scan(&all, &here)
 	if err != nil {
 		return "", err
 	}
@@ -156,14 +160,16 @@ func (r *Registry) create(tx *sql.Tx, facts protocol.Facts, address string, riva
 		r.log.Warn("duplicate identity", "machine", id, "address", address, "like", names)
 	}
 	_, err = tx.Exec(`INSERT INTO machines (id, name, state, note, address, facts, registered, last_seen)
-		VALUES ($1, $2, $3, $4, $5, '{}', $6, $6)`, id, "new-"+id, protocol.MachinePending, note, address, database.Millis(now))
+		VALUES ($1, $2, $3, $4, $5, '{}', $6, $6)`,
+		id, "new-"+id, protocol.MachinePending, note, address, database.Millis(now))
 	return id, err
 }
 
 func (r *Registry) names(tx *sql.Tx, ids []string) []string {
 	var names []string
 	for _, id := range ids[:min(len(ids), 5)] {
-		if err := each(tx, func(v []string) { names = append(names, v[0]) }, 1, "SELECT name FROM machines WHERE id = $1", id); err != nil {
+		add := func(v []string) { names = append(names, v[0]) }
+		if err := each(tx, add, 1, "SELECT name FROM machines WHERE id = $1", id); err != nil {
 			r.log.Error("read machine name", "machine", id, "error", err)
 		}
 	}
@@ -198,7 +204,9 @@ func (r *Registry) update(tx *sql.Tx, id string, facts protocol.Facts, claim []i
 	if err != nil {
 		return err
 	}
-	if _, err := tx.Exec("UPDATE machines SET facts = $2, address = $3, last_seen = $4 WHERE id = $1", id, string(b), address, now); err != nil {
+	_, err = tx.Exec("UPDATE machines SET facts = $2, address = $3, last_seen = $4 WHERE id = $1",
+		id, string(b), address, now)
+	if err != nil {
 		return err
 	}
 	for _, c := range claim {
@@ -208,7 +216,8 @@ func (r *Registry) update(tx *sql.Tx, id string, facts protocol.Facts, claim []i
 			return err
 		}
 	}
-	_, err = tx.Exec(`INSERT INTO machine_facts (machine_id, digest, facts, first_seen, last_seen) VALUES ($1, $2, $3, $4, $4)
+	_, err = tx.Exec(`INSERT INTO machine_facts (machine_id, digest, facts, first_seen, last_seen)
+		VALUES ($1, $2, $3, $4, $4)
 		ON CONFLICT (machine_id, digest) DO UPDATE SET last_seen = excluded.last_seen`, id, digest(facts), string(b), now)
 	if err != nil {
 		return err
@@ -222,7 +231,8 @@ func (r *Registry) update(tx *sql.Tx, id string, facts protocol.Facts, claim []i
 // trim deletes a machine's oldest rows of a table beyond the newest n.
 func trim(tx *sql.Tx, table, id string, n int) error {
 	var oldest int64
-	err := tx.QueryRow("SELECT last_seen FROM "+table+" WHERE machine_id = $1 ORDER BY last_seen DESC LIMIT 1 OFFSET $2", id, n).Scan(&oldest)
+	err := tx.QueryRow("SELECT last_seen FROM "+table+" WHERE machine_id = $1 ORDER BY last_seen DESC LIMIT 1 OFFSET $2",
+		id, n).Scan(&oldest)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}

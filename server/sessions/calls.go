@@ -27,7 +27,10 @@ func (m *Manager) Session(ctx context.Context, machine string, op tasks.Operatio
 
 // Follow gives a machine the session of the next parts of the cast that it follows. open gives the
 // manifest of their chunks, if there is no session yet.
-func (m *Manager) Follow(ctx context.Context, machine string, op tasks.Operation, next protocol.SessionParts, open func() (*image.Manifest, error)) (protocol.Session, error) {
+func (m *Manager) Follow(
+	ctx context.Context, machine string, op tasks.Operation,
+	next protocol.SessionParts, open func() (*image.Manifest, error),
+) (protocol.Session, error) {
 	if !op.Multicast {
 		return protocol.Session{}, errNone
 	}
@@ -59,7 +62,8 @@ func (m *Manager) describe(s *session) (protocol.Session, error) {
 		return protocol.Session{}, none("the multicast session has ended")
 	}
 	out := protocol.Session{
-		Session: s.sender.ID(), Group: s.group, Control: s.sender.Control(), Payload: s.sender.Payload(), Sender: s.sender.Sender(), Table: s.table, Parts: s.parts,
+		Session: s.sender.ID(), Group: s.group, Control: s.sender.Control(), Payload: s.sender.Payload(),
+		Sender: s.sender.Sender(), Table: s.table, Parts: s.parts,
 	}
 	if w := s.waiting(); w != nil {
 		out.Waiting = *w
@@ -72,16 +76,20 @@ func (s *session) waiting() *protocol.SessionWaiting {
 	if s.state() != packet.StateWaiting {
 		return nil
 	}
-	w := protocol.SessionWaiting{Machines: wanted(s.rule, s.expected()), Present: s.sender.Present(), Manual: s.rule.Manual}
+	w := protocol.SessionWaiting{
+		Machines: wanted(s.rule, s.expected()), Present: s.sender.Present(), Manual: s.rule.Manual,
+	}
 	if at := startsAt(s.rule, s.firstJoin); !at.IsZero() {
 		w.StartsAt = at.Unix()
 	}
 	return &w
 }
 
-// Join gives a machine a place in the session of its operation. One that has a place already, but asks with another nonce,
-// has booted again: the earlier place is given up.
-func (m *Manager) Join(machine string, op tasks.Operation, from netip.AddrPort, q protocol.SessionJoin) (protocol.SessionPlace, error) {
+// Join gives a machine a place in the session of its operation. One that has a place already, but asks
+// with another nonce, has booted again: the earlier place is given up.
+func (m *Manager) Join(
+	machine string, op tasks.Operation, from netip.AddrPort, q protocol.SessionJoin,
+) (protocol.SessionPlace, error) {
 	s := m.open(op)
 	if s == nil {
 		return protocol.SessionPlace{}, none("the multicast session has ended")
@@ -120,8 +128,11 @@ func (m *Manager) Join(machine string, op tasks.Operation, from netip.AddrPort, 
 	return place, nil
 }
 
-// Blocks gives a machine blocks of the session in which it has a place, for write to send. CodeNotFound comes before anything is written.
-func (m *Manager) Blocks(ctx context.Context, machine string, op tasks.Operation, first, count int, write func(plain []byte) error) error {
+// Blocks gives a machine blocks of the session in which it has a place, for write to send. CodeNotFound
+// comes before anything is written.
+func (m *Manager) Blocks(
+	ctx context.Context, machine string, op tasks.Operation, first, count int, write func(plain []byte) error,
+) error {
 	s := m.use(machine, op)
 	if s == nil {
 		return none("the multicast session has ended")

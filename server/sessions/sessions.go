@@ -1,7 +1,7 @@
 // Package sessions runs the multicast sessions of deploys.
 //
-// A session belongs to an operation of a task. The first machine that asks for it makes it; it waits until its rule says
-// start, runs until its machines are done, and then frees all that it holds:
+// A session belongs to an operation of a task. The first machine that asks for it makes it; it waits until
+// its rule says start, runs until its machines are done, and then frees all that it holds:
 //
 //	waiting -> running -> ended
 //
@@ -10,8 +10,8 @@
 //	Blocks     it fetches what it cannot get by multicast
 //	List, Get, Start, Drop, Readmit    what admins see and do
 //
-// A machine that comes when the session has ended goes by unicast, or waits in a new session with others that come late.
-// Sessions of one interface share its rate: each that runs has an equal part of it.
+// A machine that comes when the session has ended goes by unicast, or waits in a new session with others
+// that come late. Sessions of one interface share its rate: each that runs has an equal part of it.
 //
 // Sessions live in memory. After a restart of the server the machines ask again, and there is a new one.
 package sessions
@@ -171,7 +171,8 @@ func (s *session) state() packet.State {
 	return s.sender.State()
 }
 
-// get gives the session of an operation, and makes it if there is none. An error means that the machine goes by unicast.
+// get gives the session of an operation, and makes it if there is none. An error means that the machine
+// goes by unicast.
 func (m *Manager) get(ctx context.Context, machine string, op tasks.Operation, p payload) (*session, error) {
 	if s := m.open(op); s != nil {
 		return s, nil
@@ -193,7 +194,8 @@ func (m *Manager) get(ctx context.Context, machine string, op tasks.Operation, p
 		m.Log.Error("no multicast session: the machines go by unicast", "task", op.TaskID, "error", err)
 		return nil, none("no multicast session: %v", err)
 	}
-	m.Log.Info("multicast session", "session", s.id, "task", op.TaskID, "image", op.Image, "group", s.group, "bytes", s.sender.Payload(), "first", machine)
+	m.Log.Info("multicast session", "session", s.id, "task", op.TaskID, "image", op.Image,
+		"group", s.group, "bytes", s.sender.Payload(), "first", machine)
 	return s, nil
 }
 
@@ -247,7 +249,9 @@ func (s *session) fetches(machine string) bool {
 
 // states gives the states of an operation by machine, and when one that is at it was last heard of. Nobody
 // waits for a machine that has not come to follow a cast: it can at any time.
-func (m *Manager) states(ctx context.Context, op protocol.Operation) (runs map[string]string, heard time.Time, err error) {
+func (m *Manager) states(
+	ctx context.Context, op protocol.Operation,
+) (runs map[string]string, heard time.Time, err error) {
 	t, err := m.Orders.Get(ctx, op.TaskID)
 	if err != nil {
 		return nil, time.Time{}, err
@@ -270,7 +274,9 @@ func (m *Manager) states(ctx context.Context, op protocol.Operation) (runs map[s
 }
 
 // make opens what a new session sends, and runs it.
-func (m *Manager) make(ctx context.Context, op tasks.Operation, p payload, runs map[string]string) (s *session, err error) {
+func (m *Manager) make(
+	ctx context.Context, op tasks.Operation, p payload, runs map[string]string,
+) (s *session, err error) {
 	pin, err := m.Store.Pin(ctx)
 	if err != nil {
 		return nil, err
@@ -321,7 +327,8 @@ func (m *Manager) sender(payload *multicast.ImagePayload) (*multicast.Session, e
 	}
 	for {
 		sender, err := multicast.NewSession(multicast.SessionOptions{
-			Interface: m.Interface, Signer: signer, MaxRate: m.rate(), Payload: payload.Size(), Source: payload, Log: m.Log, Querier: m.Querier,
+			Interface: m.Interface, Signer: signer, MaxRate: m.rate(), Payload: payload.Size(), Source: payload,
+			Log: m.Log, Querier: m.Querier,
 		})
 		if err != nil || !m.taken(sender.Group()) {
 			return sender, err
@@ -383,7 +390,8 @@ func (m *Manager) run(s *session) {
 	m.mu.Lock()
 	s.sender, s.table = nil, nil
 	m.mu.Unlock()
-	m.Log.Info("multicast session ended", "session", s.id, "wire", s.summary.Wire, "repair", s.summary.Repair, "failure", s.failure, "error", err)
+	m.Log.Info("multicast session ended", "session", s.id,
+		"wire", s.summary.Wire, "repair", s.summary.Repair, "failure", s.failure, "error", err)
 }
 
 // watch looks after a session until its context ends.
@@ -475,7 +483,8 @@ func (m *Manager) start(s *session) {
 	m.Log.Info("multicast session begins", "session", s.id, "machines", s.sender.Present())
 }
 
-// share gives every session that runs an equal part of the rate, and lets one that waits begin with what would be its part.
+// share gives every session that runs an equal part of the rate, and lets one that waits begin with what
+// would be its part.
 func (m *Manager) share() {
 	running := 0
 	for _, s := range m.all {

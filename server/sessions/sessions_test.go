@@ -125,11 +125,15 @@ func (r *room) image(name string, chunks int) {
 		r.payload[name] = append(r.payload[name], frame...)
 	}
 	length := quantity.Bytes(chunks) * chunk.Size
-	_, v, err := session.Publish(r.t.Context(), &image.Manifest{Image: name, Created: 1, Engine: "test", Disks: []image.Disk{{
-		Size: length + 1<<20, LogicalSector: 512, PhysicalSector: 512, TableKind: "none", Partitions: []image.Partition{{
-			Number: 1, Mode: image.ModeRaw, Content: image.Content{Start: 1 << 20, Length: length, Extents: []quantity.Extent{{Length: length}}, Chunks: ids},
+	_, v, err := session.Publish(r.t.Context(), &image.Manifest{
+		Image: name, Created: 1, Engine: "test",
+		Disks: []image.Disk{{
+			Size: length + 1<<20, LogicalSector: 512, PhysicalSector: 512, TableKind: "none",
+			Partitions: []image.Partition{{Number: 1, Mode: image.ModeRaw, Content: image.Content{
+				Start: 1 << 20, Length: length, Extents: []quantity.Extent{{Length: length}}, Chunks: ids,
+			}}},
 		}},
-	}}})
+	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -142,13 +146,19 @@ func (r *room) deploy(name string, rule protocol.StartRule, from, to int) tasks.
 	var machines []string
 	for i := from; i < to; i++ {
 		id := fmt.Sprint("m", i)
-		if _, err := r.db.Exec("INSERT INTO machines (id, name, state, facts, registered, last_seen) VALUES ($1, $1, 'adopted', '{}', 1, 1) ON CONFLICT DO NOTHING", id); err != nil {
+		_, err := r.db.Exec("INSERT INTO machines (id, name, state, facts, registered, last_seen) "+
+			"VALUES ($1, $1, 'adopted', '{}', 1, 1) ON CONFLICT DO NOTHING", id)
+		if err != nil {
 			r.t.Fatal(err)
 		}
 		machines = append(machines, id)
 	}
-	task, err := r.orders.Create(r.t.Context(), tasks.New{Title: "deploy " + name, Creator: "root", Machines: machines, Operations: []protocol.Operation{
-		{Kind: protocol.OpDeploy, Image: name, Version: r.version[name], Multicast: true, Start: &rule}}})
+	task, err := r.orders.Create(r.t.Context(), tasks.New{
+		Title: "deploy " + name, Creator: "root", Machines: machines,
+		Operations: []protocol.Operation{
+			{Kind: protocol.OpDeploy, Image: name, Version: r.version[name], Multicast: true, Start: &rule},
+		},
+	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -239,7 +249,8 @@ func (m *machine) receive(ctx context.Context) (done <-chan error) {
 
 func (m *machine) report(state string) {
 	m.r.t.Helper()
-	if _, err := m.r.orders.Report(m.r.t.Context(), m.id, protocol.Status{TaskID: m.op.TaskID, Index: m.op.Index, State: state, Error: "disk is broken"}); err != nil {
+	status := protocol.Status{TaskID: m.op.TaskID, Index: m.op.Index, State: state, Error: "disk is broken"}
+	if _, err := m.r.orders.Report(m.r.t.Context(), m.id, status); err != nil {
 		m.r.t.Fatal(err)
 	}
 }
@@ -336,7 +347,8 @@ func TestWholeRoom(t *testing.T) {
 		done = append(done, m.receive(t.Context()))
 		if i == 1 {
 			s := r.until(task.ID, "two wait", present(2))
-			if s.State != "waiting" || s.Waiting.Machines != 4 || s.Waiting.StartsAt == 0 || states(s) != "[waiting waiting expected expected]" {
+			if s.State != "waiting" || s.Waiting.Machines != 4 || s.Waiting.StartsAt == 0 ||
+				states(s) != "[waiting waiting expected expected]" {
 				t.Errorf("the session is %+v", s)
 			}
 			if got := r.held(); got.pins != 1 || got.files <= before.files {
@@ -346,11 +358,13 @@ func TestWholeRoom(t *testing.T) {
 	}
 	r.finish(done...)
 	s := r.until(task.ID, "all received", ended)
-	if states(s) != "[done done done done]" || s.Error != "" || s.Sent != s.Payload || s.Began.IsZero() || s.Ended.Before(s.Began) {
+	if states(s) != "[done done done done]" || s.Error != "" || s.Sent != s.Payload ||
+		s.Began.IsZero() || s.Ended.Before(s.Began) {
 		t.Errorf("the session was %+v", s)
 	}
 	r.released(before)
-	if again := r.until(task.ID, "released", ended); again.Wire < s.Wire || !again.Ended.Equal(s.Ended) || states(again) != states(s) {
+	again := r.until(task.ID, "released", ended)
+	if again.Wire < s.Wire || !again.Ended.Equal(s.Ended) || states(again) != states(s) {
 		t.Errorf("later the session is %+v, it was %+v", again, s)
 	}
 	for _, m := range machines[:3] {
@@ -373,7 +387,8 @@ func TestPatience(t *testing.T) {
 	first.report(protocol.StateDone)
 	late := r.machine(1)
 	late.none("late")
-	if s, err := r.manager.Get(t.Context(), task.ID); err != nil || states(s) != "[done unicast]" || s.Machines[1].Reason == "" {
+	s, err := r.manager.Get(t.Context(), task.ID)
+	if err != nil || states(s) != "[done unicast]" || s.Machines[1].Reason == "" {
 		t.Errorf("the session was %+v, %v", s, err)
 	}
 }
@@ -401,7 +416,8 @@ func TestFewerThanOrdered(t *testing.T) {
 	r.until(task.ID, "two wait", present(2))
 	r.machine(2).report(protocol.StateFailed)
 	r.finish(a, b)
-	if s := r.until(task.ID, "ended", ended); states(s) != "[done done failed]" || s.Machines[2].Reason != "disk is broken" {
+	s := r.until(task.ID, "ended", ended)
+	if states(s) != "[done done failed]" || s.Machines[2].Reason != "disk is broken" {
 		t.Errorf("the session was %+v", s)
 	}
 }
@@ -488,7 +504,8 @@ func TestCancelled(t *testing.T) {
 	r.released(before)
 }
 
-// TestDeserted gives up a session of which no machine is heard any more, but not one whose machines still compare their disks.
+// TestDeserted gives up a session of which no machine is heard any more, but not one whose machines still
+// compare their disks.
 func TestDeserted(t *testing.T) {
 	r := newRoom(t, testRate)
 	r.image("win", 2)
@@ -523,7 +540,8 @@ func TestShares(t *testing.T) {
 	r := newRoom(t, rate)
 	r.image("small", 8)
 	r.image("large", 24)
-	small, large := r.deploy("small", protocol.StartRule{Manual: true}, 0, 1), r.deploy("large", protocol.StartRule{Manual: true}, 1, 2)
+	small := r.deploy("small", protocol.StartRule{Manual: true}, 0, 1)
+	large := r.deploy("large", protocol.StartRule{Manual: true}, 1, 2)
 	first, second := r.machine(0), r.machine(1)
 	first.full.Store(true) // no session ends before it is looked at
 	second.full.Store(true)
@@ -581,7 +599,9 @@ func TestUnicast(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n := range maxJoins + 10 { // the same place once, then others, then no more
-		_, err := m.Join(t.Context(), protocol.SessionJoin{Nonce: []byte(fmt.Sprintf("%016d", n/2)), Need: blocks.FullSet(count).AppendBinary(nil)})
+		nonce := []byte(fmt.Sprintf("%016d", n/2))
+		need := blocks.FullSet(count).AppendBinary(nil)
+		_, err := m.Join(t.Context(), protocol.SessionJoin{Nonce: nonce, Need: need})
 		if err != nil {
 			t.Fatalf("joined %d times: %v", n, err)
 		}
@@ -630,8 +650,8 @@ func TestNoSession(t *testing.T) {
 	m.none("closed")
 }
 
-// TestCrowd lets many machines and admins come at once: there is one session, and it is over when the server stops, whatever
-// it was doing.
+// TestCrowd lets many machines and admins come at once: there is one session, and it is over when the server
+// stops, in whatever state it was.
 func TestCrowd(t *testing.T) {
 	r := newRoom(t, testRate)
 	r.image("win", 4)
@@ -652,7 +672,8 @@ func TestCrowd(t *testing.T) {
 			}
 			ids.Store(s.Session, true)
 			nonce := []byte(fmt.Sprintf("%16s", m.id))
-			if _, err := m.Join(t.Context(), protocol.SessionJoin{Nonce: nonce, Need: blocks.FullSet(4).AppendBinary(nil)}); err != nil {
+			join := protocol.SessionJoin{Nonce: nonce, Need: blocks.FullSet(4).AppendBinary(nil)}
+			if _, err := m.Join(t.Context(), join); err != nil {
 				t.Error(err)
 			}
 			if _, err := r.manager.Get(t.Context(), task.ID); err != nil {

@@ -99,7 +99,8 @@ func (m *Manager) find(id string) (*session, error) {
 		}
 	}
 	return nil, &protocol.Problem{Code: protocol.CodeNotFound, Title: fmt.Sprintf("no session %q", id),
-		Hint: "'clonecast session list' shows what there is; a session has the number of its task, and is made when the task's first machine asks for it"}
+		Hint: "'clonecast session list' shows what there is; " +
+			"a session has the number of its task, and is made when the task's first machine asks for it"}
 }
 
 // view describes a session with its task's machines.
@@ -118,8 +119,10 @@ func (m *Manager) view(ctx context.Context, s *session) (Session, error) {
 		m.noteEnd(s)
 	}
 	out := Session{
-		ID: s.id, Task: s.op.TaskID, Title: t.Title, State: s.state().String(), Rule: s.rule, Waiting: s.waiting(), Error: s.failure, Group: s.group.String(),
-		Payload: sum.Payload, Sent: sum.FirstPass, Wire: int64(sum.Wire), Rate: int64(sum.Rate), MaxRate: int64(sum.MaxRate), Repair: int64(sum.Repair),
+		ID: s.id, Task: s.op.TaskID, Title: t.Title, State: s.state().String(),
+		Rule: s.rule, Waiting: s.waiting(), Error: s.failure, Group: s.group.String(),
+		Payload: sum.Payload, Sent: sum.FirstPass, Wire: int64(sum.Wire),
+		Rate: int64(sum.Rate), MaxRate: int64(sum.MaxRate), Repair: int64(sum.Repair),
 		Created: s.created, Began: s.began, Ended: s.ended, Machines: []MachineState{},
 	}
 	if out.State == packet.StateEnded.String() {
@@ -136,7 +139,8 @@ func (m *Manager) view(ctx context.Context, s *session) (Session, error) {
 		one := MachineState{ID: run.MachineID, Name: run.Machine}
 		receiver, joined := receivers[s.places[run.MachineID]]
 		if joined {
-			one.Address, one.Loss, one.Needed, one.Finished, one.Fetched = receiver.Address, receiver.Loss, receiver.Needed, receiver.Finished, receiver.Fetched
+			one.Address, one.Loss = receiver.Address, receiver.Loss
+			one.Needed, one.Finished, one.Fetched = receiver.Needed, receiver.Finished, receiver.Fetched
 		}
 		if joined && receiver.Reason != "" {
 			one.Cause, one.Hint = receiver.Cause, receiver.Hint
@@ -152,7 +156,9 @@ func (m *Manager) view(ctx context.Context, s *session) (Session, error) {
 }
 
 // machine tells where a machine stands, from its operation and from its place in the session, and why.
-func (s *session) machine(op tasks.Operation, r multicast.ReceiverSummary, joined, dropped bool) (state, reason string) {
+func (s *session) machine(
+	op tasks.Operation, r multicast.ReceiverSummary, joined, dropped bool,
+) (state, reason string) {
 	switch {
 	case dropped || op.State == tasks.Cancelled || op.State == tasks.Skipped:
 		return Dropped, "its run was cancelled"
@@ -191,7 +197,8 @@ func (m *Manager) Start(id string) error {
 	defer m.mu.Unlock()
 	switch {
 	case s.state() != packet.StateWaiting:
-		return &protocol.Problem{Code: protocol.CodeConflict, Title: fmt.Sprintf("session %s does not wait: it is %v", id, s.state())}
+		return &protocol.Problem{
+			Code: protocol.CodeConflict, Title: fmt.Sprintf("session %s does not wait: it is %v", id, s.state())}
 	case s.sender.Present() == 0:
 		return &protocol.Problem{Code: protocol.CodeConflict, Title: fmt.Sprintf("no machine has joined session %s yet", id),
 			Hint: "'clonecast session show " + id + "' lists who is expected; a machine joins when it has compared its disk"}

@@ -64,7 +64,8 @@ func (s *Service) Next(ctx context.Context, machine, boot string) (protocol.Oper
 
 // currentRun finds the oldest task of a machine that is not over.
 func currentRun(tx *sql.Tx, machine string) (task string, found bool, err error) {
-	err = tx.QueryRow("SELECT task_id FROM runs WHERE machine_id = $1 AND state IN ('queued', 'running') ORDER BY task_id LIMIT 1", machine).Scan(&task)
+	err = tx.QueryRow("SELECT task_id FROM runs WHERE machine_id = $1 AND state IN ('queued', 'running') "+
+		"ORDER BY task_id LIMIT 1", machine).Scan(&task)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", false, nil
 	}
@@ -74,7 +75,8 @@ func currentRun(tx *sql.Tx, machine string) (task string, found bool, err error)
 const operationColumns = "spec, state, attempts, boot, published, result, error, hint, notes, started, ended"
 
 func operations(tx *sql.Tx, task, machine string) ([]Operation, error) {
-	rows, err := tx.Query("SELECT "+operationColumns+" FROM operations WHERE task_id = $1 AND machine_id = $2 ORDER BY position", task, machine)
+	rows, err := tx.Query("SELECT "+operationColumns+" FROM operations "+
+		"WHERE task_id = $1 AND machine_id = $2 ORDER BY position", task, machine)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +111,8 @@ func (s *Service) advance(tx *sql.Tx, task, machine, boot string) (protocol.Oper
 			}
 			continue
 		case op.Attempts >= MaxAttempts:
-			err := s.fail(tx, machine, op.Operation, fmt.Sprintf("the machine booted %d times for this operation and never finished it", op.Attempts),
+			err := s.fail(tx, machine, op.Operation,
+				fmt.Sprintf("the machine booted %d times for this operation and never finished it", op.Attempts),
 				"look at the machine's screen or serial console during the next attempt; is its power or network failing?", nil)
 			return protocol.Operation{}, false, err
 		}
@@ -130,12 +133,14 @@ func (s *Service) hand(tx *sql.Tx, machine, boot string, op Operation) error {
 		return err
 	}
 	_, err = tx.Exec("UPDATE runs SET state = 'running' WHERE task_id = $1 AND machine_id = $2", op.TaskID, machine)
-	s.log.Info("operation begins", "machine", machine, "task", op.TaskID, "operation", op.Kind, "image", op.Image, "attempt", op.Attempts+1)
+	s.log.Info("operation begins", "machine", machine, "task", op.TaskID,
+		"operation", op.Kind, "image", op.Image, "attempt", op.Attempts+1)
 	return err
 }
 
 func (s *Service) setDone(tx *sql.Tx, machine string, op protocol.Operation, result string, notes []string) error {
-	_, err := tx.Exec("UPDATE operations SET state = 'done', result = $4, notes = $5, ended = $6 WHERE task_id = $1 AND machine_id = $2 AND position = $3",
+	_, err := tx.Exec("UPDATE operations SET state = 'done', result = $4, notes = $5, ended = $6 "+
+		"WHERE task_id = $1 AND machine_id = $2 AND position = $3",
 		op.TaskID, machine, op.Index, result, encodeNotes(notes), database.Millis(s.now()))
 	s.log.Info("operation done", "machine", machine, "task", op.TaskID, "operation", op.Kind)
 	return err
@@ -143,12 +148,15 @@ func (s *Service) setDone(tx *sql.Tx, machine string, op protocol.Operation, res
 
 // fail ends an operation, its run, and everything else that was ordered for the machine.
 func (s *Service) fail(tx *sql.Tx, machine string, op protocol.Operation, cause, hint string, notes []string) error {
-	_, err := tx.Exec("UPDATE operations SET state = 'failed', error = $4, hint = $5, notes = $6, ended = $7 WHERE task_id = $1 AND machine_id = $2 AND position = $3",
-		op.TaskID, machine, op.Index, text.Clean(cause, maxText), text.Clean(hint, maxText), encodeNotes(notes), database.Millis(s.now()))
+	_, err := tx.Exec("UPDATE operations SET state = 'failed', error = $4, hint = $5, notes = $6, ended = $7 "+
+		"WHERE task_id = $1 AND machine_id = $2 AND position = $3",
+		op.TaskID, machine, op.Index,
+		text.Clean(cause, maxText), text.Clean(hint, maxText), encodeNotes(notes), database.Millis(s.now()))
 	if err != nil {
 		return err
 	}
-	s.log.Error("operation failed", "machine", machine, "task", op.TaskID, "operation", op.Kind, "error", text.Clean(cause, maxText))
+	s.log.Error("operation failed", "machine", machine, "task", op.TaskID,
+		"operation", op.Kind, "error", text.Clean(cause, maxText))
 	if err := s.endRun(tx, op.TaskID, machine, Failed); err != nil {
 		return err
 	}
@@ -198,7 +206,8 @@ func (s *Service) endQueued(tx *sql.Tx, task string) error {
 // Report takes a machine's status of an operation.
 func (s *Service) Report(ctx context.Context, machine string, st protocol.Status) (protocol.StatusResponse, error) {
 	if len(st.Result) > maxResult || len(st.Result) > 0 && !json.Valid(st.Result) {
-		return protocol.StatusResponse{}, problem(protocol.CodeInvalid, "", "result of %d bytes is too long or not JSON", len(st.Result))
+		return protocol.StatusResponse{}, problem(protocol.CodeInvalid, "",
+			"result of %d bytes is too long or not JSON", len(st.Result))
 	}
 	if st.State != protocol.StateRunning && st.State != protocol.StateDone && st.State != protocol.StateFailed {
 		return protocol.StatusResponse{}, problem(protocol.CodeInvalid, "", "unknown state %q", st.State)
@@ -265,7 +274,8 @@ func (s *Service) progress(machine string, st protocol.Status) {
 }
 
 func find(tx *sql.Tx, task, machine string, index int) (Operation, error) {
-	rows, err := tx.Query("SELECT "+operationColumns+" FROM operations WHERE CAST(task_id AS TEXT) = $1 AND machine_id = $2 AND position = $3", task, machine, index)
+	rows, err := tx.Query("SELECT "+operationColumns+" FROM operations "+
+		"WHERE CAST(task_id AS TEXT) = $1 AND machine_id = $2 AND position = $3", task, machine, index)
 	if err != nil {
 		return Operation{}, err
 	}
@@ -279,10 +289,12 @@ func find(tx *sql.Tx, task, machine string, index int) (Operation, error) {
 	return Operation{}, problem(protocol.CodeNotFound, "", "this machine has no operation %d of task %.20q", index, task)
 }
 
-// Current gives the operation that a machine is doing, for the data calls.
+// Current gives the operation that a machine runs, for the data calls.
 func (s *Service) Current(ctx context.Context, machine string) (op Operation, creator string, found bool, err error) {
-	rows, err := s.db.QueryContext(ctx, `SELECT t.creator, o.spec, o.state, o.attempts, o.boot, o.published, o.result, o.error, o.hint, o.notes, o.started, o.ended
-		FROM operations o JOIN tasks t ON t.id = o.task_id WHERE o.machine_id = $1 AND o.state = 'running' ORDER BY o.task_id LIMIT 1`, machine)
+	rows, err := s.db.QueryContext(ctx, `SELECT t.creator, o.spec, o.state, o.attempts, o.boot,
+			o.published, o.result, o.error, o.hint, o.notes, o.started, o.ended
+		FROM operations o JOIN tasks t ON t.id = o.task_id
+		WHERE o.machine_id = $1 AND o.state = 'running' ORDER BY o.task_id LIMIT 1`, machine)
 	if err != nil {
 		return Operation{}, "", false, fmt.Errorf("current operation of machine %s: %w", machine, err)
 	}
@@ -303,7 +315,8 @@ func (op Operation) Boot() string { return op.boot }
 // SetPublished records the version that a capture made, so that neither a repeated
 // call nor another boot makes it twice.
 func (s *Service) SetPublished(ctx context.Context, machine string, op Operation, response string) error {
-	_, err := s.db.ExecContext(ctx, "UPDATE operations SET published = $4 WHERE task_id = $1 AND machine_id = $2 AND position = $3", op.TaskID, machine, op.Index, response)
+	_, err := s.db.ExecContext(ctx, "UPDATE operations SET published = $4 "+
+		"WHERE task_id = $1 AND machine_id = $2 AND position = $3", op.TaskID, machine, op.Index, response)
 	if err != nil {
 		return fmt.Errorf("record version of task %s: %w", op.TaskID, err)
 	}
@@ -311,7 +324,7 @@ func (s *Service) SetPublished(ctx context.Context, machine string, op Operation
 	return nil
 }
 
-// LogOff ends a boot. A machine that leaves with an error fails what it was doing.
+// LogOff ends a boot. A machine that leaves with an error fails its running operation.
 func (s *Service) LogOff(ctx context.Context, machine string, req protocol.LogoffRequest) error {
 	err := database.Tx(ctx, s.db, func(tx *sql.Tx) error {
 		task, found, err := currentRun(tx, machine)

@@ -37,7 +37,8 @@ func (s *Service) List(ctx context.Context, n int) ([]Task, error) {
 
 // Active lists the tasks of a machine that are not over.
 func (s *Service) Active(ctx context.Context, machine string) ([]Task, error) {
-	list, err := s.load(ctx, "t.id IN (SELECT task_id FROM runs WHERE machine_id = $1 AND state IN ('queued', 'running'))", machine)
+	list, err := s.load(ctx,
+		"t.id IN (SELECT task_id FROM runs WHERE machine_id = $1 AND state IN ('queued', 'running'))", machine)
 	if err != nil {
 		return nil, fmt.Errorf("tasks of machine %s: %w", machine, err)
 	}
@@ -54,7 +55,8 @@ func (s *Service) Unfinished(ctx context.Context) ([]Task, error) {
 }
 
 func (s *Service) load(ctx context.Context, where string, arg any) ([]Task, error) {
-	rows, err := s.db.QueryContext(ctx, `SELECT t.id, t.title, t.creator, t.created, r.machine_id, m.name, r.state, r.ended,
+	rows, err := s.db.QueryContext(ctx, `SELECT t.id, t.title, t.creator, t.created,
+		r.machine_id, m.name, r.state, r.ended,
 		o.spec, o.state, o.attempts, o.boot, o.published, o.result, o.error, o.hint, o.notes, o.started, o.ended
 		FROM tasks t JOIN runs r ON r.task_id = t.id JOIN machines m ON m.id = r.machine_id
 		JOIN operations o ON o.task_id = r.task_id AND o.machine_id = r.machine_id
@@ -95,7 +97,8 @@ func scanOperation(rows *sql.Rows, before ...any) (Operation, error) {
 	var op Operation
 	var spec, result, notes string
 	var started, ended int64
-	err := rows.Scan(append(before, &spec, &op.State, &op.Attempts, &op.boot, &op.published, &result, &op.Error, &op.Hint, &notes, &started, &ended)...)
+	err := rows.Scan(append(before, &spec, &op.State, &op.Attempts, &op.boot, &op.published,
+		&result, &op.Error, &op.Hint, &notes, &started, &ended)...)
 	if err != nil {
 		return Operation{}, err
 	}

@@ -27,7 +27,8 @@ func (s *Service) AddRun(ctx context.Context, id, machine string) error {
 	var operations []protocol.Operation
 	for _, op := range t.Runs[0].Operations {
 		if op.Kind == protocol.OpCapture || op.Kind == protocol.OpFollow {
-			return problem(protocol.CodeConflict, "order a task for the machine", "task %s captures: only a deploy takes more machines", id)
+			return problem(protocol.CodeConflict, "order a task for the machine",
+				"task %s captures: only a deploy takes more machines", id)
 		}
 		operations = append(operations, op.Operation)
 	}
@@ -57,7 +58,8 @@ func (s *Service) CancelRun(ctx context.Context, id, machine string) error {
 	if Over(r.State) {
 		return problem(protocol.CodeConflict, "", "task %s is over on machine %s: %s", id, r.Machine, r.State)
 	}
-	return s.change(ctx, "cancel task "+id+" on machine "+machine, func(tx *sql.Tx) error { return s.endRun(tx, id, machine, Cancelled) })
+	return s.change(ctx, "cancel task "+id+" on machine "+machine,
+		func(tx *sql.Tx) error { return s.endRun(tx, id, machine, Cancelled) })
 }
 
 // RetryRun queues a failed or cancelled run anew. What it has done stays done.
@@ -67,10 +69,12 @@ func (s *Service) RetryRun(ctx context.Context, id, machine string) error {
 		return err
 	}
 	if r.State != Failed && r.State != Cancelled {
-		return problem(protocol.CodeConflict, "", "task %s has neither failed nor been cancelled on machine %s: %s", id, r.Machine, r.State)
+		return problem(protocol.CodeConflict, "",
+			"task %s has neither failed nor been cancelled on machine %s: %s", id, r.Machine, r.State)
 	}
 	return s.change(ctx, "retry task "+id+" on machine "+machine, func(tx *sql.Tx) error {
-		result, err := tx.Exec(`UPDATE runs SET state = 'queued', ended = 0 WHERE CAST(task_id AS TEXT) = $1 AND machine_id = $2 AND state IN ('failed', 'cancelled')
+		result, err := tx.Exec(`UPDATE runs SET state = 'queued', ended = 0
+			WHERE CAST(task_id AS TEXT) = $1 AND machine_id = $2 AND state IN ('failed', 'cancelled')
 			AND EXISTS (SELECT 1 FROM machines WHERE id = runs.machine_id AND state = $3)`, id, machine, protocol.MachineAdopted)
 		if err != nil {
 			return err
@@ -78,7 +82,8 @@ func (s *Service) RetryRun(ctx context.Context, id, machine string) error {
 		if n, err := result.RowsAffected(); err != nil || n == 0 {
 			return err // somebody was faster
 		}
-		_, err = tx.Exec(`UPDATE operations SET state = 'queued', attempts = 0, boot = '', published = '', result = '', error = '', hint = '', notes = '[]', started = 0, ended = 0
+		_, err = tx.Exec(`UPDATE operations SET state = 'queued', attempts = 0, boot = '', published = '',
+				result = '', error = '', hint = '', notes = '[]', started = 0, ended = 0
 			WHERE CAST(task_id AS TEXT) = $1 AND machine_id = $2 AND state IN ('failed', 'cancelled', 'skipped')`, id, machine)
 		return err
 	})
@@ -100,7 +105,8 @@ func (s *Service) runOf(ctx context.Context, id, machine string) (Run, error) {
 	}
 	r, ok := t.run(machine)
 	if !ok {
-		return Run{}, problem(protocol.CodeNotFound, "'clonecast task show "+id+"' lists its machines", "task %s is not for machine %s", id, machine)
+		return Run{}, problem(protocol.CodeNotFound, "'clonecast task show "+id+"' lists its machines",
+			"task %s is not for machine %s", id, machine)
 	}
 	return r, nil
 }

@@ -22,7 +22,8 @@ type SavedTable struct {
 // was cut, the disk of the next try may be half overwritten.
 func (s *Service) SaveTable(ctx context.Context, machine string, op Operation, disk int, content []byte) error {
 	_, err := s.db.ExecContext(ctx, `INSERT INTO saved_tables (task_id, machine_id, position, disk, content, saved)
-		VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`, op.TaskID, machine, op.Index, disk, string(content), database.Millis(s.now()))
+		VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`,
+		op.TaskID, machine, op.Index, disk, string(content), database.Millis(s.now()))
 	if err != nil {
 		return fmt.Errorf("save the old table of task %s: %w", op.TaskID, err)
 	}

@@ -10,7 +10,7 @@
 // State changes are in the database before anybody is told of them; progress is in
 // memory only. A machine that boots again while its operation runs (a power cut) gets
 // the same operation again, at most MaxAttempts times. When an operation fails, its run
-// fails and the machine's other runs are cancelled: the next thing an admin ordered
+// fails and the machine's other runs are cancelled: the next operation that an admin ordered
 // may overwrite what the failed one should have saved. So after a failure a machine
 // boots from its own disk, never in a loop into the appliance.
 //
@@ -144,8 +144,10 @@ func problem(code, hint, format string, a ...any) error {
 
 // Create orders a task.
 func (s *Service) Create(ctx context.Context, n New) (Task, error) {
-	if len(n.Machines) == 0 || len(n.Machines) > maxMachines || len(n.Operations) == 0 || max(len(n.Operations), len(n.First)) > maxOperations {
-		return Task{}, problem(protocol.CodeInvalid, "", "a task has 1 to %d machines and 1 to %d operations", maxMachines, maxOperations)
+	if len(n.Machines) == 0 || len(n.Machines) > maxMachines ||
+		len(n.Operations) == 0 || max(len(n.Operations), len(n.First)) > maxOperations {
+		return Task{}, problem(protocol.CodeInvalid, "",
+			"a task has 1 to %d machines and 1 to %d operations", maxMachines, maxOperations)
 	}
 	for _, op := range slices.Concat(n.First, n.Operations) {
 		switch op.Kind {
@@ -188,9 +190,11 @@ func createRun(tx *sql.Tx, task int64, machine string, operations []protocol.Ope
 	case err != nil:
 		return err
 	case state != protocol.MachineAdopted:
-		return problem(protocol.CodePending, "'clonecast machine adopt "+machine+"' makes it yours", "machine %s is not adopted", name)
+		return problem(protocol.CodePending, "'clonecast machine adopt "+machine+"' makes it yours",
+			"machine %s is not adopted", name)
 	}
-	if _, err := tx.Exec("INSERT INTO runs (task_id, machine_id, state) VALUES ($1, $2, $3)", task, machine, Queued); err != nil {
+	_, err := tx.Exec("INSERT INTO runs (task_id, machine_id, state) VALUES ($1, $2, $3)", task, machine, Queued)
+	if err != nil {
 		return err
 	}
 	for i, op := range operations {
@@ -199,7 +203,8 @@ func createRun(tx *sql.Tx, task int64, machine string, operations []protocol.Ope
 		if err != nil {
 			return err
 		}
-		_, err = tx.Exec("INSERT INTO operations (task_id, machine_id, position, spec, state) VALUES ($1, $2, $3, $4, $5)", task, machine, i, string(spec), Queued)
+		_, err = tx.Exec("INSERT INTO operations (task_id, machine_id, position, spec, state) "+
+			"VALUES ($1, $2, $3, $4, $5)", task, machine, i, string(spec), Queued)
 		if err != nil {
 			return err
 		}
@@ -235,14 +240,16 @@ func (s *Service) Cancel(ctx context.Context, id string) (Task, error) {
 // endRun ends a run that is not over, with what is left of its operations.
 func (s *Service) endRun(tx *sql.Tx, task, machine, state string) error {
 	now := database.Millis(s.now())
-	result, err := tx.Exec("UPDATE runs SET state = $3, ended = $4 WHERE task_id = $1 AND machine_id = $2 AND state IN ('queued', 'running')", task, machine, state, now)
+	result, err := tx.Exec("UPDATE runs SET state = $3, ended = $4 "+
+		"WHERE task_id = $1 AND machine_id = $2 AND state IN ('queued', 'running')", task, machine, state, now)
 	if err != nil {
 		return err
 	}
 	if n, err := result.RowsAffected(); err != nil || n == 0 {
 		return err
 	}
-	_, err = tx.Exec(`UPDATE operations SET state = CASE state WHEN 'queued' THEN 'skipped' ELSE 'cancelled' END, ended = $3
+	_, err = tx.Exec(`UPDATE operations
+		SET state = CASE state WHEN 'queued' THEN 'skipped' ELSE 'cancelled' END, ended = $3
 		WHERE task_id = $1 AND machine_id = $2 AND state IN ('queued', 'running')`, task, machine, now)
 	return err
 }

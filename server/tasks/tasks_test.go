@@ -31,7 +31,9 @@ func service(t *testing.T, machines ...string) (*Service, *sql.DB) {
 	}
 	t.Cleanup(func() { db.Close() })
 	for _, m := range machines {
-		if _, err := db.Exec("INSERT INTO machines (id, name, state, facts, registered, last_seen) VALUES ($1, $1, 'adopted', '{}', 1, 1)", m); err != nil {
+		_, err := db.Exec("INSERT INTO machines (id, name, state, facts, registered, last_seen) "+
+			"VALUES ($1, $1, 'adopted', '{}', 1, 1)", m)
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -59,8 +61,11 @@ func next(t *testing.T, s *Service, machine, boot, kind string) protocol.Operati
 
 func report(t *testing.T, s *Service, machine string, op protocol.Operation, state string) protocol.StatusResponse {
 	t.Helper()
-	answer, err := s.Report(ctx, machine, protocol.Status{TaskID: op.TaskID, Index: op.Index, State: state, Error: "disk\x1b broken",
-		Notes: []string{"raw copy"}, Result: json.RawMessage(`{"seconds":1}`), Progress: &protocol.Progress{Phase: "write", Done: 5, Total: 10}})
+	answer, err := s.Report(ctx, machine, protocol.Status{
+		TaskID: op.TaskID, Index: op.Index, State: state, Error: "disk\x1b broken",
+		Notes: []string{"raw copy"}, Result: json.RawMessage(`{"seconds":1}`),
+		Progress: &protocol.Progress{Phase: "write", Done: 5, Total: 10},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +114,8 @@ func TestWholeTask(t *testing.T) {
 	default:
 		t.Error("nobody was told of the progress")
 	}
-	if p := expect(t, s, task.ID, Running, Running, Queued, Queued, Queued).Runs[0].Operations[0].Progress; p == nil || p.Done != 5 {
+	run := expect(t, s, task.ID, Running, Running, Queued, Queued, Queued).Runs[0]
+	if p := run.Operations[0].Progress; p == nil || p.Done != 5 {
 		t.Errorf("progress is %+v", p)
 	}
 	report(t, s, "a", op, Done)
@@ -121,7 +127,8 @@ func TestWholeTask(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := expect(t, s, task.ID, Running, Done, Done, Queued, Queued).Runs[0]
-	if done.State != Done || string(done.Operations[0].Result) != `{"seconds":1}` || done.Operations[0].Notes[0] != "raw copy" || done.Operations[0].Progress != nil {
+	if op := done.Operations[0]; done.State != Done || string(op.Result) != `{"seconds":1}` ||
+		op.Notes[0] != "raw copy" || op.Progress != nil {
 		t.Errorf("run is %+v", done)
 	}
 }
@@ -220,7 +227,9 @@ func TestCaptureIsPublishedOnce(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	s, db := service(t, "a")
-	if _, err := db.Exec("INSERT INTO machines (id, name, state, facts, registered, last_seen) VALUES ('p', 'p', 'pending', '{}', 1, 1)"); err != nil {
+	_, err := db.Exec("INSERT INTO machines (id, name, state, facts, registered, last_seen) " +
+		"VALUES ('p', 'p', 'pending', '{}', 1, 1)")
+	if err != nil {
 		t.Fatal(err)
 	}
 	task := order(t, s, []string{"a"}, deploy)
@@ -228,17 +237,21 @@ func TestRefusals(t *testing.T) {
 		err  error
 		code string
 	}{
-		"pending":     {second(s.Create(ctx, New{Machines: []string{"p"}, Operations: []protocol.Operation{deploy}})), protocol.CodePending},
-		"unknown":     {second(s.Create(ctx, New{Machines: []string{"x"}, Operations: []protocol.Operation{deploy}})), protocol.CodeNotFound},
+		"pending": {second(s.Create(ctx, New{Machines: []string{"p"}, Operations: []protocol.Operation{deploy}})),
+			protocol.CodePending},
+		"unknown": {second(s.Create(ctx, New{Machines: []string{"x"}, Operations: []protocol.Operation{deploy}})),
+			protocol.CodeNotFound},
 		"no machines": {second(s.Create(ctx, New{Operations: []protocol.Operation{deploy}})), protocol.CodeInvalid},
-		"kind":        {second(s.Create(ctx, New{Machines: []string{"a"}, Operations: []protocol.Operation{{Kind: "wipe"}}})), protocol.CodeInvalid},
-		"not begun":   {second(s.Report(ctx, "a", protocol.Status{TaskID: task.ID, State: Done})), protocol.CodeConflict},
-		"other's":     {second(s.Report(ctx, "p", protocol.Status{TaskID: task.ID, State: Done})), protocol.CodeNotFound},
-		"no task":     {second(s.Report(ctx, "a", protocol.Status{TaskID: "1 OR 1=1", State: Done})), protocol.CodeNotFound},
-		"state":       {second(s.Report(ctx, "a", protocol.Status{TaskID: task.ID, State: "queued"})), protocol.CodeInvalid},
-		"result":      {second(s.Report(ctx, "a", protocol.Status{TaskID: task.ID, State: Done, Result: json.RawMessage("{")})), protocol.CodeInvalid},
-		"get":         {second(s.Get(ctx, "99")), protocol.CodeNotFound},
-		"get text":    {second(s.Get(ctx, "x")), protocol.CodeNotFound},
+		"kind": {second(s.Create(ctx, New{Machines: []string{"a"}, Operations: []protocol.Operation{{Kind: "wipe"}}})),
+			protocol.CodeInvalid},
+		"not begun": {second(s.Report(ctx, "a", protocol.Status{TaskID: task.ID, State: Done})), protocol.CodeConflict},
+		"other's":   {second(s.Report(ctx, "p", protocol.Status{TaskID: task.ID, State: Done})), protocol.CodeNotFound},
+		"no task":   {second(s.Report(ctx, "a", protocol.Status{TaskID: "1 OR 1=1", State: Done})), protocol.CodeNotFound},
+		"state":     {second(s.Report(ctx, "a", protocol.Status{TaskID: task.ID, State: "queued"})), protocol.CodeInvalid},
+		"result": {second(s.Report(ctx, "a",
+			protocol.Status{TaskID: task.ID, State: Done, Result: json.RawMessage("{")})), protocol.CodeInvalid},
+		"get":      {second(s.Get(ctx, "99")), protocol.CodeNotFound},
+		"get text": {second(s.Get(ctx, "x")), protocol.CodeNotFound},
 	}
 	for name, test := range tests {
 		var p *protocol.Problem

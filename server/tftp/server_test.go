@@ -58,20 +58,26 @@ func TestForeignClients(t *testing.T) {
 	}
 	s := serve(t, files)
 	host, port, _ := net.SplitHostPort(s.Addr().String())
+	url := "tftp://" + s.Addr().String() + "/"
 	out := filepath.Join(t.TempDir(), "out")
 	hang := strconv.Itoa(int(await.Limit.Seconds()))
 	tests := []struct {
 		name, file string
 		command    []string
 	}{
-		{"curl", "undionly.kpxe", []string{"curl", "-sS", "-m", hang, "-o", out, "tftp://" + s.Addr().String() + "/undionly.kpxe"}},
-		{"curl blksize 1468", "undionly.kpxe", []string{"curl", "-sS", "-m", hang, "--tftp-blksize", "1468", "-o", out, "tftp://" + s.Addr().String() + "/undionly.kpxe"}},
-		{"curl without options", "whole.bin", []string{"curl", "-sS", "-m", hang, "--tftp-no-options", "-o", out, "tftp://" + s.Addr().String() + "/whole.bin"}},
-		{"curl rollover", "long.bin", []string{"curl", "-sS", "-m", hang, "--tftp-blksize", "8", "-o", out, "tftp://" + s.Addr().String() + "/long.bin"}},
+		{"curl", "undionly.kpxe", []string{"curl", "-sS", "-m", hang, "-o", out, url + "undionly.kpxe"}},
+		{"curl blksize 1468", "undionly.kpxe", []string{
+			"curl", "-sS", "-m", hang, "--tftp-blksize", "1468", "-o", out, url + "undionly.kpxe"}},
+		{"curl without options", "whole.bin", []string{
+			"curl", "-sS", "-m", hang, "--tftp-no-options", "-o", out, url + "whole.bin"}},
+		{"curl rollover", "long.bin", []string{
+			"curl", "-sS", "-m", hang, "--tftp-blksize", "8", "-o", out, url + "long.bin"}},
 		{"tftp-hpa", "undionly.kpxe", []string{"tftp", "-4", "-m", "binary", host, port, "-c", "get", "undionly.kpxe", out}},
 		{"tftp-hpa empty", "empty.bin", []string{"tftp", "-4", "-m", "binary", host, port, "-c", "get", "/empty.bin", out}},
-		{"atftp", "undionly.kpxe", []string{"atftp", "--option", "blksize 1024", "--option", "tsize 0", "-g", "-r", "undionly.kpxe", "-l", out, host, port}},
-		{"atftp windowsize", "undionly.kpxe", []string{"atftp", "--option", "windowsize 8", "-g", "-r", "undionly.kpxe", "-l", out, host, port}},
+		{"atftp", "undionly.kpxe", []string{"atftp", "--option", "blksize 1024", "--option", "tsize 0",
+			"-g", "-r", "undionly.kpxe", "-l", out, host, port}},
+		{"atftp windowsize", "undionly.kpxe", []string{"atftp", "--option", "windowsize 8",
+			"-g", "-r", "undionly.kpxe", "-l", out, host, port}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -168,7 +174,8 @@ func TestRefusals(t *testing.T) {
 				want = errNotFound
 			}
 			got := c.receive(await.Limit)
-			if len(got) < 5 || got[:4] != string([]byte{0, opError, 0, byte(want)}) || test.code == silence && c.receive(time.Millisecond) != "" {
+			if len(got) < 5 || got[:4] != string([]byte{0, opError, 0, byte(want)}) ||
+				test.code == silence && c.receive(time.Millisecond) != "" {
 				t.Errorf("answer %q, want error %d", got, test.code)
 			}
 		})

@@ -12,9 +12,10 @@ func TestParseRequest(t *testing.T) {
 		packet string
 		want   request
 	}{
-		"plain":        {"\x00\x01a.bin\x00octet\x00", request{op: opRRQ, name: "a.bin", mode: "octet"}},
-		"write":        {"\x00\x02a\x00NetASCII\x00", request{op: opWRQ, name: "a", mode: "netascii"}},
-		"options":      {"\x00\x01a\x00OCTET\x00BlkSize\x001468\x00tsize\x000\x00", request{opRRQ, "a", "octet", []option{{"blksize", "1468"}, {"tsize", "0"}}}},
+		"plain": {"\x00\x01a.bin\x00octet\x00", request{op: opRRQ, name: "a.bin", mode: "octet"}},
+		"write": {"\x00\x02a\x00NetASCII\x00", request{op: opWRQ, name: "a", mode: "netascii"}},
+		"options": {"\x00\x01a\x00OCTET\x00BlkSize\x001468\x00tsize\x000\x00",
+			request{opRRQ, "a", "octet", []option{{"blksize", "1468"}, {"tsize", "0"}}}},
 		"half option":  {"\x00\x01a\x00octet\x00blksize\x00", request{op: opRRQ, name: "a", mode: "octet"}},
 		"empty option": {"\x00\x01a\x00octet\x00\x00\x00", request{opRRQ, "a", "octet", []option{{}}}},
 	}
@@ -30,7 +31,8 @@ func TestParseRequest(t *testing.T) {
 		})
 	}
 	for _, bad := range []string{
-		"", "\x00", "\x00\x01", "\x00\x03\x00\x01abc", "\x01\x00a\x00octet\x00", "\x00\x01a", "\x00\x01a\x00octet", "\x00\x01\x00octet\x00",
+		"", "\x00", "\x00\x01", "\x00\x03\x00\x01abc", "\x01\x00a\x00octet\x00",
+		"\x00\x01a", "\x00\x01a\x00octet", "\x00\x01\x00octet\x00",
 		"\x00\x01a\x00", "\x00\x01" + strings.Repeat("a", 64<<10) + "\x00octet\x00",
 	} {
 		if r, err := parseRequest([]byte(bad)); err == nil {
@@ -44,13 +46,19 @@ func TestNegotiate(t *testing.T) {
 		options []option
 		want    settings
 	}{
-		"none":          {nil, settings{block: 512, window: 1}},
-		"all":           {[]option{{"tsize", "0"}, {"blksize", "1024"}, {"windowsize", "4"}, {"timeout", "2"}}, settings{1024, 4, 2, []option{{"tsize", "777"}, {"blksize", "1024"}, {"windowsize", "4"}, {"timeout", "2"}}}},
-		"clamped":       {[]option{{"blksize", "65464"}, {"windowsize", "65535"}}, settings{1468, 64, 0, []option{{"blksize", "1468"}, {"windowsize", "64"}}}},
-		"out of range":  {[]option{{"blksize", "0"}, {"blksize", "7"}, {"blksize", "65535"}, {"windowsize", "0"}, {"windowsize", "65536"}, {"timeout", "0"}, {"timeout", "255"}, {"tsize", "-1"}}, settings{block: 512, window: 1}},
-		"no numbers":    {[]option{{"blksize", "x"}, {"tsize", ""}, {"windowsize", "99999999999999999999"}, {"timeout", "1.5"}}, settings{block: 512, window: 1}},
-		"unknown":       {[]option{{"multicast", "1"}, {"", "5"}, {"blksize2", "512"}}, settings{block: 512, window: 1}},
-		"first one won": {[]option{{"blksize", "600"}, {"blksize", "700"}}, settings{600, 1, 0, []option{{"blksize", "600"}}}},
+		"none": {nil, settings{block: 512, window: 1}},
+		"all": {[]option{{"tsize", "0"}, {"blksize", "1024"}, {"windowsize", "4"}, {"timeout", "2"}}, settings{
+			1024, 4, 2, []option{{"tsize", "777"}, {"blksize", "1024"}, {"windowsize", "4"}, {"timeout", "2"}}}},
+		"clamped": {[]option{{"blksize", "65464"}, {"windowsize", "65535"}}, settings{
+			1468, 64, 0, []option{{"blksize", "1468"}, {"windowsize", "64"}}}},
+		"out of range": {[]option{{"blksize", "0"}, {"blksize", "7"}, {"blksize", "65535"},
+			{"windowsize", "0"}, {"windowsize", "65536"},
+			{"timeout", "0"}, {"timeout", "255"}, {"tsize", "-1"}}, settings{block: 512, window: 1}},
+		"no numbers": {[]option{{"blksize", "x"}, {"tsize", ""}, {"windowsize", "99999999999999999999"},
+			{"timeout", "1.5"}}, settings{block: 512, window: 1}},
+		"unknown": {[]option{{"multicast", "1"}, {"", "5"}, {"blksize2", "512"}}, settings{block: 512, window: 1}},
+		"first one won": {[]option{{"blksize", "600"}, {"blksize", "700"}}, settings{
+			600, 1, 0, []option{{"blksize", "600"}}}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -65,7 +73,8 @@ func TestNegotiate(t *testing.T) {
 func TestWindow(t *testing.T) {
 	data := []byte("aabbccddee") // blocks of 2: five, and the empty sixth
 	w := newWindow(data, settings{block: 2, window: 4})
-	if w.blocks != 6 || w.last() != 4 || string(w.packet(nil, 2)) != "\x00\x03\x00\x02bb" || string(w.packet(nil, 6)) != "\x00\x03\x00\x06" {
+	if w.blocks != 6 || w.last() != 4 ||
+		string(w.packet(nil, 2)) != "\x00\x03\x00\x02bb" || string(w.packet(nil, 6)) != "\x00\x03\x00\x06" {
 		t.Fatalf("window %+v", w)
 	}
 	steps := []struct {
@@ -84,7 +93,8 @@ func TestWindow(t *testing.T) {
 	}
 	for i, step := range steps {
 		if send := w.ack(step.number); send != step.send || w.acked != step.acked {
-			t.Fatalf("step %d: ack(%d) = %v with %d acknowledged, want %v with %d", i, step.number, send, w.acked, step.send, step.acked)
+			t.Fatalf("step %d: ack(%d) = %v with %d acknowledged, want %v with %d",
+				i, step.number, send, w.acked, step.send, step.acked)
 		}
 	}
 	if !w.done() {
@@ -132,7 +142,8 @@ func FuzzParseRequest(f *testing.F) {
 			t.Fatalf("parseRequest(%q) = %+v", b, r)
 		}
 		s := negotiate(r.options, 1000)
-		if s.block < minBlock || s.block > maxBlock || s.window < 1 || s.window > maxWindow || s.timeout < 0 || s.timeout > maxTimeoutSec || len(s.accept) > 4 {
+		if s.block < minBlock || s.block > maxBlock || s.window < 1 || s.window > maxWindow ||
+			s.timeout < 0 || s.timeout > maxTimeoutSec || len(s.accept) > 4 {
 			t.Fatalf("negotiate(%+v) = %+v", r.options, s)
 		}
 	})
