@@ -234,7 +234,10 @@ func confirm(ctx context.Context, out io.Writer, in io.Reader, devices []*blockd
 	for i, dev := range devices {
 		d := &m.Disks[i]
 		fmt.Fprintf(out, "%s@%d (%v) will be written to\n  %s\n", m.Image, m.Sequence, d.Size, dev)
-		if l, err := layout.Inspect(dev, geometry(dev)); err == nil {
+		l, err := layout.Inspect(dev, geometry(dev))
+		if err != nil {
+			fmt.Fprintf(out, "    now: what it holds cannot be told: %v\n", err)
+		} else {
 			for i := range l.Partitions {
 				p := &l.Partitions[i]
 				fmt.Fprintf(out, "    now: partition %d, %v, %s %s\n",

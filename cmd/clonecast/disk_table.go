@@ -125,6 +125,9 @@ func runDiskRestoreTable(
 		return err
 	}
 	defer dev.Close()
+	if !dev.Block { // a file has no sectors of its own
+		dev.LogicalSector = c.Sector
+	}
 	if !opts.yes {
 		err := askable(in, "the partition table of "+path+" would be overwritten", "add --yes when you are sure")
 		if err != nil {

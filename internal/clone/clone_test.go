@@ -63,7 +63,7 @@ func (d *memDisk) Trim(_, _ quantity.Bytes) error { return errors.ErrUnsupported
 // a BIOS looks for boot code.
 const (
 	blockSize      = 4096
-	headLength     = 64 << 10
+	headLength     = 68 << 10
 	bootCodeLength = 440
 	gptMagic       = "EFI PART"
 	recoveryMBR    = "0x27" // type of Windows' recovery partition

@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -19,24 +20,27 @@ import (
 //	byte 0    boot code that boots nothing
 //	     16   magic
 //	     32   number of extents
-//	     36   extents: start and length in bytes, 64 bits each
+//	     36   the first 8 bytes of the SHA-256 of all partitions that the deploy keeps
+//	     44   extents: start and length in bytes, 64 bits each
 //	     ...  CRC-32 (IEEE) of bytes 16 on
 //
 // All numbers are little-endian. There is no 55 AA at the end: nothing takes it for a table.
 const (
 	cutMagic   = "clonecast-kept-1"
 	cutStart   = 16
-	cutExtents = 36
+	cutSet     = 36
+	cutExtents = 44
 	maxCut     = (bootCodeLength - cutExtents - 4) / 16
 )
 
-// cutMark makes sector 0 of a disk whose deploy keeps some of its bytes.
-func cutMark(sector quantity.SectorSize, kept []quantity.Extent) []byte {
+// cutMark makes sector 0 of a disk whose deploy keeps some of its bytes. set names all that it keeps.
+func cutMark(sector quantity.SectorSize, kept []quantity.Extent, set keptSet) []byte {
 	b := make([]byte, sector)
 	copy(b, noBoot[:cutStart])
 	copy(b[cutStart:], cutMagic)
 	kept = fewer(kept, maxCut)
 	binary.LittleEndian.PutUint32(b[cutStart+len(cutMagic):], uint32(len(kept)))
+	copy(b[cutSet:], set[:])
 	at := cutExtents
 	for _, e := range kept {
 		binary.LittleEndian.PutUint64(b[at:], uint64(e.Start))
@@ -88,6 +92,22 @@ func parseCutMark(b []byte, size quantity.Bytes) []quantity.Extent {
 	return out
 }
 
+// keptSet names the partitions that a deploy keeps.
+type keptSet [8]byte
+
+// keptOf gives the partitions that a deploy of d keeps, normalized, and the name of all of them.
+func keptOf(d *image.Disk) ([]quantity.Extent, keptSet) {
+	var kept []quantity.Extent
+	for _, p := range d.Partitions {
+		if p.Mode == image.ModeSkip {
+			kept = append(kept, quantity.Extent{Start: p.Content.Start, Length: p.Content.Length})
+		}
+	}
+	kept = quantity.Normalize(kept)
+	sum := sha256.Sum256(fmt.Append(nil, kept))
+	return kept, keptSet(sum[:8])
+}
+
 // keptBefore reads what a deploy that was cut had to keep. An image that would overwrite some of it is
 // refused.
 func keptBefore(d *image.Disk, t Target, g clone.Geometry) ([]quantity.Extent, error) {
@@ -96,13 +116,10 @@ func keptBefore(d *image.Disk, t Target, g clone.Geometry) ([]quantity.Extent, e
 		return nil, fmt.Errorf("read the target's table: %w", err)
 	}
 	before := parseCutMark(b, g.Size)
-	var kept []quantity.Extent
-	for _, p := range d.Partitions {
-		if p.Mode == image.ModeSkip {
-			kept = append(kept, quantity.Extent{Start: p.Content.Start, Length: p.Content.Length})
-		}
+	kept, set := keptOf(d)
+	if before != nil && string(b[cutSet:cutExtents]) == string(set[:]) {
+		return before, nil // the same deploy: the mark may say more than it keeps, where there was little room
 	}
-	kept = quantity.Normalize(kept)
 	for _, e := range before {
 		if !quantity.Covers(kept, e) {
 			return nil, &clone.RefusedError{

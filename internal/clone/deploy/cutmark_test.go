@@ -19,7 +19,7 @@ func TestCutMark(t *testing.T) {
 		many = append(many, quantity.Extent{Start: i * i * quantity.MiB, Length: 4096})
 	}
 	for _, kept := range [][]quantity.Extent{{{Start: 63 * 512, Length: 1}}, many[:maxCut], many[:maxCut+1], many} {
-		b := cutMark(512, kept)
+		b := cutMark(512, kept, keptSet{1})
 		got := parseCutMark(b, markedDisk)
 		if len(b) != 512 || b[510] == 0x55 || len(got) != min(len(kept), maxCut) {
 			t.Fatalf("%d extents: mark of %d bytes with %d", len(kept), len(b), len(got))
@@ -46,7 +46,7 @@ func TestCutMark(t *testing.T) {
 }
 
 func FuzzParseCutMark(f *testing.F) {
-	f.Add(cutMark(512, []quantity.Extent{{Start: 4096, Length: 1 << 30}}))
+	f.Add(cutMark(512, []quantity.Extent{{Start: 4096, Length: 1 << 30}}, keptSet{}))
 	f.Add(make([]byte, 512))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, e := range parseCutMark(b, markedDisk) {

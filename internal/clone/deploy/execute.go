@@ -161,6 +161,9 @@ func (w *writing) withhold(s Step) error {
 		if _, err := clone.ReadBatch(w.target, []clone.Piece{head}, buf); err != nil {
 			return err
 		}
+		if !clone.Matches(w.id(head), buf) { // it did when the plan was made
+			return &clone.MediumError{Offset: head.Start}
+		}
 		w.heads.put(head, buf)
 	}
 	return w.patch(s)

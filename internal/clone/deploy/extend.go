@@ -37,9 +37,8 @@ func (w *writing) grow(ctx context.Context) error {
 
 func (w *writing) growFilesystem(ctx context.Context, g *Grown) (quantity.Bytes, error) {
 	where := quantity.Extent{Start: g.start, Length: g.To}
-	before := io.NewSectionReader(w.target, int64(g.start), int64(g.From))
-	if behind, err := probe.Behind(before, g.From); err != nil || behind {
-		return 0, errors.Join(err, &filesystem.UnchangedError{Reason: "something is kept behind it in the partition"})
+	if err := w.nothingBehind(g); err != nil {
+		return 0, err
 	}
 	switch {
 	case g.Filesystem == "swap":
@@ -50,6 +49,30 @@ func (w *writing) growFilesystem(ctx context.Context, g *Grown) (quantity.Bytes,
 		return 0, &filesystem.UnchangedError{Reason: "this program cannot mount it"}
 	}
 	return w.means.Grower.Grow(ctx, w.number, g.Filesystem, where)
+}
+
+// nothingBehind refuses to let a file system grow over what the version stores behind it in the partition. The
+// copy of NTFS's boot sector, at the end, moves with it.
+func (w *writing) nothingBehind(g *Grown) error {
+	if g.Filesystem == "swap" {
+		return nil
+	}
+	v, err := probe.Read(io.NewSectionReader(w.target, int64(g.start), int64(g.From)), g.From)
+	if err != nil {
+		return err
+	}
+	end := g.From
+	if v.Type == "ntfs" {
+		end -= quantity.Bytes(w.plan.LogicalSector)
+	}
+	behind := quantity.Extent{Start: v.Size, Length: end - v.Size}
+	for i := range w.plan.Regions {
+		r := &w.plan.Regions[i]
+		if r.Start == g.start && v.Doubt == nil && quantity.Overlaps(r.Content.Extents, behind) {
+			return &filesystem.UnchangedError{Reason: "something is kept behind it in the partition"}
+		}
+	}
+	return nil
 }
 
 // growOwn does what a package of ours plans.

@@ -11,8 +11,9 @@ import (
 )
 
 // headLength is how much of a partition is zero until everything else is written.
-// It holds the superblock or boot sector of every file system that is cloned.
-const headLength = 64 * quantity.KiB
+// It holds the superblock or boot sector of every file system that is cloned: btrfs has its own at
+// 64 KiB.
+const headLength = 68 * quantity.KiB
 
 // firstBytes are what is zeroed of the regions whose first chunk is withheld.
 func (d *DiskPlan) firstBytes(r io.ReaderAt) ([]Patch, error) {

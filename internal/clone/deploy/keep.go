@@ -147,7 +147,8 @@ func (t *target) withoutTables() ([]Patch, error) {
 	sector := t.Geometry.LogicalSector
 	seen := map[quantity.Bytes]bool{}
 	if kept := t.toKeep(); len(kept) > 0 {
-		out = append(out, newPatch(0, cutMark(sector, kept), "no partition table, but what is kept"))
+		_, set := keptOf(t.Image)
+		out = append(out, newPatch(0, cutMark(sector, kept, set), "no partition table, but what is kept"))
 		seen[0] = true
 	}
 	for _, r := range append(t.oldHeaders(), t.closing...) {

@@ -1,8 +1,12 @@
 package deploy
 
 import (
+	"io"
+
 	"clonecast/internal/clone"
+	"clonecast/internal/clone/rescue"
 	"clonecast/internal/filesystem/probe"
+	"clonecast/internal/partition"
 	"clonecast/internal/partition/table"
 	"clonecast/internal/quantity"
 )
@@ -37,14 +41,26 @@ func (t *target) probed() []quantity.Extent {
 		}
 		at = e.End()
 	}
-	old, err := table.Read(t.Target, t.Geometry.Size, t.Geometry.LogicalSector)
-	if err != nil {
-		return parts // an old table that nobody can read names no partitions
-	}
-	for _, p := range old.Partitions {
-		parts = append(parts, quantity.Extent{Start: p.Start, Length: p.Length})
+	// A table that nobody can read names no partitions. The new one may say more of a partition than was
+	// captured, where that was cut off by the end of its disk.
+	for _, r := range []io.ReaderAt{t.Target, partition.Contents(contentsOf(t.table))} {
+		found, err := table.Read(r, t.Geometry.Size, t.Geometry.LogicalSector)
+		if err != nil {
+			continue
+		}
+		for _, p := range found.Partitions {
+			parts = append(parts, quantity.Extent{Start: p.Start, Length: p.Length})
+		}
 	}
 	return parts
+}
+
+func contentsOf(table []Patch) []partition.Content {
+	var out []partition.Content
+	for _, p := range table {
+		out = append(out, partition.Content{Start: p.Start, Data: p.bytes()})
+	}
+	return out
 }
 
 // marksIn adds the marks in a part of the disk.
@@ -54,7 +70,8 @@ func (t *target) marksIn(part quantity.Extent, found map[quantity.Bytes]Patch) e
 			continue
 		}
 		data := make([]byte, area.Length)
-		if err := clone.ReadFull(t.Target, data, part.Start+area.Start); err != nil {
+		// A place that cannot be read holds no mark, and is nothing that a deploy needs.
+		if err := clone.ReadFull(&rescue.Reader{Disk: t.Target}, data, part.Start+area.Start); err != nil {
 			return err
 		}
 		for _, s := range area.Found(data) {
@@ -86,6 +103,11 @@ func (t *target) isFree(start, length quantity.Bytes) bool {
 	end := start + length
 	for _, r := range t.closing {
 		if r.Start < end && start < r.Start+r.Length {
+			return false
+		}
+	}
+	for _, a := range t.old.Areas { // it may have to stand until the new one is there
+		if a.Kind == partition.AreaTable && a.Start < end && start < a.Start+a.Length {
 			return false
 		}
 	}

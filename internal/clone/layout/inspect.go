@@ -33,7 +33,7 @@ func Inspect(r io.ReaderAt, g clone.Geometry) (*Layout, error) { return Options{
 // Inspect is Inspect with options. Tables that cannot be used are errors with a Hint; unreadable bytes
 // anywhere else are not.
 func (o Options) Inspect(r io.ReaderAt, g clone.Geometry) (*Layout, error) {
-	l := &Layout{Geometry: g, Table: wholeDisk(g.Size)}
+	l := &Layout{Geometry: g, Table: wholeDisk(g.Size), options: o}
 	whole := o.Policy[0] == image.ModeRaw
 	if whole && len(o.Policy) > 1 {
 		return nil, &clone.RefusedError{
@@ -52,11 +52,13 @@ func (o Options) Inspect(r io.ReaderAt, g clone.Geometry) (*Layout, error) {
 			l.Partitions = append(l.Partitions, rawPartition(p, Ordered))
 			continue
 		}
-		v, err := look(inside, p.Length)
+		v, unread, err := look(inside, p.Length)
 		if err != nil {
 			return nil, fmt.Errorf("partition %d: %w", p.Number, err)
 		}
-		l.Partitions = append(l.Partitions, NewPartition(p, v))
+		found := NewPartition(p, v)
+		found.Unread = unread
+		l.Partitions = append(l.Partitions, found)
 	}
 	return l, nil
 }
@@ -75,7 +77,7 @@ func rawPartition(p partition.Partition, reason string) Partition {
 func (o Options) readTable(r io.ReaderAt, l *Layout) error {
 	t, err := table.Options{BootGap: o.BootGap}.Read(r, l.Size, l.LogicalSector)
 	known := func(e quantity.Extent) bool {
-		v, err := look(io.NewSectionReader(r, int64(e.Start), int64(e.Length)), e.Length)
+		v, _, err := look(io.NewSectionReader(r, int64(e.Start), int64(e.Length)), e.Length)
 		return err == nil && v.Type != ""
 	}
 	if counted := table.SectorSize(r, l.Size, l.LogicalSector, known); counted != l.LogicalSector {
@@ -96,34 +98,33 @@ func (o Options) readTable(r io.ReaderAt, l *Layout) error {
 	return err
 }
 
-// look finds out what a partition holds. Where bytes cannot be read, no mark of another format counts as
-// found; a map is used only if all structures of its file system can be read.
-func look(r io.ReaderAt, size quantity.Bytes) (filesystem.Volume, error) {
+// look finds out what a partition holds, and what of it could not be read. There no mark of another format counts
+// as found; a map is used only if all structures of its file system can be read.
+func look(r io.ReaderAt, size quantity.Bytes) (v filesystem.Volume, unread string, err error) {
 	if v, err := probe.Read(r, size); err == nil {
-		return v, nil
+		return v, "", nil
 	}
 	rescued := &rescue.Reader{Disk: r}
-	v, err := probe.Read(rescued, size)
-	if err != nil {
-		return filesystem.Volume{}, err
+	if v, err = probe.Read(rescued, size); err != nil {
+		return filesystem.Volume{}, "", err
 	}
 	var bad *rescue.UnreadableError
 	if !errors.As(rescued.Unreadable(), &bad) {
-		return v, nil // it could be read after all
+		return v, "", nil // it could be read after all
 	}
-	what := fmt.Sprintf("%v cannot be read where it was looked into, the first at byte %d of it",
+	unread = fmt.Sprintf("%v cannot be read where it was looked into, the first at byte %d of it",
 		quantity.Total(bad.Extents), int64(bad.Extents[0].Start))
 	switch {
 	case v.Doubt != nil:
-		v.Notes = append(v.Notes, what)
+		v.Notes = append(v.Notes, unread)
 	case !probe.Readable(r, size, v.Type):
-		v.Doubt = &filesystem.Doubt{Reason: what, Remedy: checkDisk}
+		v.Doubt = &filesystem.Doubt{Reason: unread, Remedy: checkDisk}
 		v.Allocated, v.Discarded, v.Whole = nil, nil, nil
 	default:
-		v.Notes = append(v.Notes, what+": the map of the "+v.Type+" is used all the same")
+		v.Notes = append(v.Notes, unread+": the map of the "+v.Type+" is used all the same")
 		v.Allocated = withTail(v, bad.Extents, size)
 	}
-	return v, nil
+	return v, unread, nil
 }
 
 // withTail adds to what a volume uses the unreadable bytes behind it: whether they are zero nobody knows.

@@ -29,6 +29,8 @@ type Layout struct {
 	// Members are the RAID arrays and volume managers that claim the whole disk, by blkid's names. A
 	// capture is refused unless forced.
 	Members []string
+
+	options Options // how it was looked at
 }
 
 // Partition is one partition of a Layout.
@@ -39,6 +41,10 @@ type Partition struct {
 	Reason string // why it is not cloned by its allocation map
 	Remedy string // what the operator can do about it
 	Refuse bool   // a capture is refused unless forced
+
+	// Unread says what of its structures could not be read, if anything: what was found is not all that
+	// there may be.
+	Unread string
 
 	// Extents are the bytes that a capture stores, from the partition's start.
 	Extents []quantity.Extent

@@ -85,7 +85,7 @@ func Replay(ctx context.Context, r io.ReaderAt, l *Layout, replayer Replayer, op
 			return nil, nil, fmt.Errorf("replay the journal of %v: %w", p, err)
 		}
 	}
-	after, err := Inspect(r, l.Geometry)
+	after, err := l.options.Inspect(r, l.Geometry)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -133,6 +133,13 @@ func (l *Layout) MayReplay(r io.ReaderAt, opts ReplayOptions) error {
 	}
 	for i := range l.Partitions {
 		p := &l.Partitions[i]
+		if p.Unread != "" {
+			return &clone.RefusedError{
+				Reason: fmt.Sprintf("no journal may be replayed: in partition %d %s, and a hibernated system may be there",
+					p.Number, p.Unread),
+				Remedy: "capture without --replay",
+			}
+		}
 		if asleep := p.hibernated(); asleep != nil {
 			return &clone.RefusedError{
 				Reason: fmt.Sprintf("no journal may be replayed beside a hibernated system: partition %d (%s): %s",

@@ -11,9 +11,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"clonecast/internal/disktest"
 	"clonecast/internal/quantity"
-	"github.com/google/go-cmp/cmp"
 )
 
 // lvmExtent is the extent size of the volume groups of the tests.

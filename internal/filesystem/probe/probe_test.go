@@ -11,10 +11,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"clonecast/internal/disktest"
 	"clonecast/internal/filesystem"
 	"clonecast/internal/quantity"
-	"github.com/google/go-cmp/cmp"
 )
 
 // TestMatchesBlkid compares with blkid on what the formats' own tools make.

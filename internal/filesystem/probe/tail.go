@@ -66,25 +66,6 @@ func withTail(v filesystem.Volume, r io.ReaderAt, size quantity.Bytes) (filesyst
 	return v, nil
 }
 
-// Behind reports whether something is kept behind a volume on a partition of the given size: its place would
-// be the volume's if that grew. The backup boot sector of NTFS moves with it.
-func Behind(r io.ReaderAt, size quantity.Bytes) (bool, error) {
-	v, err := Read(r, size)
-	if err != nil || v.Doubt != nil {
-		return v.Doubt != nil, err
-	}
-	tail := quantity.Extent{Start: v.Size, Length: size - v.Size}
-	if tail.Length <= 0 || v.Type == "ntfs" && tail.Length <= v.BlockSize+4096 {
-		return false, nil
-	}
-	if tail.Length > shortTail {
-		what, err := inTail(r, tail)
-		return what != "", err
-	}
-	zero, err := isZero(r, tail)
-	return !zero, err
-}
-
 // isZero tells whether all bytes of the extent are zero.
 func isZero(r io.ReaderAt, e quantity.Extent) (bool, error) {
 	buf := make([]byte, min(e.Length, quantity.MiB))

@@ -114,7 +114,7 @@ func (s *scan) areas(mbr []byte) []partition.Area {
 	for _, r := range s.records {
 		areas = append(areas, partition.Area{Kind: partition.AreaTable, Start: r.at, Length: sector, Data: r.raw})
 		start := r.at + sector
-		if i, _ := slices.BinarySearch(taken, start); r.logical > start && taken[i] > start {
+		if i, _ := slices.BinarySearch(taken, start); r.logical > start && i < len(taken) && taken[i] > start {
 			areas = append(areas, partition.Area{Kind: partition.AreaBoot, Start: start, Length: taken[i] - start})
 		}
 	}

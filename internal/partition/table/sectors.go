@@ -48,13 +48,15 @@ func SectorSize(r io.ReaderAt, size quantity.Bytes, disk quantity.SectorSize,
 		}
 		return disk
 	}
-	if own, err := mbr.Read(r, size, disk); err == nil {
-		most = 2 * count(claims(own, known))
-	}
+	own, ownErr := mbr.Read(r, size, disk)
+	counted := ownErr != nil // what it says with the disk's own sectors: looking for content takes time
 	for _, sector := range sectorSizes {
 		t, err := mbr.Read(r, size, sector)
 		if sector == disk || err != nil || len(t.Notes) > 0 {
 			continue
+		}
+		if !counted {
+			most, counted = 2*count(claims(own, known)), true
 		}
 		all := claims(t, known)
 		if len(all) <= most {
