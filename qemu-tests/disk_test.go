@@ -203,8 +203,8 @@ func changedChunks(t *testing.T, before []byte, disk string) (n int64) {
 	return n
 }
 
-// TestDiskCut cuts a deploy at several points by killing the program; the next run finishes and fetches only what is
-// missing.
+// TestDiskCut cuts a deploy at several points by killing the program;
+// the next run finishes and fetches only what is missing.
 func TestDiskCut(t *testing.T) {
 	source := testdisk.DualBootOriginal(t, 2048)
 	store := filepath.Join(t.TempDir(), "store")

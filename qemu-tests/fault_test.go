@@ -65,8 +65,8 @@ func badSource(t *testing.T, room *story.Room) {
 	}
 }
 
-// badTarget: a deploy that cannot write fails and names the place, and the disk boots nothing. A sound disk is then
-// made right.
+// badTarget: a deploy that cannot write fails and names the place, and the disk boots nothing.
+// A sound disk is then made right.
 func badTarget(t *testing.T, room *story.Room) {
 	bad := partition(t, room.Original, 15).Start/512 + 4000
 	pc := room.B.BootFaulty(vm.WriteFault, bad)
@@ -171,8 +171,8 @@ func (v *victim) began(t *testing.T, room *story.Room) {
 	room.Server.WaitTask(v.task, func(task lab.Task) bool { return attemptsOf(task) > v.attempts })
 }
 
-// cut ends the PC and tells whether that hit a running deploy. The disk must be right when the task is done, or when it
-// boots.
+// cut ends the PC and tells whether that hit a running deploy.
+// The disk must be right when the task is done, or when it boots.
 func (v *victim) cut(t *testing.T, room *story.Room) (hit bool) {
 	t.Helper()
 	v.machine.Kill()

@@ -119,8 +119,8 @@ func upToDate(t *testing.T, room *story.Room) {
 	testdisk.Equal(t, room.Original, room.B.Disk)
 }
 
-// powerCut: PC and server lose power in the middle of a deploy. Both start again, and the deploy finishes with what was
-// missing.
+// powerCut: PC and server lose power in the middle of a deploy.
+// Both start again, and the deploy finishes with what was missing.
 func powerCut(t *testing.T, room *story.Room) {
 	room.C.Disk = lab.BlankDisk(t, story.Size(t, room.Original))
 	task := room.Server.Deploy(story.Image, room.C)

@@ -119,8 +119,8 @@ func (n *Network) Command(ctx context.Context, name string, args ...string) *exe
 	return cmd
 }
 
-// SiteDHCP connects a computer of its own, 10.99.0.3, that runs dnsmasq as the DHCP server of a site that knows nothing
-// of network boot.
+// SiteDHCP connects a computer of its own, 10.99.0.3, that runs dnsmasq as the DHCP server
+// of a site that knows nothing of network boot.
 func (n *Network) SiteDHCP() {
 	n.t.Helper()
 	site := &Network{Namespace: n.Namespace + "-site", t: n.t}

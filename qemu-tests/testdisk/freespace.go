@@ -159,8 +159,8 @@ func freeNTFS(t vm.T, partition string) func(int64) bool {
 	}
 }
 
-// freeFAT reads the first FAT itself: no tool prints it. A sector before the first cluster or behind the last one is in
-// no cluster.
+// freeFAT reads the first FAT itself: no tool prints it.
+// A sector before the first cluster or behind the last one is in no cluster.
 func freeFAT(t vm.T, partition string) func(int64) bool {
 	t.Helper()
 	b, err := os.ReadFile(partition)

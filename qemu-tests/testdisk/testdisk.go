@@ -53,8 +53,8 @@ func Copy(t vm.T, original string) string {
 	return path
 }
 
-// DualBootOriginal returns the path of the kept dual-boot disk whose first partition starts at the sector; nobody may
-// write it.
+// DualBootOriginal returns the path of the kept dual-boot disk whose first partition starts at the sector;
+// nobody may write it.
 func DualBootOriginal(t vm.T, first int) string {
 	t.Helper()
 	scripts := []string{"dualboot.sh", "common.sh", "filler.pl"}
