@@ -8,8 +8,9 @@ import (
 	"clonecast/qemu-tests/lab"
 )
 
-// BenchmarkRegistration measures the time from the start of a virtual PC to its registration with the server: ROM, DHCP,
-// boot program, kernel, appliance, logon. Each round is a PC that the server does not know yet; the median is reported.
+// BenchmarkRegistration measures the time from the start of a virtual PC to its registration with the server:
+// ROM, DHCP, boot program, kernel, appliance, logon. Each round is a PC that the server does not know yet.
+// The median is reported.
 func BenchmarkRegistration(b *testing.B) {
 	network := lab.NewNetwork(b)
 	server := network.NewServer(lab.FullDHCP)

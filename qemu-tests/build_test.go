@@ -24,7 +24,8 @@ func TestBuildTwice(t *testing.T) {
 	mustRun(t, "diff", "-r", first, second)
 }
 
-// TestBuildModules lets depmod and modprobe judge the modules of a class: each one finds all that it needs in the appliance.
+// TestBuildModules lets depmod and modprobe judge the modules of a class:
+// each one finds all that it needs in the appliance.
 func TestBuildModules(t *testing.T) {
 	appliance, root, kernel := buildAppliance(t, "generic-pc"), t.TempDir(), t.TempDir()
 	mustRun(t, "sh", "-c", `cd "$0" && xz -dc "$1" | cpio -id --quiet`, root, filepath.Join(appliance, "initramfs"))

@@ -8,11 +8,12 @@ import (
 	"clonecast/qemu-tests/testdisk"
 )
 
-// TestCast captures PC A while the blank PCs B and C, which wait for it, become it in the same pass: both systems start on all
-// three, and there is a version as after any capture.
+// TestCast captures PC A while the blank PCs B and C, which wait for it, become it in the same pass: both systems start
+// on all three, and there is a version as after any capture.
 func TestCast(t *testing.T) {
 	say := func(format string, args ...any) { t.Logf("*** "+format, args...) }
-	room := story.Open(t, testdisk.DualBootOriginal(t, 2048), lab.FullDHCP, say, "--multicast-rate", "30M") // what emulated PCs can receive together
+	const rate = "30M" // what emulated PCs can receive together
+	room := story.Open(t, testdisk.DualBootOriginal(t, 2048), lab.FullDHCP, say, "--multicast-rate", rate)
 	a, b, c := room.A.Boot(), room.B.Boot(), room.C.Boot()
 	pcs := []*lab.PC{room.A, room.B, room.C}
 	for _, pc := range pcs {
@@ -48,7 +49,8 @@ func TestCast(t *testing.T) {
 		say("%s: %+v", pc.Name, d)
 		// What a deploy writes at the end are the first chunks of partitions and the table.
 		if d.Followed < d.Compared/3 || d.Written > d.Followed {
-			t.Errorf("%s wrote %d bytes while the capture went on and %d afterwards, of %d", pc.Name, d.Followed, d.Written, d.Compared)
+			t.Errorf("%s wrote %d bytes while the capture went on and %d afterwards, of %d",
+				pc.Name, d.Followed, d.Written, d.Compared)
 		}
 		if d.Cast.Multicast == 0 {
 			t.Errorf("%s got nothing by multicast, and %d bytes by unicast", pc.Name, d.Cast.Unicast)

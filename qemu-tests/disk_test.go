@@ -98,7 +98,8 @@ func TestDiskRoundTrip(t *testing.T) {
 				limit := changedChunks(t, before, same) * chunkSize
 				d := deploy(t, "pc", same, store)
 				if d.Written == 0 || d.Written > limit {
-					t.Errorf("deploy wrote %d bytes after 50 files changed, want at most the %d of the chunks that they touch", d.Written, limit)
+					t.Errorf("deploy wrote %d bytes after 50 files changed, want at most the %d of the chunks that they touch",
+						d.Written, limit)
 				}
 				testdisk.Equal(t, source, same)
 			})
@@ -202,7 +203,8 @@ func changedChunks(t *testing.T, before []byte, disk string) (n int64) {
 	return n
 }
 
-// TestDiskCut cuts a deploy at several points by killing the program; the next run finishes and fetches only what is missing.
+// TestDiskCut cuts a deploy at several points by killing the program;
+// the next run finishes and fetches only what is missing.
 func TestDiskCut(t *testing.T) {
 	source := testdisk.DualBootOriginal(t, 2048)
 	store := filepath.Join(t.TempDir(), "store")
@@ -248,7 +250,8 @@ func TestDiskCut(t *testing.T) {
 		t.Fatal("no deploy was cut: the program had written all when it was looked at")
 	}
 	if last.Kept <= whole.Kept || last.Fetched >= whole.Fetched {
-		t.Errorf("after %d cuts the deploy kept %d bytes and fetched %d of %d, want only what was missing", cuts, last.Kept, last.Fetched, whole.Fetched)
+		t.Errorf("after %d cuts the deploy kept %d bytes and fetched %d of %d, want only what was missing",
+			cuts, last.Kept, last.Fetched, whole.Fetched)
 	}
 	testdisk.Equal(t, source, disk)
 }
@@ -302,7 +305,8 @@ func TestDiskDoubt(t *testing.T) {
 	deploy(t, "pc", target, store)
 	for _, n := range []int{8, 11} {
 		p := partition(t, disk, n)
-		testdisk.SameBytes(t, disk, target, testdisk.Area{Name: fmt.Sprintf("raw partition %d", n), Offset: p.Start, Size: p.Size})
+		area := testdisk.Area{Name: fmt.Sprintf("raw partition %d", n), Offset: p.Start, Size: p.Size}
+		testdisk.SameBytes(t, disk, target, area)
 	}
 }
 
@@ -348,7 +352,8 @@ func damageFile(t *testing.T, store, word string, damage func([]byte) []byte) {
 	t.Helper()
 	largest, most := "", int64(-1)
 	err := filepath.WalkDir(store, func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && strings.Contains(strings.TrimPrefix(path, store), word) && size(t, path) > most {
+		if err == nil && d.Type().IsRegular() && strings.Contains(strings.TrimPrefix(path, store), word) &&
+			size(t, path) > most {
 			largest, most = path, size(t, path)
 		}
 		return err
@@ -366,8 +371,8 @@ func damageFile(t *testing.T, store, word string, damage func([]byte) []byte) {
 	}
 }
 
-// TestStoreFull captures into a file system that has no room: the message names the cause, no version appears, and the same
-// capture succeeds when there is room.
+// TestStoreFull captures into a file system that has no room: the message names the cause, no version appears, and the
+// same capture succeeds when there is room.
 func TestStoreFull(t *testing.T) {
 	source := testdisk.DualBootOriginal(t, 2048)
 	mount := t.TempDir()

@@ -14,8 +14,8 @@ import (
 	"clonecast/qemu-tests/vm"
 )
 
-// TestFaults lets disks fail under a running appliance, and cuts the power at random moments of deploys. What fails says why,
-// no disk boots half a system, and the next order makes every disk right.
+// TestFaults lets disks fail under a running appliance, and cuts the power at random moments of deploys. What fails
+// says why, no disk boots half a system, and the next order makes every disk right.
 func TestFaults(t *testing.T) {
 	say := func(format string, args ...any) { t.Logf("*** "+format, args...) }
 	room := story.Open(t, testdisk.DualBootOriginal(t, 2048), lab.FullDHCP, say)
@@ -65,7 +65,8 @@ func badSource(t *testing.T, room *story.Room) {
 	}
 }
 
-// badTarget: a deploy that cannot write fails and names the place, and the disk boots nothing. A sound disk is then made right.
+// badTarget: a deploy that cannot write fails and names the place, and the disk boots nothing.
+// A sound disk is then made right.
 func badTarget(t *testing.T, room *story.Room) {
 	bad := partition(t, room.Original, 15).Start/512 + 4000
 	pc := room.B.BootFaulty(vm.WriteFault, bad)
@@ -104,8 +105,8 @@ func makeRight(t *testing.T, room *story.Room) {
 	testdisk.Equal(t, room.Original, room.B.Disk)
 }
 
-// powerCuts: PCs B and C lose power again and again while they are deployed to. After each cut a disk boots nothing, or all is
-// there; each deploy that is let finish gives the right disk. A finished disk is followed by a blank one.
+// powerCuts: PCs B and C lose power again and again while they are deployed to. After each cut a disk boots nothing, or
+// all is there; each deploy that is let finish gives the right disk. A finished disk is followed by a blank one.
 func powerCuts(t *testing.T, room *story.Room, cuts int) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -140,7 +141,7 @@ func powerCuts(t *testing.T, room *story.Room, cuts int) {
 	}
 }
 
-// maxCuts is how often one deploy is cut before it is let finish: a task that keeps failing to end is given up by the server.
+// maxCuts is how often one deploy is cut before it is let finish: the server gives up a task that keeps failing to end.
 const maxCuts = 5
 
 // victim is a PC whose power fails.
@@ -170,7 +171,8 @@ func (v *victim) began(t *testing.T, room *story.Room) {
 	room.Server.WaitTask(v.task, func(task lab.Task) bool { return attemptsOf(task) > v.attempts })
 }
 
-// cut ends the PC and tells whether that hit a running deploy. The disk must be right when the task is done, or when it boots.
+// cut ends the PC and tells whether that hit a running deploy.
+// The disk must be right when the task is done, or when it boots.
 func (v *victim) cut(t *testing.T, room *story.Room) (hit bool) {
 	t.Helper()
 	v.machine.Kill()

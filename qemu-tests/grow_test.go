@@ -24,8 +24,8 @@ type growCase struct {
 	target     string
 }
 
-// TestGrow deploys images of disks of 8 GiB to disks of 20 GiB, in one go: a PC with four disks, four tasks. What the kernel of
-// the appliance is also for comes first: a fifth disk, whose journal waits for replay, is captured.
+// TestGrow deploys images of disks of 8 GiB to disks of 20 GiB, in one go: a PC with four disks, four tasks. What the
+// kernel of the appliance is also for comes first: a fifth disk, whose journal waits for replay, is captured.
 func TestGrow(t *testing.T) {
 	cases := []*growCase{
 		{filesystem: "ext4", started: `LINUX-STARTED root 0b5e0021-1111-4a4a-8888-c10eca570021 files %s size (\d+)`},
@@ -97,7 +97,8 @@ func (d *dirtyDisk) replayed(t *testing.T, task lab.Task, pc *lab.PC) {
 		}
 	}
 	task.Result(t, pc, &result)
-	if len(result.Replayed) != 1 || result.Replayed[0].Partition != 1 || result.Replayed[0].Note != "" || result.Allocated > d.part.Length/2 {
+	if len(result.Replayed) != 1 || result.Replayed[0].Partition != 1 || result.Replayed[0].Note != "" ||
+		result.Allocated > d.part.Length/2 {
 		t.Errorf("capture with replay: %+v", result)
 	}
 }
@@ -157,7 +158,8 @@ func (c *growCase) judge(t *testing.T) {
 	testdisk.Check(t, c.filesystem, device)
 	started, base := c.started, 16
 	if c.filesystem == "ntfs" {
-		if want, got := testdisk.Tree(t, "ntfs", loopOf(t, c.source, lastPartition(t, c.source))), testdisk.Tree(t, "ntfs", device); got != want {
+		want := testdisk.Tree(t, "ntfs", loopOf(t, c.source, lastPartition(t, c.source)))
+		if got := testdisk.Tree(t, "ntfs", device); got != want {
 			t.Errorf("ntfs: files are %s, want %s", got, want)
 		}
 	} else {
@@ -172,7 +174,8 @@ func (c *growCase) judge(t *testing.T) {
 	}
 	// What a file system calls its size is without its metadata.
 	if err != nil || reported > is.Size || reported < is.Size/100*97 {
-		t.Errorf("%s: the system that booted says its file system has %d bytes (%v), the partition has %d", c.filesystem, reported, err, is.Size)
+		t.Errorf("%s: the system that booted says its file system has %d bytes (%v), the partition has %d",
+			c.filesystem, reported, err, is.Size)
 	}
 }
 
@@ -192,5 +195,6 @@ func sumOfFiles(t *testing.T, disk string) string {
 	t.Helper()
 	dir := disktest.Mount(t, loopOf(t, disk, lastPartition(t, disk)), "mount -o ro DEV DIR")
 	defer disktest.Unmount(t, dir)
-	return strings.Fields(mustRun(t, "sh", "-c", `cd "$0" && find docs data -type f | LC_ALL=C sort | xargs cat | md5sum`, dir))[0]
+	const sum = `cd "$0" && find docs data -type f | LC_ALL=C sort | xargs cat | md5sum`
+	return strings.Fields(mustRun(t, "sh", "-c", sum, dir))[0]
 }

@@ -1,6 +1,6 @@
-// Package qemutests holds the end-to-end tests: virtual PCs, a network of their own, and the built programs bin/clonecast
-// and bin/clonecast-init. They take minutes and run by `make qemu` (and `make test`); a plain `go test ./...` says so and
-// leaves them out.
+// Package qemutests holds the end-to-end tests: virtual PCs, a network of their own, and the built programs
+// bin/clonecast and bin/clonecast-init. They take minutes and run by `make qemu` (and `make test`); a plain
+// `go test ./...` says so and leaves them out.
 package qemutests
 
 import (

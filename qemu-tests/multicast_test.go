@@ -13,9 +13,9 @@ import (
 // sessionRate lets the session last long enough for a PC to boot meanwhile: the image has 54 MB.
 const sessionRate = "8M"
 
-// TestMulticast deploys an image to three PCs in one session, through a switch that loses 3 % of the packets to and from each
-// of them. B is switched off in the middle and on again; C joins when the session has run a while. All three become the
-// original.
+// TestMulticast deploys an image to three PCs in one session, through a switch that loses 3 % of the packets to and
+// from each of them. B is switched off in the middle and on again; C joins when the session has run a while. All three
+// become the original.
 func TestMulticast(t *testing.T) {
 	say := func(format string, args ...any) { t.Logf("*** "+format, args...) }
 	original := testdisk.DualBootOriginal(t, 2048)
@@ -23,7 +23,8 @@ func TestMulticast(t *testing.T) {
 	server := net.NewServerAt(filepath.Join(t.TempDir(), "data"), lab.FullDHCP, "--multicast-rate", sessionRate)
 	server.Start()
 	lab.Clonecast(t, "disk", "capture", original, story.Image, "--store", filepath.Join(server.Data, "store")).OK(t)
-	a, b, c := net.PC(1, lab.BlankDisk(t, story.Size(t, original))), net.PC(2, lab.BlankDisk(t, story.Size(t, original))), net.PC(3, lab.BlankDisk(t, story.Size(t, original)))
+	blank := func(n int) *lab.PC { return net.PC(n, lab.BlankDisk(t, story.Size(t, original))) }
+	a, b, c := blank(1), blank(2), blank(3)
 	on := func(pc *lab.PC) *vm.VM { return pc.Boot(vm.Memory(256)) }
 	machines := map[*lab.PC]*vm.VM{}
 	for _, pc := range []*lab.PC{a, b, c} {
@@ -37,7 +38,9 @@ func TestMulticast(t *testing.T) {
 	server.Adopt(a)
 	server.Adopt(b)
 	task := server.Multicast(story.Image, a, b)
-	server.WaitSession(task, "a fifth is sent", func(s lab.Session) bool { return s.State == "running" && s.Sent > s.Payload/5 })
+	server.WaitSession(task, "a fifth is sent", func(s lab.Session) bool {
+		return s.State == "running" && s.Sent > s.Payload/5
+	})
 	say("switch B off and on again; let C join")
 	machines[b].Kill()
 	machines[b] = on(b)

@@ -88,8 +88,8 @@ func TestNetbootProxy(t *testing.T) {
 	pc.WaitLine(`BOOTED-FROM-DISK`)
 }
 
-// TestNetbootUEFI boots a UEFI PC: its firmware loads iPXE by TFTP, iPXE the script, and the script gives back control to
-// the firmware, which goes on to its next boot entry.
+// TestNetbootUEFI boots a UEFI PC: its firmware loads iPXE by TFTP, iPXE the script, and the script gives back control
+// to the firmware, which goes on to its next boot entry.
 func TestNetbootUEFI(t *testing.T) {
 	net := lab.NewNetwork(t)
 	server := startBootServer(t, net, dhcp.Full, lab.Address)
@@ -99,7 +99,9 @@ func TestNetbootUEFI(t *testing.T) {
 	pc.WaitLine(`clonecast: ` + noTask)
 	pc.WaitLine(`BdsDxe: .*Boot000[2-9]`)
 	out := server.output()
-	for _, want := range []string{"msg=TFTP", "name=snponly.efi", "uefi=true", "uuid=c10eca57-0000-4000-8000-000000000003", "serial=SN-0003"} {
+	for _, want := range []string{
+		"msg=TFTP", "name=snponly.efi", "uefi=true", "uuid=c10eca57-0000-4000-8000-000000000003", "serial=SN-0003",
+	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the server's log has no %q", want)
 		}
@@ -142,7 +144,8 @@ func startBootServer(t *testing.T, net *lab.Network, mode dhcp.Mode, address str
 			t.Logf("boot server:\n%s", p.output())
 		}
 	})
-	for end := time.Now().Add(vm.Patience); !strings.Contains(p.output(), "msg=serving"); time.Sleep(20 * time.Millisecond) {
+	end := time.Now().Add(vm.Patience)
+	for ; !strings.Contains(p.output(), "msg=serving"); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("the boot server does not start")
 		}
@@ -170,7 +173,8 @@ func (l local) Decide(_ context.Context, c httpboot.Client) (httpboot.Decision, 
 }
 
 func bootServer(mode dhcp.Mode, address string) error {
-	ctx, log := context.Background(), slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	ctx := context.Background()
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	programs := map[string][]byte{}
 	for _, name := range netboot.DefaultPrograms().Names() {
 		data, err := os.ReadFile("/usr/lib/ipxe/" + name)
@@ -180,7 +184,8 @@ func bootServer(mode dhcp.Mode, address string) error {
 		programs[name] = data
 	}
 	config := dhcp.Config{
-		Mode: mode, Address: netip.MustParsePrefix(address + "/24"), HTTP: "http://" + address, Programs: netboot.DefaultPrograms(),
+		Mode: mode, Address: netip.MustParsePrefix(address + "/24"),
+		HTTP: "http://" + address, Programs: netboot.DefaultPrograms(),
 		Subnets: []dhcp.Subnet{{
 			Prefix: netip.MustParsePrefix("10.99.0.0/24"),
 			First:  netip.MustParseAddr("10.99.0.100"), Last: netip.MustParseAddr("10.99.0.200"),

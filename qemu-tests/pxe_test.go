@@ -14,8 +14,8 @@ import (
 	"clonecast/qemu-tests/vm"
 )
 
-// TestMainJob is the whole story, in both DHCP modes and with both layouts, and what must be true of a server that has lived
-// through it. The cases after the story share its captured image.
+// TestMainJob is the whole story, in both DHCP modes and with both layouts, and what must be true of a server that has
+// lived through it. The cases after the story share its captured image.
 func TestMainJob(t *testing.T) {
 	for _, c := range []struct {
 		first int
@@ -89,7 +89,8 @@ func unknownOnlyRegisters(t *testing.T, room *story.Room) {
 	if m.State != "pending" {
 		t.Errorf("a PC seen for the first time is %q, want pending", m.State)
 	}
-	if r := room.Server.CLI("task", "run", "deploy", "--image", story.Image, "--machine", stranger.MAC, "--yes"); r.Exit == 0 {
+	r := room.Server.CLI("task", "run", "deploy", "--image", story.Image, "--machine", stranger.MAC, "--yes")
+	if r.Exit == 0 {
 		t.Error("a task was accepted for a machine that nobody adopted")
 	}
 	time.Sleep(5 * time.Second)
@@ -118,7 +119,8 @@ func upToDate(t *testing.T, room *story.Room) {
 	testdisk.Equal(t, room.Original, room.B.Disk)
 }
 
-// powerCut: PC and server lose power in the middle of a deploy. Both start again, and the deploy finishes with what was missing.
+// powerCut: PC and server lose power in the middle of a deploy.
+// Both start again, and the deploy finishes with what was missing.
 func powerCut(t *testing.T, room *story.Room) {
 	room.C.Disk = lab.BlankDisk(t, story.Size(t, room.Original))
 	task := room.Server.Deploy(story.Image, room.C)
@@ -138,13 +140,14 @@ func powerCut(t *testing.T, room *story.Room) {
 	t.Logf("%d bytes on the disk at the cut; then %+v", kept, d)
 	// A blank disk already holds the chunks that are all zero: what counts is more than that.
 	if blank := room.Deployed; d.Kept <= blank.Kept || d.Fetched >= blank.Fetched || d.Written >= blank.Written {
-		t.Errorf("the deploy after the cut is %+v, want less written and fetched, more kept than on a blank disk: %+v", d, blank)
+		t.Errorf("the deploy after the cut is %+v, want less written and fetched, more kept than on a blank disk: %+v",
+			d, blank)
 	}
 	testdisk.Equal(t, room.Original, room.C.Disk)
 }
 
-// restartInDeploy: the server crashes in the middle of a deploy and comes back; the PC, which stays on, carries on or begins
-// anew, and its disk is right in the end.
+// restartInDeploy: the server crashes in the middle of a deploy and comes back; the PC, which stays on, carries on or
+// begins anew, and its disk is right in the end.
 func restartInDeploy(t *testing.T, room *story.Room) {
 	room.C.Disk = lab.BlankDisk(t, story.Size(t, room.Original))
 	task := room.Server.Deploy(story.Image, room.C)
@@ -152,7 +155,8 @@ func restartInDeploy(t *testing.T, room *story.Room) {
 	room.Server.WaitTask(task, func(lab.Task) bool { return written(t, room.C.Disk) > 4<<20 })
 	room.Server.Kill()
 	if n := written(t, room.C.Disk); n >= room.Deployed.Written || boots(t, room.C.Disk) {
-		t.Errorf("the crash did not hit in mid-deploy: %d of %d bytes were written, or the boot sector is there", n, room.Deployed.Written)
+		t.Errorf("the crash did not hit in mid-deploy: %d of %d bytes were written, or the boot sector is there",
+			n, room.Deployed.Written)
 	}
 	time.Sleep(3 * time.Second)
 	room.Server.Start()
@@ -180,7 +184,8 @@ func restartInCapture(t *testing.T, room *story.Room) {
 	for _, n := range []int{1, 8} {
 		p := partition(t, room.A.Disk, n)
 		mustRun(t, "sh", "-c", `openssl enc -aes-128-ctr -K "$3" -iv 0 -nosalt -in /dev/zero 2>/dev/null | head -c "$1" |
-			dd of="$0" bs=1M seek="$2" oflag=seek_bytes conv=notrunc status=none`, room.A.Disk, fmt.Sprint(p.Size), fmt.Sprint(p.Start), fmt.Sprint(n))
+			dd of="$0" bs=1M seek="$2" oflag=seek_bytes conv=notrunc status=none`,
+			room.A.Disk, fmt.Sprint(p.Size), fmt.Sprint(p.Start), fmt.Sprint(n))
 		fresh += p.Size
 	}
 	packs := func() (n int64) {
@@ -195,7 +200,8 @@ func restartInCapture(t *testing.T, room *story.Room) {
 	if n := packs() - before; n >= fresh {
 		t.Errorf("the crash did not hit in mid-capture: %d of %d bytes were in the store", n, fresh)
 	}
-	if r := lab.Clonecast(t, "disk", "deploy", image, room.B.Disk, "--dry-run", "--store", filepath.Join(room.Server.Data, "store")); r.Exit != 6 {
+	store := filepath.Join(room.Server.Data, "store")
+	if r := lab.Clonecast(t, "disk", "deploy", image, room.B.Disk, "--dry-run", "--store", store); r.Exit != 6 {
 		t.Errorf("deploy ended with exit code %d after the crash, want 6: there must be no version", r.Exit)
 	}
 	room.Server.Start()
@@ -240,8 +246,10 @@ func TestServerDiskFull(t *testing.T) {
 	pc := room.A.Boot()
 	room.Server.WaitRegistered(room.A)
 	room.Server.Adopt(room.A)
-	task := room.Server.WaitTask(room.Server.Capture(room.A, story.Image), func(task lab.Task) bool { return task.State == "failed" })
-	if op := task.Runs[0].Operations[0]; !strings.Contains(op.Error+op.Hint, "space") && !strings.Contains(op.Error+op.Hint, "full") {
+	hasFailed := func(task lab.Task) bool { return task.State == "failed" }
+	task := room.Server.WaitTask(room.Server.Capture(room.A, story.Image), hasFailed)
+	op := task.Runs[0].Operations[0]
+	if why := op.Error + op.Hint; !strings.Contains(why, "space") && !strings.Contains(why, "full") {
 		t.Errorf("the task failed with %q, hint %q, want the cause", op.Error, op.Hint)
 	}
 	pc.Kill()

@@ -8,8 +8,8 @@ import (
 	"clonecast/qemu-tests/testdisk"
 )
 
-// TestUEFI is the story with PCs that have UEFI firmware and a disk with a GPT: captured and deployed by UEFI network boot, both
-// systems start on a disk of the same size and on a larger one, from firmware that never saw the disk.
+// TestUEFI is the story with PCs that have UEFI firmware and a disk with a GPT: captured and deployed by UEFI network
+// boot, both systems start on a disk of the same size and on a larger one, from firmware that never saw the disk.
 func TestUEFI(t *testing.T) {
 	say := func(format string, args ...any) { t.Logf("*** "+format, args...) }
 	room := story.Open(t, testdisk.DualBootUEFIOriginal(t), lab.FullDHCP, say)
@@ -20,7 +20,8 @@ func TestUEFI(t *testing.T) {
 	room.Deploy(t, say)
 	size := story.Size(t, room.Original)
 	testdisk.SameBytes(t, room.Original, room.B.Disk, testdisk.Area{Name: "GPT", Size: 34 * 512})
-	testdisk.SameBytes(t, room.Original, room.B.Disk, testdisk.Area{Name: "backup of the GPT", Offset: size - 33*512, Size: 33 * 512})
+	backup := testdisk.Area{Name: "backup of the GPT", Offset: size - 33*512, Size: 33 * 512}
+	testdisk.SameBytes(t, room.Original, room.B.Disk, backup)
 	for _, pc := range []*lab.PC{room.B, room.C} {
 		testdisk.Equal(t, room.Original, pc.Disk)
 		testdisk.NoFreeSpace(t, room.Original, pc.Disk)

@@ -30,7 +30,8 @@ func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
 	if err != nil {
-		t.Fatalf("%s %s: %v: %s (make deps installs what is missing; loop devices need root)", name, strings.Join(args, " "), err, out)
+		t.Fatalf("%s %s: %v: %s (make deps installs what is missing; loop devices need root)",
+			name, strings.Join(args, " "), err, out)
 	}
 	return strings.TrimSpace(string(out))
 }
@@ -137,7 +138,8 @@ func TestTrim(t *testing.T) {
 			if used := strings.Fields(run(t, "du", "-k", path))[0]; used > "2100" || len(used) != 4 {
 				t.Errorf("%s KiB are still in use, want 2048", used)
 			}
-			for _, e := range []quantity.Extent{{Start: -1, Length: 1}, {Start: 3 << 20, Length: 2 << 20}, {Start: 0, Length: -1}} {
+			outside := []quantity.Extent{{Start: -1, Length: 1}, {Start: 3 << 20, Length: 2 << 20}, {Start: 0, Length: -1}}
+			for _, e := range outside {
 				if d.Trim(e.Start, e.Length) == nil {
 					t.Errorf("%v was trimmed", e)
 				}
@@ -147,7 +149,11 @@ func TestTrim(t *testing.T) {
 }
 
 func TestOpenRefuses(t *testing.T) {
-	for name, path := range map[string]string{"directory": t.TempDir(), "character device": "/dev/null", "absent": "/nonexistent"} {
+	for name, path := range map[string]string{
+		"directory":        t.TempDir(),
+		"character device": "/dev/null",
+		"absent":           "/nonexistent",
+	} {
 		if d, err := Open(path); err == nil {
 			t.Errorf("%s: Open = %v, want an error", name, d)
 		}
@@ -188,7 +194,8 @@ func TestBlockDeviceDirectAndCached(t *testing.T) {
 		t.Fatal(err)
 	}
 	clear(aligned)
-	if _, err := d.ReadAt(aligned, 8192); err != nil || string(aligned[:5]) != "hello" || !bytes.Equal(aligned[5:], want[5:]) {
+	_, err = d.ReadAt(aligned, 8192)
+	if err != nil || string(aligned[:5]) != "hello" || !bytes.Equal(aligned[5:], want[5:]) {
 		t.Errorf("direct read after a cached write: %q, %v", aligned[:8], err)
 	}
 	if err := errors.Join(d.Sync(), d.DropCache(), d.RereadPartitions()); err != nil {
@@ -218,7 +225,8 @@ func TestMountedDiskIsRefused(t *testing.T) {
 func TestReadFacts(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "sda")
 	for name, content := range map[string]string{
-		"size": "2048\n", "removable": "1\n", "ro": "0\n", "queue/logical_block_size": "4096\n", "queue/physical_block_size": "4096\n",
+		"size": "2048\n", "removable": "1\n", "ro": "0\n",
+		"queue/logical_block_size": "4096\n", "queue/physical_block_size": "4096\n",
 		"device/model": "QEMU  HARDDISK\x1b[2J   \n", "device/vpd_pg80": "\x00\x80\x00\x04WD-1\n",
 	} {
 		path := filepath.Join(dir, name)
@@ -230,7 +238,10 @@ func TestReadFacts(t *testing.T) {
 		}
 	}
 	got := readFacts(dir)
-	want := Facts{Name: "sda", Path: "/dev/sda", Size: quantity.MiB, LogicalSector: 4096, PhysicalSector: 4096, Model: "QEMU HARDDISK [2J", Serial: "WD-1", Removable: true}
+	want := Facts{
+		Name: "sda", Path: "/dev/sda", Model: "QEMU HARDDISK [2J", Serial: "WD-1", Removable: true,
+		Size: quantity.MiB, LogicalSector: 4096, PhysicalSector: 4096,
+	}
 	if got != want {
 		t.Errorf("readFacts = %+v, want %+v", got, want)
 	}

@@ -34,7 +34,10 @@ type Facts struct {
 
 // Rule gives the facts that a disk rule looks at.
 func (f Facts) Rule() diskrule.Disk {
-	return diskrule.Disk{Name: f.Name, Model: f.Model, Serial: f.Serial, WWN: f.WWN, Bus: f.Bus, Size: f.Size, Removable: f.Removable, ReadOnly: f.ReadOnly}
+	return diskrule.Disk{
+		Name: f.Name, Model: f.Model, Serial: f.Serial, WWN: f.WWN, Bus: f.Bus, Size: f.Size,
+		Removable: f.Removable, ReadOnly: f.ReadOnly,
+	}
 }
 
 // Rules gives what a disk rule looks at of each disk.
@@ -117,7 +120,9 @@ func unitSerial(path string) string {
 }
 
 func busOf(target string) string {
-	for _, bus := range []struct{ folder, name string }{{"usb", "usb"}, {"nvme", "nvme"}, {"ata", "sata"}, {"virtio", "virtio"}, {"mmc", "mmc"}} {
+	for _, bus := range []struct{ folder, name string }{
+		{"usb", "usb"}, {"nvme", "nvme"}, {"ata", "sata"}, {"virtio", "virtio"}, {"mmc", "mmc"},
+	} {
 		if strings.Contains(target, "/"+bus.folder) {
 			return bus.name
 		}

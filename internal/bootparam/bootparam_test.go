@@ -15,7 +15,8 @@ func TestCommandLine(t *testing.T) {
 		"empty": {},
 		"all": {
 			Params{Server: "https://10.99.0.1:8443", Token: "3f9c-A_~.", MAC: "52:54:00:12:34:56", Debug: true},
-			"clonecast.server=https://10.99.0.1:8443 clonecast.token=3f9c-A_~. clonecast.mac=52:54:00:12:34:56 clonecast.debug=1",
+			"clonecast.server=https://10.99.0.1:8443 clonecast.token=3f9c-A_~. " +
+				"clonecast.mac=52:54:00:12:34:56 clonecast.debug=1",
 		},
 		"IPv6":      {Params{Server: "https://[fd99::1]:8443"}, "clonecast.server=https://[fd99::1]:8443"},
 		"injection": {Params{Token: "a b\n${x}\"||#%"}, "clonecast.token=a%20b%0A%24%7Bx%7D%22%7C%7C%23%25"},
@@ -34,14 +35,17 @@ func TestParse(t *testing.T) {
 		line string
 		want Params
 	}{
-		"nothing":     {"", Params{}},
-		"foreign":     {"console=ttyS0 quiet BOOTIF=01-52 clonecast=1 xclonecast.token=a", Params{}},
-		"newer key":   {"clonecast.colour=%zz clonecast.debug=1", Params{Debug: true}},
-		"bare debug":  {"clonecast.debug", Params{Debug: true}},
-		"debug off":   {"clonecast.debug clonecast.debug=0", Params{}},
-		"last wins":   {"clonecast.token=a clonecast.token=b\n", Params{Token: "b"}},
-		"upper MAC":   {"clonecast.mac=AA:BB:CC:DD:EE:0F", Params{MAC: "aa:bb:cc:dd:ee:0f"}},
-		"escaped":     {"clonecast.server=https%3A%2F%2fdeploy.school.example", Params{Server: "https://deploy.school.example"}},
+		"nothing":    {"", Params{}},
+		"foreign":    {"console=ttyS0 quiet BOOTIF=01-52 clonecast=1 xclonecast.token=a", Params{}},
+		"newer key":  {"clonecast.colour=%zz clonecast.debug=1", Params{Debug: true}},
+		"bare debug": {"clonecast.debug", Params{Debug: true}},
+		"debug off":  {"clonecast.debug clonecast.debug=0", Params{}},
+		"last wins":  {"clonecast.token=a clonecast.token=b\n", Params{Token: "b"}},
+		"upper MAC":  {"clonecast.mac=AA:BB:CC:DD:EE:0F", Params{MAC: "aa:bb:cc:dd:ee:0f"}},
+		"escaped": {
+			"clonecast.server=https%3A%2F%2fdeploy.school.example",
+			Params{Server: "https://deploy.school.example"},
+		},
 		"empty value": {"clonecast.server= clonecast.token", Params{}},
 	}
 	for name, test := range tests {
@@ -98,7 +102,8 @@ func TestValidate(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add("console=ttyS0 clonecast.server=https://10.99.0.1:8443 clonecast.token=ab clonecast.mac=52:54:00:12:34:56 clonecast.debug")
+	f.Add("console=ttyS0 clonecast.server=https://10.99.0.1:8443 clonecast.token=ab " +
+		"clonecast.mac=52:54:00:12:34:56 clonecast.debug")
 	f.Add("clonecast.token=%41%")
 	f.Add("clonecast.server=https://[fd99::1%25eth0]:8443")
 	f.Fuzz(func(t *testing.T, line string) {

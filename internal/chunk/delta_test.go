@@ -57,8 +57,13 @@ func TestDeltaRoundTrip(t *testing.T) {
 		"one":             {[][]byte{changed(full)}, [][]byte{full}, 2000},
 		"no base":         {[][]byte{full}, [][]byte{nil}, len(full) + 200},
 		"some with bases": {[][]byte{full[:1000], changed(full), make([]byte, Size)}, [][]byte{nil, full, nil}, 4000},
-		"eight": {[][]byte{changed(full), changed(full[1:]), changed(full[2:]), full[3:], full[4:], full[5:], full[6:], full[7:]},
-			[][]byte{full, full[1:], full[2:], full[3:], full[4:], full[5:], full[6:], full[7:]}, 8000},
+		"eight": {
+			[][]byte{
+				changed(full), changed(full[1:]), changed(full[2:]), full[3:], full[4:], full[5:], full[6:], full[7:],
+			},
+			[][]byte{full, full[1:], full[2:], full[3:], full[4:], full[5:], full[6:], full[7:]},
+			8000,
+		},
 		"unlike": {[][]byte{full}, [][]byte{make([]byte, Size)}, len(full) + 200},
 	} {
 		t.Run(name, func(t *testing.T) {

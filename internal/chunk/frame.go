@@ -265,7 +265,8 @@ func (d *Decoder) payload(h FrameHeader, payload, buf []byte) ([]byte, error) {
 		return nil, &InvalidError{ID: h.Entries[0].ID, Problem: "payload does not decode: " + err.Error()}
 	}
 	if len(plain) != size {
-		return nil, &InvalidError{ID: h.Entries[0].ID, Problem: fmt.Sprintf("payload decodes to %d bytes, want %d", len(plain), size)}
+		problem := fmt.Sprintf("payload decodes to %d bytes, want %d", len(plain), size)
+		return nil, &InvalidError{ID: h.Entries[0].ID, Problem: problem}
 	}
 	return plain, nil
 }

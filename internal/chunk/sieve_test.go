@@ -42,7 +42,8 @@ func TestSieve(t *testing.T) {
 		}
 		h, plain, err := d.Decode(got, nil)
 		if err != nil || !bytes.Equal(plain, want) || len(h.Entries) != len(ids) {
-			t.Errorf("mask %b: %d chunks of %d bytes, %v; want %d of %d", mask, len(h.Entries), len(plain), err, len(ids), len(want))
+			t.Errorf("mask %b: %d chunks of %d bytes, %v; want %d of %d",
+				mask, len(h.Entries), len(plain), err, len(ids), len(want))
 		}
 		if mask == 1<<len(parts)-1 && &got[0] != &frame[0] {
 			t.Error("a frame of which every chunk is wanted is made anew")
@@ -50,7 +51,8 @@ func TestSieve(t *testing.T) {
 	}
 	frame[len(frame)-1] ^= 1
 	var invalid *InvalidError
-	if got, err := s.Keep(frame, func(id ID) bool { return id == Sum(parts[0]) }); !errors.As(err, &invalid) || got != nil {
+	got, err := s.Keep(frame, func(id ID) bool { return id == Sum(parts[0]) })
+	if !errors.As(err, &invalid) || got != nil {
 		t.Errorf("Keep of a damaged frame = %d bytes, %v", len(got), err)
 	}
 	if got, err := s.Keep(frame[:20], func(ID) bool { return true }); !errors.Is(err, ErrFrame) || got != nil {
@@ -64,8 +66,15 @@ func TestDamagedSaysItOnce(t *testing.T) {
 		frame error
 		want  string
 	}{
-		{&InvalidError{ID: a, Problem: "content does not match the name"}, "chunk " + a.String() + " is damaged: content does not match the name"},
-		{&InvalidError{ID: b, Problem: "content does not match the name"}, "chunk " + a.String() + " is damaged: chunk " + b.String() + " of the same frame: content does not match the name"},
+		{
+			&InvalidError{ID: a, Problem: "content does not match the name"},
+			"chunk " + a.String() + " is damaged: content does not match the name",
+		},
+		{
+			&InvalidError{ID: b, Problem: "content does not match the name"},
+			"chunk " + a.String() + " is damaged: " +
+				"chunk " + b.String() + " of the same frame: content does not match the name",
+		},
 		{ErrFrame, "chunk " + a.String() + " is damaged: malformed chunk frame"},
 	} {
 		if got := Damaged(a, c.frame).Error(); got != c.want {

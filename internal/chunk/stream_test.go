@@ -34,7 +34,8 @@ func TestReadFrame(t *testing.T) {
 			t.Errorf("%d frames, want 2", len(got))
 		}
 	}
-	if _, _, err := ReadFrame(bufio.NewReader(bytes.NewReader([]byte("no frame, but long enough"))), nil); !errors.Is(err, ErrFrame) {
+	r := bufio.NewReader(bytes.NewReader([]byte("no frame, but long enough")))
+	if _, _, err := ReadFrame(r, nil); !errors.Is(err, ErrFrame) {
 		t.Errorf("ReadFrame of something else = %v", err)
 	}
 }

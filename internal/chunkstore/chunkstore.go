@@ -67,7 +67,9 @@ type Reader interface {
 }
 
 // Open gives the signed manifest of a version by its id, verified, and what it says.
-func Open(ctx context.Context, r Reader, name string, id image.VersionID) (envelope []byte, m *image.Manifest, err error) {
+func Open(ctx context.Context, r Reader, name string, id image.VersionID) (
+	envelope []byte, m *image.Manifest, err error,
+) {
 	list, err := r.Versions(ctx, name)
 	if err != nil {
 		return nil, nil, fmt.Errorf("versions of %s: %w", name, err)

@@ -44,7 +44,10 @@ func detect(t *testing.T, path string) (Format, bool) {
 func disk(t *testing.T) (dir string, content []byte) {
 	t.Helper()
 	dir = t.TempDir()
-	sh(t, dir, `truncate -s 6M fs.raw; mkfs.ext4 -q -F fs.raw; truncate -s 8M disk.raw; printf 'label: dos\nstart=2048,size=12288\n' | sfdisk -q disk.raw
+	sh(t, dir, `truncate -s 6M fs.raw
+mkfs.ext4 -q -F fs.raw
+truncate -s 8M disk.raw
+printf 'label: dos\nstart=2048,size=12288\n' | sfdisk -q disk.raw
 dd if=fs.raw of=disk.raw bs=1M seek=1 conv=notrunc status=none`)
 	content, err := os.ReadFile(filepath.Join(dir, "disk.raw"))
 	if err != nil {
@@ -143,7 +146,8 @@ func TestDisksAreNoContainers(t *testing.T) {
 func TestOldVHDFooter(t *testing.T) {
 	dir, _ := disk(t)
 	sh(t, dir,
-		"qemu-img convert -O vpc -o subformat=fixed,force_size=on disk.raw x; truncate -s 16M big; dd if=x of=big bs=512 skip=16384 seek=32767 conv=notrunc status=none")
+		"qemu-img convert -O vpc -o subformat=fixed,force_size=on disk.raw x; truncate -s 16M big; "+
+			"dd if=x of=big bs=512 skip=16384 seek=32767 conv=notrunc status=none")
 	if _, ok := detect(t, filepath.Join(dir, "x")); !ok {
 		t.Error("the VHD is not known")
 	}

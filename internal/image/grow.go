@@ -33,20 +33,20 @@ func ParseGrow(text string) (Grow, error) {
 }
 
 func (g Grow) add(word string) error {
-	first, place, several := strings.Cut(word, ":")
+	first, partition, several := strings.Cut(word, ":")
 	if !several {
-		first, place = "1", word
+		first, partition = "1", word
 	}
 	disk, err := strconv.Atoi(first)
 	if err != nil || disk < 1 || disk > maxDisks {
 		return fmt.Errorf("grow %q: the disk is not a number from 1 to %d", word, maxDisks)
 	}
 	d := g[disk-1]
-	number, err := strconv.Atoi(place)
+	number, err := strconv.Atoi(partition)
 	switch {
-	case d.Last || place == "last" && len(d.Numbers) > 0 || slices.Contains(d.Numbers, number) && err == nil:
+	case d.Last || partition == "last" && len(d.Numbers) > 0 || slices.Contains(d.Numbers, number) && err == nil:
 		return fmt.Errorf("grow %q: the disk has something to grow already", word)
-	case place == "last":
+	case partition == "last":
 		d.Last = true
 	case err != nil || number < 0 || number > 1<<20:
 		return fmt.Errorf("grow %q is neither \"last\" nor a partition's number", word)

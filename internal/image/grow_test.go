@@ -20,7 +20,9 @@ func TestParseGrow(t *testing.T) {
 			t.Errorf("ParseGrow(%q) = %+v, %v, want %+v", text, got, err, want)
 		}
 	}
-	for _, bad := range []string{"first", "-1", "2,", "2,2", "last,2", "2,last", "last,last", "0:1", "65:1", "x:1", "1:", "99999999999999999999"} {
+	for _, bad := range []string{
+		"first", "-1", "2,", "2,2", "last,2", "2,last", "last,last", "0:1", "65:1", "x:1", "1:", "99999999999999999999",
+	} {
 		if got, err := ParseGrow(bad); err == nil || got != nil {
 			t.Errorf("ParseGrow(%q) = %+v, %v, want an error", bad, got, err)
 		}

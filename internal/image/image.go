@@ -129,7 +129,10 @@ type Version struct {
 
 // Summary gives what a list shows of m, whose id is given.
 func (m *Manifest) Summary(id VersionID) Version {
-	v := Version{ID: id, Image: m.Image, Sequence: m.Sequence, Created: m.Created, Comment: m.Comment, Origin: m.Origin, Disks: len(m.Disks)}
+	v := Version{
+		ID: id, Image: m.Image, Sequence: m.Sequence, Created: m.Created,
+		Comment: m.Comment, Origin: m.Origin, Disks: len(m.Disks),
+	}
 	for _, d := range m.Disks {
 		v.DiskBytes += d.Size
 		for _, c := range d.Contents() {

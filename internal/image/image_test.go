@@ -23,20 +23,35 @@ func example() *Manifest {
 		Comment: "März", Origin: "room1-pc05", Creator: "admin", Engine: "clonecast 1",
 		Disks: []Disk{
 			{
-				Size: 64 * quantity.MiB, LogicalSector: 512, PhysicalSector: 4096, Model: "Disk", Serial: "S1", TableKind: "mbr", DiskID: "deadbeef",
+				Model: "Disk", Serial: "S1", Size: 64 * quantity.MiB, LogicalSector: 512, PhysicalSector: 4096,
+				TableKind: "mbr", DiskID: "deadbeef",
 				Table: []TableArea{{0, bytes.Repeat([]byte{0x55, 0xaa}, 4)}},
-				Boot:  []Content{{Start: 512, Length: 4096, Extents: []quantity.Extent{{Start: 0, Length: 4096}}, Chunks: []chunk.ID{id("gap")}}},
+				Boot: []Content{{
+					Start: 512, Length: 4096,
+					Extents: []quantity.Extent{{Start: 0, Length: 4096}}, Chunks: []chunk.ID{id("gap")},
+				}},
 				Partitions: []Partition{
 					{Number: 1, Type: "0x83", Mode: ModeClone, Filesystem: Filesystem{"ext4", "u-1", "root", 4096}, Content: Content{
 						Start: quantity.MiB, Length: 4 * quantity.MiB,
 						// Two extents that share a chunk, then one that spans two.
-						Extents: []quantity.Extent{{Start: 0, Length: 4096}, {Start: 8192, Length: 4096}, {Start: 2*chunk.Size - 512, Length: 1024}},
-						Chunks:  []chunk.ID{id("a"), id("b"), id("c")},
+						Extents: []quantity.Extent{
+							{Start: 0, Length: 4096}, {Start: 8192, Length: 4096}, {Start: 2*chunk.Size - 512, Length: 1024},
+						},
+						Chunks: []chunk.ID{id("a"), id("b"), id("c")},
 					}},
-					{Number: 2, Type: "0x7", Mode: ModeRaw, Reason: "journal needs recovery", Content: Content{Start: 8 * quantity.MiB, Length: 512,
-						Extents: []quantity.Extent{{Start: 0, Length: 512}}, Chunks: []chunk.ID{id("d")}}},
-					{Number: 5, Type: "0x82", Mode: ModeSwap, Reason: "swap", Filesystem: Filesystem{"swap", "u-2", "", 4096}, Content: Content{Start: 16 * quantity.MiB, Length: quantity.MiB}},
-					{Number: 6, Type: "0xee", Mode: ModeSkip, Reason: "asked for", Content: Content{Start: 32 * quantity.MiB, Length: quantity.MiB}},
+					{Number: 2, Type: "0x7", Mode: ModeRaw, Reason: "journal needs recovery", Content: Content{
+						Start: 8 * quantity.MiB, Length: 512,
+						Extents: []quantity.Extent{{Start: 0, Length: 512}}, Chunks: []chunk.ID{id("d")},
+					}},
+					{
+						Number: 5, Type: "0x82", Mode: ModeSwap, Reason: "swap",
+						Filesystem: Filesystem{"swap", "u-2", "", 4096},
+						Content:    Content{Start: 16 * quantity.MiB, Length: quantity.MiB},
+					},
+					{
+						Number: 6, Type: "0xee", Mode: ModeSkip, Reason: "asked for",
+						Content: Content{Start: 32 * quantity.MiB, Length: quantity.MiB},
+					},
 				},
 			},
 			{Size: 1 << 40, LogicalSector: 4096, PhysicalSector: 4096, TableKind: "none"},
@@ -115,13 +130,15 @@ func TestManifestInvalid(t *testing.T) {
 		"partitions overlap":      func(m *Manifest) { first(m).Content.Length = 8 * quantity.MiB },
 		"partition after the end": func(m *Manifest) { m.Disks[0].Partitions[3].Content.Length = 33 * quantity.MiB },
 		"start overflows":         func(m *Manifest) { m.Disks[0].Partitions[3].Content.Start = 1<<63 - 1 },
-		"chunk too many":          func(m *Manifest) { first(m).Content.Chunks = append(first(m).Content.Chunks, chunk.ID{}) },
-		"chunk too few":           func(m *Manifest) { first(m).Content.Chunks = first(m).Content.Chunks[1:] },
-		"extents touch":           func(m *Manifest) { first(m).Content.Extents[1].Start = 4096 },
-		"extents out of order":    func(m *Manifest) { first(m).Content.Extents[1].Start = 0 },
-		"empty extent":            func(m *Manifest) { first(m).Content.Extents[0].Length = 0 },
-		"extent after the end":    func(m *Manifest) { first(m).Content.Extents[2].Length = 4 * quantity.MiB },
-		"extent overflows":        func(m *Manifest) { first(m).Content.Extents[2].Length = 1<<63 - 1 },
+		"chunk too many": func(m *Manifest) {
+			first(m).Content.Chunks = append(first(m).Content.Chunks, chunk.ID{})
+		},
+		"chunk too few":        func(m *Manifest) { first(m).Content.Chunks = first(m).Content.Chunks[1:] },
+		"extents touch":        func(m *Manifest) { first(m).Content.Extents[1].Start = 4096 },
+		"extents out of order": func(m *Manifest) { first(m).Content.Extents[1].Start = 0 },
+		"empty extent":         func(m *Manifest) { first(m).Content.Extents[0].Length = 0 },
+		"extent after the end": func(m *Manifest) { first(m).Content.Extents[2].Length = 4 * quantity.MiB },
+		"extent overflows":     func(m *Manifest) { first(m).Content.Extents[2].Length = 1<<63 - 1 },
 	} {
 		m := example()
 		change(m)
@@ -135,7 +152,11 @@ func TestManifestInvalid(t *testing.T) {
 func TestManifestHostileCounts(t *testing.T) {
 	whole := marshal(t, example())
 	for at := len(manifestMagic); at < len(whole); at++ {
-		for _, v := range [][]byte{{0x80, 0}, {0xff, 0xff, 0xff, 0xff, 0x0f}, {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01}} {
+		for _, v := range [][]byte{
+			{0x80, 0},
+			{0xff, 0xff, 0xff, 0xff, 0x0f},
+			{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01},
+		} {
 			b := append(append(bytes.Clone(whole[:at]), v...), whole[at+1:]...)
 			if m, err := Parse(b); err == nil && !bytes.Equal(marshal(t, m), b) {
 				t.Fatalf("%x at byte %d: Parse accepts a form that MarshalBinary does not write", v, at)

@@ -17,8 +17,12 @@ func TestMemory(t *testing.T) {
 	ids := make([]chunk.ID, chunks) // 8 MiB for 64 GiB
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(chunk.Bytes(ids))
 	length := chunks * quantity.Bytes(chunk.Size)
-	m := &Manifest{Image: "lab", Disks: []Disk{{Size: length + quantity.MiB, LogicalSector: 512, PhysicalSector: 512, TableKind: "none",
-		Partitions: []Partition{{Mode: ModeRaw, Content: Content{Start: quantity.MiB, Length: length, Extents: []quantity.Extent{{Length: length}}, Chunks: ids}}}}}}
+	m := &Manifest{Image: "lab", Disks: []Disk{{
+		Size: length + quantity.MiB, LogicalSector: 512, PhysicalSector: 512, TableKind: "none",
+		Partitions: []Partition{{Mode: ModeRaw, Content: Content{
+			Start: quantity.MiB, Length: length, Extents: []quantity.Extent{{Length: length}}, Chunks: ids,
+		}}},
+	}}}
 	var segments [][]byte
 	atMost(t, "Segments", 1<<20, func() (err error) {
 		segments, err = m.Segments()

@@ -36,7 +36,8 @@ func (p Policies) add(word string) error {
 	}
 	disk, errDisk := strconv.Atoi(first)
 	partition, errPartition := strconv.Atoi(number)
-	if errDisk != nil || errPartition != nil || disk < 1 || disk > maxDisks || partition < 0 || !slices.Contains(policyModes, Mode(mode)) {
+	if errDisk != nil || errPartition != nil || disk < 1 || disk > maxDisks || partition < 0 ||
+		!slices.Contains(policyModes, Mode(mode)) {
 		return fmt.Errorf("policy %q is not of the form 3=skip or 2:3=skip; there are clone, raw, format and skip", word)
 	}
 	if p[disk-1] == nil {

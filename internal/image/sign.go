@@ -140,7 +140,10 @@ func (k sealKind) inflate(b []byte, size uint32) ([]byte, error) {
 	if size > MaxManifest {
 		return nil, fmt.Errorf("signed %s claims %d bytes, more than %d", k.name, size, MaxManifest)
 	}
-	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(uint64(max(size, minWindow))), zstd.WithDecoderMaxWindow(16<<20))
+	z, err := zstd.NewReader(nil,
+		zstd.WithDecoderConcurrency(1),
+		zstd.WithDecoderMaxMemory(uint64(max(size, minWindow))),
+		zstd.WithDecoderMaxWindow(16<<20))
 	if err != nil {
 		return nil, fmt.Errorf("make zstd decoder: %w", err)
 	}

@@ -41,7 +41,8 @@ func (d *Disk) validate(ids bool) error {
 		return fmt.Errorf("size %d with sectors of %d bytes, physical ones of %d", d.Size, d.LogicalSector, d.PhysicalSector)
 	}
 	if len(d.Table) > maxAreas || len(d.Boot) > maxAreas || len(d.Partitions) > maxPartitions {
-		return fmt.Errorf("%d table areas, %d boot areas, %d partitions are too many", len(d.Table), len(d.Boot), len(d.Partitions))
+		return fmt.Errorf("%d table areas, %d boot areas, %d partitions are too many",
+			len(d.Table), len(d.Boot), len(d.Partitions))
 	}
 	for _, s := range []string{d.Model, d.Serial, d.TableKind, d.DiskID} {
 		if err := checkString("a text", s); err != nil {
@@ -72,7 +73,8 @@ func (d *Disk) validate(ids bool) error {
 }
 
 func (p *Partition) validate(ids bool) error {
-	for _, s := range []string{p.Type, p.GUID, p.Name, p.Reason, p.Filesystem.Type, p.Filesystem.UUID, p.Filesystem.Label} {
+	fs := &p.Filesystem
+	for _, s := range []string{p.Type, p.GUID, p.Name, p.Reason, fs.Type, fs.UUID, fs.Label} {
 		if err := checkString("a text", s); err != nil {
 			return err
 		}
@@ -93,7 +95,8 @@ func (c *Content) validate(ids bool) error {
 	end := quantity.Bytes(0)
 	for i, e := range c.Extents {
 		if e.Length <= 0 || e.Start < end || i > 0 && e.Start == end || e.Start > c.Length-e.Length {
-			return fmt.Errorf("extent of %d bytes at %d does not follow byte %d inside %d bytes", e.Length, e.Start, end, c.Length)
+			return fmt.Errorf("extent of %d bytes at %d does not follow byte %d inside %d bytes",
+				e.Length, e.Start, end, c.Length)
 		}
 		end = e.End()
 	}
@@ -109,7 +112,8 @@ func checkDisjoint(regions []quantity.Extent, size quantity.Bytes) error {
 	end := quantity.Bytes(0)
 	for _, r := range regions {
 		if r.Start < end || r.Length <= 0 || r.Start > size-r.Length {
-			return fmt.Errorf("region of %d bytes at %d overlaps another one or leaves the disk of %d bytes", r.Length, r.Start, size)
+			return fmt.Errorf("region of %d bytes at %d overlaps another one or leaves the disk of %d bytes",
+				r.Length, r.Start, size)
 		}
 		end = r.End()
 	}

@@ -92,7 +92,8 @@ func (d Disk) Grow(ctx context.Context, fsType string, where quantity.Extent) (q
 func (d Disk) Replay(ctx context.Context, fsType string, where quantity.Extent) error {
 	k, ok := kinds()[fsType]
 	if !ok {
-		return &filesystem.UnchangedError{Reason: fmt.Sprintf("clonecast does not let the kernel replay the journal of %s", fsType)}
+		reason := fmt.Sprintf("clonecast does not let the kernel replay the journal of %s", fsType)
+		return &filesystem.UnchangedError{Reason: reason}
 	}
 	options := strings.Trim(k.options+","+k.replay, ",")
 	return d.mounted(k, options, where, func(*os.File, string) error { return ctx.Err() })

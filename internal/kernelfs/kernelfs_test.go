@@ -29,10 +29,22 @@ func TestGrow(t *testing.T) {
 		shortfall  quantity.Bytes // what the file system may leave unused at its end
 		sectorSize quantity.SectorSize
 	}{
-		"xfs":           {"xfs", 300 * quantity.MiB, 900*quantity.MiB + 3*512, "mkfs.xfs -q DEV", "mount -t xfs -o nouuid DEV DIR", "xfs_repair -n DEV", 4096, 512},
-		"xfs 4k":        {"xfs", 300 * quantity.MiB, 900 * quantity.MiB, "mkfs.xfs -q -s size=4096 DEV", "mount -t xfs -o nouuid DEV DIR", "xfs_repair -n DEV", 4096, 4096},
-		"btrfs":         {"btrfs", 256 * quantity.MiB, quantity.GiB + 5*512, "mkfs.btrfs -q DEV", "mount -t btrfs DEV DIR", "btrfs check DEV", 4096, 512},
-		"btrfs, single": {"btrfs", 128 * quantity.MiB, quantity.GiB, "mkfs.btrfs -q -m single DEV", "mount -t btrfs DEV DIR", "btrfs check DEV", 4096, 512},
+		"xfs": {
+			"xfs", 300 * quantity.MiB, 900*quantity.MiB + 3*512,
+			"mkfs.xfs -q DEV", "mount -t xfs -o nouuid DEV DIR", "xfs_repair -n DEV", 4096, 512,
+		},
+		"xfs 4k": {
+			"xfs", 300 * quantity.MiB, 900 * quantity.MiB,
+			"mkfs.xfs -q -s size=4096 DEV", "mount -t xfs -o nouuid DEV DIR", "xfs_repair -n DEV", 4096, 4096,
+		},
+		"btrfs": {
+			"btrfs", 256 * quantity.MiB, quantity.GiB + 5*512,
+			"mkfs.btrfs -q DEV", "mount -t btrfs DEV DIR", "btrfs check DEV", 4096, 512,
+		},
+		"btrfs, single": {
+			"btrfs", 128 * quantity.MiB, quantity.GiB,
+			"mkfs.btrfs -q -m single DEV", "mount -t btrfs DEV DIR", "btrfs check DEV", 4096, 512,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := disktest.Image(t, start+tc.to+quantity.MiB)
@@ -94,7 +106,8 @@ func TestExtNeedsCapability(t *testing.T) {
 func TestSmallBtrfs(t *testing.T) {
 	path := disktest.Image(t, 200*quantity.MiB)
 	disktest.Run(t, "", "mkfs.btrfs", "-q", "-b", "128M", path)
-	_, err := Disk{Path: path, Sector: 512}.Grow(context.Background(), "btrfs", quantity.Extent{Length: 200 * quantity.MiB})
+	space := quantity.Extent{Length: 200 * quantity.MiB}
+	_, err := Disk{Path: path, Sector: 512}.Grow(context.Background(), "btrfs", space)
 	var cannot *filesystem.UnchangedError
 	if !errors.As(err, &cannot) || !strings.Contains(err.Error(), "256.0 MiB at least") {
 		t.Errorf("Grow = %v", err)
@@ -109,7 +122,8 @@ func TestCannotGrow(t *testing.T) {
 		"xfs":     nil, // there is none
 		"btrfs":   func(string) error { return errors.New("no such module") },
 	} {
-		_, err := Disk{Path: path, Sector: 512, Load: load}.Grow(context.Background(), fsType, quantity.Extent{Length: 16 * quantity.MiB})
+		space := quantity.Extent{Length: 16 * quantity.MiB}
+		_, err := Disk{Path: path, Sector: 512, Load: load}.Grow(context.Background(), fsType, space)
 		var cannot *filesystem.UnchangedError
 		if !errors.As(err, &cannot) {
 			t.Errorf("%s: Grow = %v", fsType, err)

@@ -1,7 +1,7 @@
-// Package layers holds the test that keeps imports going down only.
+// Package layers holds the tests of the whole tree: imports go down only, and no line is too long.
 //
-// The table is docs/architecture.md's; the test parses the files itself, so that
-// it is never answered from the test cache after a violation.
+// The table of layers is docs/architecture.md's. The tests read the files themselves, so that they are never answered
+// from the test cache after a violation.
 package layers
 
 import (
@@ -66,33 +66,44 @@ var testOnly = []string{
 	"internal/await", "internal/disktest", "internal/layers", "internal/layouttest", "internal/nettest",
 }
 
+// root is the top of the project.
+var root = filepath.Join("..", "..")
+
 func TestImportsGoDownOnly(t *testing.T) {
-	root := filepath.Join("..", "..")
 	files := 0
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
+	walk(t, func(path string) {
+		if strings.HasSuffix(path, ".go") {
+			files++
+			checkFile(t, path)
 		}
-		hidden := strings.HasPrefix(d.Name(), ".") && path != root && d.Name() != ".."
-		if d.IsDir() && (hidden || d.Name() == "testdata" || d.Name() == "build") {
-			return filepath.SkipDir
-		}
-		if d.IsDir() || !strings.HasSuffix(path, ".go") {
-			return nil
-		}
-		files++
-		checkFile(t, root, path)
-		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	if files < 5 {
 		t.Fatalf("walked over %d Go files: the test no longer sees the project", files)
 	}
 }
 
-func checkFile(t *testing.T, root, path string) {
+// walk calls f with every file that people write and read; what is hidden, built or data of a test is left out.
+func walk(t *testing.T, f func(path string)) {
+	t.Helper()
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		hidden := strings.HasPrefix(d.Name(), ".") && path != root && d.Name() != ".."
+		if d.IsDir() && (hidden || slices.Contains([]string{"testdata", "build", "bin"}, d.Name())) {
+			return filepath.SkipDir
+		}
+		if !d.IsDir() {
+			f(path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func checkFile(t *testing.T, path string) {
 	t.Helper()
 	rel, err := filepath.Rel(root, filepath.Dir(path))
 	if err != nil {

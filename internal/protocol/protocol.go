@@ -120,7 +120,10 @@ type Disk struct {
 
 // Rule gives the facts that a disk rule looks at.
 func (d Disk) Rule() diskrule.Disk {
-	return diskrule.Disk{Name: d.Name, Model: d.Model, Serial: d.Serial, WWN: d.WWN, Bus: d.Bus, Size: quantity.Bytes(d.Bytes), Removable: d.Removable, ReadOnly: d.ReadOnly}
+	return diskrule.Disk{
+		Name: d.Name, Model: d.Model, Serial: d.Serial, WWN: d.WWN, Bus: d.Bus, Size: quantity.Bytes(d.Bytes),
+		Removable: d.Removable, ReadOnly: d.ReadOnly,
+	}
 }
 
 // RegisterRequest says who boots.
@@ -276,7 +279,7 @@ type SessionWaiting struct {
 // SessionJoin asks for a place in a session.
 type SessionJoin struct {
 	Session uint64 `json:"session,string,omitempty"` // which it is; by the time there may be another one
-	Nonce   []byte `json:"nonce"`                    // 16 random bytes; asked twice with the same ones it is the same place
+	Nonce   []byte `json:"nonce"`                    // 16 random bytes; whoever asks again with them keeps the place
 	AES     bool   `json:"aes"`                      // the machine has AES instructions
 	Need    []byte `json:"need"`                     // the blocks that it needs: blocks.Set
 }

@@ -35,8 +35,8 @@ func Interface(name string) Option {
 // Broadcast lets a socket send to broadcast addresses.
 func Broadcast(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1) }
 
-// SharedGroup lets a socket share its port with others, and not get the packets of the groups that they joined: package net
-// binds it to all addresses, whatever group it is asked for (ip(7), IP_MULTICAST_ALL).
+// SharedGroup lets a socket share its port with others, and not get the packets of the groups that they joined:
+// package net binds it to all addresses, whatever group it is asked for (ip(7), IP_MULTICAST_ALL).
 func SharedGroup(fd int) error {
 	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, 0); err != nil {
 		return err

@@ -1,5 +1,5 @@
-// Command demo shows clonecast at work on virtual PCs (make demo): it tells the story of package story on the terminal and
-// keeps everything that PCs and server said in build/demo.log.
+// Command demo shows clonecast at work on virtual PCs (make demo): it tells the story of package story on the terminal
+// and keeps everything that PCs and server said in build/demo.log.
 package main
 
 import (

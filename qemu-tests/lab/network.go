@@ -104,7 +104,8 @@ func (n *Network) Lose(percent int) {
 	in("ethtool", "-K", Bridge, "tso", "off", "gso", "off", "tx-udp-segmentation", "off") // or many would be lost as one
 	for i := range n.taps {
 		chain := func(hook string) string {
-			return fmt.Sprintf(`chain %s { type filter hook %s device "tap%d" priority 0; meta protocol ip numgen random mod 100 < %d drop; };`, hook, hook, i, percent)
+			return fmt.Sprintf(`chain %s { type filter hook %s device "tap%d" priority 0; `+
+				`meta protocol ip numgen random mod 100 < %d drop; };`, hook, hook, i, percent)
 		}
 		in("nft", fmt.Sprintf("table netdev lossy%d { %s %s }", i, chain("ingress"), chain("egress")))
 	}
@@ -118,8 +119,8 @@ func (n *Network) Command(ctx context.Context, name string, args ...string) *exe
 	return cmd
 }
 
-// SiteDHCP connects a computer of its own, 10.99.0.3, that runs dnsmasq as the DHCP server of a site that knows nothing of
-// network boot.
+// SiteDHCP connects a computer of its own, 10.99.0.3, that runs dnsmasq as the DHCP server
+// of a site that knows nothing of network boot.
 func (n *Network) SiteDHCP() {
 	n.t.Helper()
 	site := &Network{Namespace: n.Namespace + "-site", t: n.t}
@@ -128,8 +129,9 @@ func (n *Network) SiteDHCP() {
 	n.must("ip", "-n", n.Namespace, "link", "set", "site", "master", Bridge, "up")
 	n.must("ip", "-n", site.Namespace, "addr", "add", "10.99.0.3/24", "dev", "eth0")
 	n.must("ip", "-n", site.Namespace, "link", "set", "eth0", "up")
-	site.daemon("dnsmasq", "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=eth0", "--bind-interfaces",
-		"--user=root", "--no-ping", "--dhcp-leasefile="+n.t.TempDir()+"/leases", "--dhcp-range=10.99.0.100,10.99.0.200,1h")
+	site.daemon("dnsmasq", "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0",
+		"--interface=eth0", "--bind-interfaces", "--user=root", "--no-ping",
+		"--dhcp-leasefile="+n.t.TempDir()+"/leases", "--dhcp-range=10.99.0.100,10.99.0.200,1h")
 }
 
 // daemon starts a program whose output goes to the log and that ends with the test.
@@ -156,5 +158,8 @@ func EnterUserNamespace() error {
 	}
 	argv := append([]string{unshare, "--user", "--map-root-user", "--net", "--mount", "sh", "-c",
 		`mount -t tmpfs tmpfs /run && exec "$0" "$@"`, self}, os.Args[1:]...)
-	return errors.Join(errors.New("enter a user namespace (does this kernel allow it? run as root otherwise)"), syscall.Exec(unshare, argv, os.Environ()))
+	return errors.Join(
+		errors.New("enter a user namespace (does this kernel allow it? run as root otherwise)"),
+		syscall.Exec(unshare, argv, os.Environ()),
+	)
 }

@@ -82,7 +82,8 @@ func (p *PC) boot(disk vm.Option, options ...vm.Option) *vm.VM {
 // BootDisk switches the PC on without network, to see what its disk does; the disk stays as it is.
 func (p *PC) BootDisk(tag string) *vm.VM {
 	p.t.Helper()
-	return vm.Start(p.t, p.Name+"-"+tag, append(p.firmware(), vm.Snapshot(p.Disk, p.diskSerial()), vm.Identity(p.UUID, p.Serial), vm.AssetTag(tag))...)
+	return vm.Start(p.t, p.Name+"-"+tag, append(p.firmware(),
+		vm.Snapshot(p.Disk, p.diskSerial()), vm.Identity(p.UUID, p.Serial), vm.AssetTag(tag))...)
 }
 
 // firmware gives the options of the board.

@@ -260,8 +260,8 @@ func (s *Server) Task(id string) (t Task) {
 	return t
 }
 
-// WaitTask waits until the condition holds for a task. Without one, it waits until the task is done, and fails the test when
-// it ends otherwise.
+// WaitTask waits until the condition holds for a task. Without one, it waits until the task is done, and fails the test
+// when it ends otherwise.
 func (s *Server) WaitTask(id string, holds func(Task) bool) (t Task) {
 	s.t.Helper()
 	wait(s.t, "task "+id, func() bool {
@@ -302,7 +302,7 @@ func (s *Server) WaitSession(task string, what string, holds func(Session) bool)
 	return c
 }
 
-// Done tells how many bytes the first operation of a task's first run has reported in the phase, a regular expression aside.
+// Done gives how many bytes the first operation of a task's first run has reported; 0 if it is not in the phase.
 func (t Task) Done(phase string) int64 {
 	if len(t.Runs) == 0 || len(t.Runs[0].Operations) == 0 {
 		return 0

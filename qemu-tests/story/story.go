@@ -1,5 +1,5 @@
-// Package story plays the main job once: a PC with a dual-boot disk is captured over the network and two blank PCs become
-// it. The end-to-end test judges what comes of it, the demo tells it to a person.
+// Package story plays the main job once: a PC with a dual-boot disk is captured over the network and two blank PCs
+// become it. The end-to-end test judges what comes of it, the demo tells it to a person.
 package story
 
 import (
@@ -50,8 +50,8 @@ type Deployed struct {
 // Say is told of each step as it begins.
 type Say func(format string, args ...any)
 
-// Open makes the room: PCs for a dual-boot disk, which have UEFI firmware if that has a GPT; a network, the server in the DHCP mode
-// and with further arguments.
+// Open makes the room: PCs for a dual-boot disk, which have UEFI firmware if that has a GPT; a network, the server in
+// the DHCP mode and with further arguments.
 func Open(t vm.T, original, dhcp string, say Say, args ...string) *Room {
 	t.Helper()
 	r := &Room{Original: original, Net: lab.NewNetwork(t)}
@@ -86,7 +86,8 @@ func (r *Room) Capture(t vm.T, say Say) {
 	done := r.Server.WaitTask(task, nil)
 	done.Result(t, r.A, &r.Captured)
 	a.Wait()
-	say("captured %s of %s on the disk: %s in the store, %.1f s", mib(r.Captured.Allocated), mib(Size(t, r.A.Disk)), mib(r.Captured.Stored), r.Captured.Seconds)
+	say("captured %s of %s on the disk: %s in the store, %.1f s",
+		mib(r.Captured.Allocated), mib(Size(t, r.A.Disk)), mib(r.Captured.Stored), r.Captured.Seconds)
 }
 
 // Deploy boots B and C by PXE, adopts them and deploys the image to both at once.
@@ -107,7 +108,8 @@ func (r *Room) Deploy(t vm.T, say Say) {
 		var d Deployed
 		done.Result(t, pc, &d)
 		r.Deployed = d
-		say("deployed to %s: %s compared, %s written, %s fetched, %.1f s", pc.Name, mib(d.Compared), mib(d.Written), mib(d.Fetched), d.Seconds)
+		say("deployed to %s: %s compared, %s written, %s fetched, %.1f s",
+			pc.Name, mib(d.Compared), mib(d.Written), mib(d.Fetched), d.Seconds)
 	}
 }
 

@@ -58,8 +58,9 @@ func MarksIn(t vm.T, path string) []Mark {
 	}
 }
 
-// Free keeps those marks whose place on the source belongs to nobody, by the word of the file systems' own tools. The others
-// are blocks that a file system has allocated but not written, and sectors that belong to no block: both count as in use.
+// Free keeps those marks whose place on the source belongs to nobody, by the word of the file systems' own tools. The
+// others are blocks that a file system has allocated but not written, and sectors that belong to no block: both count
+// as in use.
 func Free(t vm.T, source string, marks []Mark) []Mark {
 	t.Helper()
 	if len(marks) == 0 {
@@ -158,7 +159,8 @@ func freeNTFS(t vm.T, partition string) func(int64) bool {
 	}
 }
 
-// freeFAT reads the first FAT itself: no tool prints it. A sector before the first cluster or behind the last one is in no cluster.
+// freeFAT reads the first FAT itself: no tool prints it.
+// A sector before the first cluster or behind the last one is in no cluster.
 func freeFAT(t vm.T, partition string) func(int64) bool {
 	t.Helper()
 	b, err := os.ReadFile(partition)

@@ -92,10 +92,9 @@ type Area struct {
 	Offset, Size int64
 }
 
-// BootAreas lists what boots a disk besides its partitions: the MBR with the gap behind it, and every EBR with the track
-// up to its logical partition. The chain of EBRs
-// is walked here anew, so that the judge shares no code with the judged. Of a GPT disk it is boot code and gap: the table
-// says how large the disk is.
+// BootAreas lists what boots a disk besides its partitions: the MBR with the gap behind it, and every EBR with the
+// track up to its logical partition. The chain of EBRs is walked here anew, so that the judge shares no code with the
+// judged. Of a GPT disk it is boot code and gap: the table says how large the disk is.
 func BootAreas(t vm.T, disk string) []Area {
 	t.Helper()
 	if IsGPT(t, disk) {

@@ -53,10 +53,12 @@ func Copy(t vm.T, original string) string {
 	return path
 }
 
-// DualBootOriginal returns the path of the kept dual-boot disk whose first partition starts at the sector; nobody may write it.
+// DualBootOriginal returns the path of the kept dual-boot disk whose first partition starts at the sector;
+// nobody may write it.
 func DualBootOriginal(t vm.T, first int) string {
 	t.Helper()
-	return original(t, fmt.Sprintf("dualboot-%d", first), []string{"dualboot.sh", "common.sh", "filler.pl"}, strconv.Itoa(first))
+	scripts := []string{"dualboot.sh", "common.sh", "filler.pl"}
+	return original(t, fmt.Sprintf("dualboot-%d", first), scripts, strconv.Itoa(first))
 }
 
 // DualBootUEFIOriginal returns the path of the kept dual-boot disk with a GPT, for UEFI firmware; nobody may write it.
@@ -71,8 +73,8 @@ func GrowOriginal(t vm.T, filesystem string) string {
 	return original(t, "grow-"+filesystem, []string{"grow.sh", "common.sh"}, filesystem)
 }
 
-// original makes a disk by the first of the scripts, unless it is there. The script is given the arguments, the folder of
-// the Linux and the path.
+// original makes a disk by the first of the scripts, unless it is there. The script is given the arguments, the folder
+// of the Linux and the path.
 func original(t vm.T, name string, scripts []string, args ...string) string {
 	t.Helper()
 	build := filepath.Join(Root(t), "build", "testdisks")
@@ -124,7 +126,8 @@ func KernelPackage(t vm.T) string {
 		return kept[len(kept)-1]
 	}
 	newest, release := "", 0
-	for line := range strings.Lines(run(t, "", "apt-cache", "search", "--names-only", `^linux-image-6\.12\..*\+deb12-amd64$`)) {
+	packages := run(t, "", "apt-cache", "search", "--names-only", `^linux-image-6\.12\..*\+deb12-amd64$`)
+	for line := range strings.Lines(packages) {
 		if m := signedKernel.FindStringSubmatch(line); m != nil {
 			if n, _ := strconv.Atoi(m[1]); n > release {
 				newest, release = strings.Fields(line)[0], n
@@ -132,7 +135,8 @@ func KernelPackage(t vm.T) string {
 		}
 	}
 	if newest == "" {
-		t.Fatalf("apt knows no linux-image-6.12…+deb12-amd64: run apt-get update, or name a kernel package in %s", KernelVariable)
+		t.Fatalf("apt knows no linux-image-6.12…+deb12-amd64: run apt-get update, or name a kernel package in %s",
+			KernelVariable)
 	}
 	t.Logf("fetching Debian's %s", newest)
 	temp, err := os.MkdirTemp("", "clonecast-kernel")

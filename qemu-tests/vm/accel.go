@@ -64,8 +64,9 @@ func kvmWorks() bool {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second) // a busy host is slow, too
 	defer cancel()
-	cmd := exec.CommandContext(ctx, program, "-accel", "kvm", "-cpu", "host", "-nodefaults", "-display", "none", "-no-reboot",
-		"-serial", "stdio", "-m", "16", "-device", "isa-debug-exit,iobase=0x501", "-drive", "file="+disk+",format=raw")
+	cmd := exec.CommandContext(ctx, program, "-accel", "kvm", "-cpu", "host", "-nodefaults", "-display", "none",
+		"-no-reboot", "-serial", "stdio", "-m", "16", "-device", "isa-debug-exit,iobase=0x501",
+		"-drive", "file="+disk+",format=raw")
 	cmd.WaitDelay = time.Second
 	out, err := cmd.Output()
 	var exit *exec.ExitError

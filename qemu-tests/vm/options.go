@@ -13,8 +13,8 @@ func Args(args ...string) Option {
 	return func(c *config) { c.args = append(c.args, args...) }
 }
 
-// UEFI gives the PC UEFI firmware instead of a BIOS. Its variables are those of a new board each time, so that it knows no
-// boot entry but what it finds by itself.
+// UEFI gives the PC UEFI firmware instead of a BIOS. Its variables are those of a new board each time, so that it knows
+// no boot entry but what it finds by itself.
 func UEFI() Option {
 	return Args(
 		"-machine", "q35",
@@ -25,8 +25,8 @@ func UEFI() Option {
 	)
 }
 
-// Disk attaches a raw image file as virtio disk with a serial number. The guest's writes go to the file; there is no cache
-// that a killed VM would lose, as far as the host lives on.
+// Disk attaches a raw image file as virtio disk with a serial number. The guest's writes go to the file; there is no
+// cache that a killed VM would lose, as far as the host lives on.
 func Disk(path, serial string) Option { return disk(path, serial, "off") }
 
 // Snapshot attaches a disk whose changes are forgotten, so that booting it leaves the file as it was.
@@ -58,7 +58,8 @@ func drive(spec, serial string) Option {
 		c.drives++
 		c.args = append(c.args,
 			"-drive", fmt.Sprintf("if=none,id=%s,cache=unsafe,discard=unmap,%s", id, spec),
-			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s,bootindex=%d,rerror=report,werror=report", id, serial, 10+c.drives))
+			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s,bootindex=%d,rerror=report,werror=report",
+				id, serial, 10+c.drives))
 	}
 }
 
@@ -79,7 +80,9 @@ func nic(netns, tap, mac string, boot bool) Option {
 		} else {
 			device += ",romfile="
 		}
-		c.args = append(c.args, "-netdev", fmt.Sprintf("tap,id=%s,ifname=%s,script=no,downscript=no", id, tap), "-device", device)
+		c.args = append(c.args,
+			"-netdev", fmt.Sprintf("tap,id=%s,ifname=%s,script=no,downscript=no", id, tap),
+			"-device", device)
 	}
 }
 

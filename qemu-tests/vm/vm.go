@@ -4,8 +4,8 @@
 // time since its start, and can be waited for. A kernel panic ends a VM, Kill is a power cut, and the end of the test
 // ends it too. KVM is used where it really works (see Accelerator), TCG elsewhere.
 //
-// Not guaranteed: that two runs take the same time. The one limit of all waits, Patience, is against hanging; it is never
-// part of a judgement.
+// Not guaranteed: that two runs take the same time. The one limit of all waits, Patience, is against hanging; it is
+// never part of a judgement.
 package vm
 
 import (

@@ -134,7 +134,8 @@ func pairDisks(number int, a, b *image.Disk) []pair {
 		}
 	}
 	for start, both := range boot {
-		pairs = append(pairs, pair{Region: Region{Disk: number, Name: fmt.Sprintf("boot area at byte %d", start)}, a: both[0], b: both[1]})
+		region := Region{Disk: number, Name: fmt.Sprintf("boot area at byte %d", start)}
+		pairs = append(pairs, pair{Region: region, a: both[0], b: both[1]})
 	}
 	slices.SortFunc(pairs[1:], func(x, y pair) int {
 		return cmp.Compare(max(x.a.Start, x.b.Start), max(y.a.Start, y.b.Start))
@@ -145,7 +146,9 @@ func pairDisks(number int, a, b *image.Disk) []pair {
 // pairPartitions pairs by number. One that begins elsewhere is another partition.
 func pairPartitions(number int, a, b []image.Partition) (pairs []pair) {
 	find := func(list []image.Partition, p image.Partition) (image.Partition, bool) {
-		i := slices.IndexFunc(list, func(q image.Partition) bool { return q.Number == p.Number && q.Content.Start == p.Content.Start })
+		i := slices.IndexFunc(list, func(q image.Partition) bool {
+			return q.Number == p.Number && q.Content.Start == p.Content.Start
+		})
 		if i < 0 {
 			return image.Partition{}, false
 		}
@@ -180,8 +183,13 @@ func comparePartitions(a, b *image.Partition) (notes []string) {
 		what     string
 		from, to any
 	}{
-		{"length", a.Content.Length, b.Content.Length}, {"type", a.Type, b.Type}, {"GUID", a.GUID, b.GUID}, {"name", a.Name, b.Name},
-		{"mode", a.Mode, b.Mode}, {"file system", a.Filesystem.Type, b.Filesystem.Type}, {"UUID", a.Filesystem.UUID, b.Filesystem.UUID},
+		{"length", a.Content.Length, b.Content.Length},
+		{"type", a.Type, b.Type},
+		{"GUID", a.GUID, b.GUID},
+		{"name", a.Name, b.Name},
+		{"mode", a.Mode, b.Mode},
+		{"file system", a.Filesystem.Type, b.Filesystem.Type},
+		{"UUID", a.Filesystem.UUID, b.Filesystem.UUID},
 		{"label", a.Filesystem.Label, b.Filesystem.Label},
 	} {
 		if f.from != f.to {

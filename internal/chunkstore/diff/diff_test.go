@@ -18,7 +18,9 @@ import (
 )
 
 // content stores the allocated bytes of a region and describes it.
-func content(t *testing.T, n chunkstore.Session, start quantity.Bytes, data []byte, extents []quantity.Extent) image.Content {
+func content(
+	t *testing.T, n chunkstore.Session, start quantity.Bytes, data []byte, extents []quantity.Extent,
+) image.Content {
 	t.Helper()
 	enc, err := chunk.NewEncoder(zstd.SpeedFastest)
 	if err != nil {
@@ -47,7 +49,8 @@ func content(t *testing.T, n chunkstore.Session, start quantity.Bytes, data []by
 func randomExtents(rnd *rand.Rand, length int) (extents []quantity.Extent) {
 	for range rnd.IntN(12) {
 		start := rnd.IntN(length/512) * 512
-		extents = append(extents, quantity.Extent{Start: quantity.Bytes(start), Length: quantity.Bytes(min(length-start, 512*(1+rnd.IntN(600))))})
+		size := min(length-start, 512*(1+rnd.IntN(600)))
+		extents = append(extents, quantity.Extent{Start: quantity.Bytes(start), Length: quantity.Bytes(size)})
 	}
 	return quantity.Normalize(extents)
 }
@@ -63,7 +66,8 @@ func expected(a, b []byte, ea, eb []quantity.Extent) map[int]diff.Kind {
 			from := at / 4096 * 4096
 			for x := from; x < from+4096; x += 512 {
 				e := quantity.Extent{Start: quantity.Bytes(x), Length: 512}
-				if x < min(len(a), len(b)) && quantity.Covers(ea, e) && quantity.Covers(eb, e) && !bytes.Equal(a[x:x+512], b[x:x+512]) && connected(ea, eb, at, x) {
+				stored := x < min(len(a), len(b)) && quantity.Covers(ea, e) && quantity.Covers(eb, e)
+				if stored && !bytes.Equal(a[x:x+512], b[x:x+512]) && connected(ea, eb, at, x) {
 					want[at] = diff.Changed
 				}
 			}
@@ -83,9 +87,11 @@ func connected(ea, eb []quantity.Extent, x, y int) bool {
 }
 
 func manifest(c image.Content) *image.Manifest {
-	return &image.Manifest{Image: "lab", Disks: []image.Disk{{Size: 16 * quantity.MiB, LogicalSector: 512, PhysicalSector: 512, TableKind: "mbr",
+	return &image.Manifest{Image: "lab", Disks: []image.Disk{{
+		Size: 16 * quantity.MiB, LogicalSector: 512, PhysicalSector: 512, TableKind: "mbr",
 		Table:      []image.TableArea{{Start: 0, Data: bytes.Repeat([]byte{1}, 512)}},
-		Partitions: []image.Partition{{Number: 1, Mode: image.ModeClone, Content: c}}}}}
+		Partitions: []image.Partition{{Number: 1, Mode: image.ModeClone, Content: c}},
+	}}}
 }
 
 func newSession(t *testing.T) (chunkstore.Store, chunkstore.Session) {
@@ -169,17 +175,25 @@ func TestLayouts(t *testing.T) {
 	a.Disks[0].Boot = []image.Content{at(512)}
 	b := manifest(at(quantity.MiB))
 	b.Disks[0].Size *= 2
-	b.Disks[0].Table = []image.TableArea{{Start: 0, Data: bytes.Repeat([]byte{2}, 512)}, {Start: 8 << 20, Data: make([]byte, 1024)}}
+	b.Disks[0].Table = []image.TableArea{
+		{Start: 0, Data: bytes.Repeat([]byte{2}, 512)},
+		{Start: 8 << 20, Data: make([]byte, 1024)},
+	}
 	b.Disks[0].Partitions[0].Filesystem.Label = "renamed"
-	b.Disks[0].Partitions = append(b.Disks[0].Partitions, image.Partition{Number: 2, Mode: image.ModeRaw, Content: at(4 * quantity.MiB)})
-	b.Disks = append(b.Disks, image.Disk{Size: quantity.MiB, LogicalSector: 512, TableKind: "none", Partitions: []image.Partition{{Content: at(0)}}})
+	second := image.Partition{Number: 2, Mode: image.ModeRaw, Content: at(4 * quantity.MiB)}
+	b.Disks[0].Partitions = append(b.Disks[0].Partitions, second)
+	b.Disks = append(b.Disks, image.Disk{
+		Size: quantity.MiB, LogicalSector: 512, TableKind: "none",
+		Partitions: []image.Partition{{Content: at(0)}},
+	})
 	regions, err := diff.Versions(t.Context(), store, a, b, diff.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got []string
 	for _, r := range regions {
-		got = append(got, fmt.Sprintf("%d %s: %d changed, %d new, %d freed; %v", r.Disk, r.Name, r.Total(diff.Changed), r.Total(diff.New), r.Total(diff.Freed), r.Notes))
+		got = append(got, fmt.Sprintf("%d %s: %d changed, %d new, %d freed; %v",
+			r.Disk, r.Name, r.Total(diff.Changed), r.Total(diff.New), r.Total(diff.Freed), r.Notes))
 	}
 	want := []string{
 		"0 table: 512 changed, 1024 new, 0 freed; [the disk had 16.0 MiB, has 32.0 MiB]",

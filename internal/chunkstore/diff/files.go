@@ -64,7 +64,11 @@ func (c *comparer) compareFiles(p *pair) error {
 		p.FilesUnknown = "its file system was not clean, or not read"
 		return nil
 	}
-	x := fileComparer{comparer: c, old: newPartitionReader(c.ctx, c.store, &p.a), new: newPartitionReader(c.ctx, c.store, &p.b)}
+	x := fileComparer{
+		comparer: c,
+		old:      newPartitionReader(c.ctx, c.store, &p.a),
+		new:      newPartitionReader(c.ctx, c.store, &p.b),
+	}
 	for _, r := range p.Ranges {
 		if r.Kind == Changed {
 			x.changed = append(x.changed, quantity.Extent{Start: r.Start, Length: r.Length})
@@ -128,8 +132,9 @@ func (x *fileComparer) same(a, b *filesystem.File) (bool, error) {
 	if a.Inline != nil && b.Inline != nil {
 		return bytes.Equal(a.Inline, b.Inline), nil
 	}
+	changed := func(e filesystem.FileExtent) bool { return quantity.Overlaps(x.changed, e.Extent) }
 	if a.Inline == nil && b.Inline == nil && slices.Equal(a.Extents, b.Extents) &&
-		!slices.ContainsFunc(b.Extents, func(e filesystem.FileExtent) bool { return quantity.Overlaps(x.changed, e.Extent) }) {
+		!slices.ContainsFunc(b.Extents, changed) {
 		return true, nil
 	}
 	from, to := a.NewReader(x.old), b.NewReader(x.new)

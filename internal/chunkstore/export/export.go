@@ -47,7 +47,10 @@ func (e *UntrustedError) Error() string {
 
 // Write writes a version (the newest when sequence is 0). Progress, which may be nil, hears of
 // plain bytes.
-func Write(ctx context.Context, store chunkstore.Reader, name string, sequence uint64, w io.Writer, progress func(done, total int64)) (v image.Version, err error) {
+func Write(
+	ctx context.Context, store chunkstore.Reader, name string, sequence uint64,
+	w io.Writer, progress func(done, total int64),
+) (v image.Version, err error) {
 	pin, err := store.Pin(ctx)
 	if err != nil {
 		return image.Version{}, err
@@ -68,7 +71,9 @@ func Write(ctx context.Context, store chunkstore.Reader, name string, sequence u
 	return m.Summary(id), writeChunks(ctx, store, m, w, progress)
 }
 
-func writeChunks(ctx context.Context, store chunkstore.Reader, m *image.Manifest, w io.Writer, progress func(done, total int64)) error {
+func writeChunks(
+	ctx context.Context, store chunkstore.Reader, m *image.Manifest, w io.Writer, progress func(done, total int64),
+) error {
 	sieve, err := chunk.NewSieve(zstd.SpeedFastest)
 	if err != nil {
 		return err
@@ -178,7 +183,9 @@ func formatError(err error) error {
 
 // readChunks stores the frames up to the end of the file, which must hold every chunk of m
 // and no other one.
-func readChunks(ctx context.Context, r *bufio.Reader, m *image.Manifest, session chunkstore.Session) (stored int64, err error) {
+func readChunks(ctx context.Context, r *bufio.Reader, m *image.Manifest, session chunkstore.Session) (
+	stored int64, err error,
+) {
 	lengths := map[chunk.ID]int{} // of chunks that have not come
 	for id, length := range m.Chunks() {
 		lengths[id] = length
@@ -206,7 +213,8 @@ func readChunks(ctx context.Context, r *bufio.Reader, m *image.Manifest, session
 		stored += n
 	}
 	if len(lengths) > 0 {
-		return stored, fmt.Errorf("%w: it ends early: %d chunks have not come: %w", ErrFormat, len(lengths), io.ErrUnexpectedEOF)
+		return stored, fmt.Errorf("%w: it ends early: %d chunks have not come: %w",
+			ErrFormat, len(lengths), io.ErrUnexpectedEOF)
 	}
 	return stored, nil
 }

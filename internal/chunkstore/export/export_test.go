@@ -49,7 +49,8 @@ func twoVersions(t testing.TB) (chunkstore.Store, *storetest.Sample) {
 	m := *first.Manifest
 	m.Disks = slices.Clone(m.Disks)
 	m.Comment = "a part"
-	m.Disks[0].Partitions = slices.DeleteFunc(slices.Clone(m.Disks[0].Partitions), func(p image.Partition) bool { return p.Number%2 == 0 })
+	even := func(p image.Partition) bool { return p.Number%2 == 0 }
+	m.Disks[0].Partitions = slices.DeleteFunc(slices.Clone(m.Disks[0].Partitions), even)
 	second.Manifest, second.Chunks = &m, nil
 	for id := range m.Chunks() {
 		second.Chunks = append(second.Chunks, id)
@@ -82,7 +83,11 @@ func TestRoundTrip(t *testing.T) {
 	if v.Sequence != 2 || v.Comment != "a part" {
 		t.Errorf("Write = %+v, want the newest version", v)
 	}
-	for name, to := range map[string]chunkstore.Store{"another store": newStore(t), "memory": newMem(t), "the same store": from} {
+	for name, to := range map[string]chunkstore.Store{
+		"another store":  newStore(t),
+		"memory":         newMem(t),
+		"the same store": from,
+	} {
 		before := sequences(t, to)
 		var untrusted *export.UntrustedError
 		_, err := export.Read(t.Context(), to, bytes.NewReader(file), export.Options{})
@@ -90,17 +95,20 @@ func TestRoundTrip(t *testing.T) {
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
-		} else if !errors.As(err, &untrusted) || !untrusted.Key.Equal(from.TrustedKeys()[0]) || len(sequences(t, to)) != len(before) {
+		} else if !errors.As(err, &untrusted) || !untrusted.Key.Equal(from.TrustedKeys()[0]) ||
+			len(sequences(t, to)) != len(before) {
 			t.Fatalf("%s: Read of an unknown key's file = %v, want an UntrustedError with the key", name, err)
 		}
 		r, err := export.Read(t.Context(), to, bytes.NewReader(file), export.Options{Trust: from.TrustedKeys()[0]})
-		if err != nil || r.From != v.ID || r.Version.Sequence == 0 || r.Version.Comment != v.Comment || (r.Stored == 0) != (to == from) {
+		if err != nil || r.From != v.ID || r.Version.Sequence == 0 || r.Version.Comment != v.Comment ||
+			(r.Stored == 0) != (to == from) {
 			t.Fatalf("%s: Read = %+v, %v", name, r, err)
 		}
 		if err := sample.Verify(t.Context(), to, r.Version.Sequence); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		again, err := export.Read(t.Context(), to, bytes.NewReader(file), export.Options{Trust: from.TrustedKeys()[0], Name: "other"})
+		opts := export.Options{Trust: from.TrustedKeys()[0], Name: "other"}
+		again, err := export.Read(t.Context(), to, bytes.NewReader(file), opts)
 		if err != nil || again.Stored != 0 || again.Version.Image != "other" || again.Version.Sequence != 1 {
 			t.Errorf("%s: Read under another name = %+v, %v", name, again, err)
 		}

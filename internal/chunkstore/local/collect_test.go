@@ -261,7 +261,8 @@ func TestCollectRefusesDamagedManifest(t *testing.T) {
 		}
 	}
 	packs := files(t, disk, "packs", "")
-	if _, err := s.Collect(t.Context(), chunkstore.CollectOptions{}); err == nil || !strings.Contains(err.Error(), "lab@1") {
+	_, err := s.Collect(t.Context(), chunkstore.CollectOptions{})
+	if err == nil || !strings.Contains(err.Error(), "lab@1") {
 		t.Errorf("Collect = %v, want a refusal that names the version", err)
 	}
 	if left := files(t, disk, "packs", ""); len(left) != len(packs) {
@@ -303,13 +304,15 @@ func TestCollectOneAtATime(t *testing.T) {
 	if _, err := s.Collect(t.Context(), chunkstore.CollectOptions{}); !errors.Is(err, chunkstore.ErrBusy) {
 		t.Errorf("Collect = %v, want ErrBusy", err)
 	}
-	if _, err := open(t, disk, local.Options{ReadOnly: true}).Collect(t.Context(), chunkstore.CollectOptions{DryRun: true}); err != nil {
+	dryRun := chunkstore.CollectOptions{DryRun: true}
+	if _, err := open(t, disk, local.Options{ReadOnly: true}).Collect(t.Context(), dryRun); err != nil {
 		t.Errorf("a dry run beside a collection = %v", err)
 	}
 	if err := lock.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := open(t, disk, local.Options{ReadOnly: true}).Collect(t.Context(), chunkstore.CollectOptions{}); err == nil {
+	readOnly := open(t, disk, local.Options{ReadOnly: true})
+	if _, err := readOnly.Collect(t.Context(), chunkstore.CollectOptions{}); err == nil {
 		t.Error("a store that is only read is collected")
 	}
 }

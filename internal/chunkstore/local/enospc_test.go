@@ -34,7 +34,7 @@ func mount(t *testing.T, args ...string) string {
 // says so, nothing that was there is lost, and the capture goes on when there is room.
 func TestRealDiskFull(t *testing.T) {
 	t.Parallel()
-	for name, place := range map[string]func(t *testing.T) string{
+	for name, mountNew := range map[string]func(t *testing.T) string{
 		"tmpfs": func(t *testing.T) string { return mount(t, "-t", "tmpfs", "-o", "size=1m", "tmpfs") },
 		"ext4": func(t *testing.T) string {
 			file := disktest.Image(t, 8*quantity.MiB)
@@ -43,7 +43,7 @@ func TestRealDiskFull(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := place(t)
+			dir := mountNew(t)
 			opts := local.Options{Reserve: -1, PackSize: 64 * quantity.KiB}
 			s, err := local.Create(filepath.Join(dir, "store"), opts)
 			if err != nil {

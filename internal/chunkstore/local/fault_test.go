@@ -319,7 +319,8 @@ func judgeFault(t *testing.T, failed string, err error, logged int64, cause erro
 		t.Errorf("%s failed and nobody was told", failed)
 	case errors.As(err, &wrong):
 		t.Errorf("%s failed: wrong data: %v", failed, err)
-	case cause == syscall.ENOSPC && err != nil && !errors.Is(err, errProblems) && strings.Contains(failed, "(write ") && !errors.Is(err, chunkstore.ErrFull):
+	case cause == syscall.ENOSPC && err != nil && !errors.Is(err, errProblems) &&
+		strings.Contains(failed, "(write ") && !errors.Is(err, chunkstore.ErrFull):
 		t.Errorf("%s: %v, want ErrFull", failed, err)
 	}
 }
@@ -477,7 +478,9 @@ func twoVersions(t testing.TB) (*memfs.FS, []*storetest.Sample) {
 
 // damaged opens a store that was damaged, which must never hand out wrong data, and
 // tells which versions cannot be read whole and what the check says.
-func damaged(t *testing.T, what string, disk *memfs.FS, samples []*storetest.Sample) (broken []string, problems []chunkstore.Problem) {
+func damaged(t *testing.T, what string, disk *memfs.FS, samples []*storetest.Sample) (
+	broken []string, problems []chunkstore.Problem,
+) {
 	t.Helper()
 	s, err := local.OpenFS(disk, local.Options{ReadOnly: true})
 	if err != nil {
@@ -680,7 +683,8 @@ func TestSwappedPacksOfOneLength(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := n.PutFrame(t.Context(), enc.AppendFrame(nil, []chunk.Entry{{ID: ids[i], Length: len(plain)}}, plain)); err != nil {
+		frame := enc.AppendFrame(nil, []chunk.Entry{{ID: ids[i], Length: len(plain)}}, plain)
+		if _, err := n.PutFrame(t.Context(), frame); err != nil {
 			t.Fatal(err)
 		}
 		if err := n.Close(); err != nil {
@@ -691,7 +695,11 @@ func TestSwappedPacksOfOneLength(t *testing.T) {
 	if size(t, disk, packs[0]) != size(t, disk, packs[1]) {
 		t.Fatal("the packs differ in length")
 	}
-	if err := errors.Join(disk.Rename(packs[0], "x"), disk.Rename(packs[1], packs[0]), disk.Rename("x", packs[1])); err != nil {
+	if err := errors.Join(
+		disk.Rename(packs[0], "x"),
+		disk.Rename(packs[1], packs[0]),
+		disk.Rename("x", packs[1]),
+	); err != nil {
 		t.Fatal(err)
 	}
 	s = open(t, disk, small)
@@ -758,7 +766,8 @@ func TestSalvage(t *testing.T) {
 		t.Fatalf("the pack of a running capture was sealed: %v", got)
 	}
 	dead := clone(disk) // without its locks
-	if err := dead.Corrupt(files(t, dead, "staging", ".pack")[0], func(b []byte) []byte { return append(b, sample.Frames[3][:100]...) }); err != nil {
+	cut := func(b []byte) []byte { return append(b, sample.Frames[3][:100]...) }
+	if err := dead.Corrupt(files(t, dead, "staging", ".pack")[0], cut); err != nil {
 		t.Fatal(err)
 	}
 	if got := files(t, dead, "staging", ""); len(got) != 2 {
@@ -847,10 +856,14 @@ func TestCreateRefuses(t *testing.T) {
 	if err := errors.Join(disk.Corrupt("format", newer), disk.Corrupt("copies/format", newer)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := local.OpenFS(disk, small); err == nil || errors.Is(err, chunkstore.ErrNotStore) || !strings.Contains(err.Error(), "newer") {
+	_, err := local.OpenFS(disk, small)
+	if err == nil || errors.Is(err, chunkstore.ErrNotStore) || !strings.Contains(err.Error(), "newer") {
 		t.Errorf("Open of a newer format = %v", err)
 	}
-	if err := errors.Join(disk.Corrupt("format", bytes.ToUpper), disk.Corrupt("copies/format", bytes.ToUpper)); err != nil {
+	if err := errors.Join(
+		disk.Corrupt("format", bytes.ToUpper),
+		disk.Corrupt("copies/format", bytes.ToUpper),
+	); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := local.OpenFS(disk, small); !errors.Is(err, chunkstore.ErrNotStore) {

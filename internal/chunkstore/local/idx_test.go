@@ -14,7 +14,10 @@ import (
 
 func exampleFrames() (length int64, frames []packFrame) {
 	a, b, c := chunk.Sum([]byte("a")), chunk.Sum([]byte("b")), chunk.Sum([]byte("c"))
-	return 8 + 100 + 0x10203, []packFrame{{8, 100, []chunk.Entry{{ID: a, Length: 1}, {ID: b, Length: 0x40000}}}, {108, 0x10203, []chunk.Entry{{ID: c, Length: 3}}}}
+	return 8 + 100 + 0x10203, []packFrame{
+		{8, 100, []chunk.Entry{{ID: a, Length: 1}, {ID: b, Length: 0x40000}}},
+		{108, 0x10203, []chunk.Entry{{ID: c, Length: 3}}},
+	}
 }
 
 func TestIdxGolden(t *testing.T) {

@@ -39,7 +39,9 @@ func TestModel(t *testing.T) {
 		m.judge()
 	}
 	t.Log(counts)
-	for _, what := range []string{"publish", "delete", "removed packs", "moved bytes", "crash inside", "crash", "pinned", "resumed"} {
+	for _, what := range []string{
+		"publish", "delete", "removed packs", "moved bytes", "crash inside", "crash", "pinned", "resumed",
+	} {
 		if counts[what] < 10 {
 			t.Errorf("%d times %s: the test has lost its bite", counts[what], what)
 		}

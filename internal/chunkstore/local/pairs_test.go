@@ -125,8 +125,8 @@ func (p *pair) fault(op faultfs.Op, name string) error {
 	return k.err
 }
 
-// told tells whether a fault that hit has to be reported.
-func (p *pair) told() bool {
+// mustReport says whether a fault that hit has to be reported.
+func (p *pair) mustReport() bool {
 	for i := range p.stage {
 		if !p.faults[i].silent {
 			return true
@@ -147,7 +147,7 @@ func (p *pair) run(t *testing.T, base *memfs.FS, do work, judge func(t *testing.
 	opts.Logger = slog.New(alarms{n: &logged})
 	said, err := do(t.Context(), faultfs.New(p.disk, p.inject), opts)
 	name := strings.Join(p.hit, ", then ")
-	if p.told() && !said && err == nil && logged.Load() == 0 {
+	if p.mustReport() && !said && err == nil && logged.Load() == 0 {
 		t.Errorf("%s: nobody was told", name)
 	}
 	if len(p.wrong) > 0 && p.dead == nil {

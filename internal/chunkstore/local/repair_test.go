@@ -142,7 +142,11 @@ func TestRepairDamagedIndexWithoutPack(t *testing.T) {
 func TestRepairSwappedPacks(t *testing.T) {
 	disk, samples := twoVersions(t)
 	packs := files(t, disk, "packs", ".pack")
-	if err := errors.Join(disk.Rename(packs[0], "x"), disk.Rename(packs[1], packs[0]), disk.Rename("x", packs[1])); err != nil {
+	if err := errors.Join(
+		disk.Rename(packs[0], "x"),
+		disk.Rename(packs[1], packs[0]),
+		disk.Rename("x", packs[1]),
+	); err != nil {
 		t.Fatal(err)
 	}
 	s := open(t, disk, small)
@@ -170,7 +174,8 @@ func TestRepairFromTheWrongStore(t *testing.T) {
 	}
 	s := open(t, disk, small)
 	r := repair(t, s, foreign)
-	if len(r.Lost) != 1 || r.Lost[0].Object != manifest || !strings.Contains(r.Lost[0].Problem, "not signed by a trusted key") || len(r.Manifests) > 0 {
+	if len(r.Lost) != 1 || r.Lost[0].Object != manifest ||
+		!strings.Contains(r.Lost[0].Problem, "not signed by a trusted key") || len(r.Manifests) > 0 {
 		t.Errorf("Repair from a store of another key = %+v", r)
 	}
 	// Its chunks are as good as ours: their names prove them.
@@ -205,12 +210,17 @@ func broken(t *testing.T) (disk *memfs.FS, other *local.Store, samples []*storet
 	disk, samples = twoVersions(t)
 	other = open(t, clone(disk), local.Options{ReadOnly: true})
 	packs := files(t, disk, "packs", ".pack")
-	for file, change := range map[string]string{packs[0]: "middle", packs[1]: "bad header", files(t, disk, "images", ".manifest")[1]: "cut"} {
+	for file, change := range map[string]string{
+		packs[0]:                                 "middle",
+		packs[1]:                                 "bad header",
+		files(t, disk, "images", ".manifest")[1]: "cut",
+	} {
 		if err := disk.Corrupt(file, damages[change]); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := disk.Remove(strings.Replace(strings.TrimSuffix(packs[1], ".pack"), "packs/", "index/", 1) + ".idx"); err != nil {
+	index := strings.Replace(strings.TrimSuffix(packs[1], ".pack"), "packs/", "index/", 1) + ".idx"
+	if err := disk.Remove(index); err != nil {
 		t.Fatal(err)
 	}
 	return clone(disk), other, samples

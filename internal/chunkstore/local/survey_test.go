@@ -82,7 +82,8 @@ func TestSurveyDamagedHeader(t *testing.T) {
 	}
 	bad := bytes.Clone(pack)
 	bad[3] ^= 1
-	if got, gaps, err := s.surveyPack(fileOf(t, bad), int64(len(bad))); err != nil || !sameFrames(got, frames) || len(gaps) != 1 || gaps[0] != (gap{0, 8}) {
+	got, gaps, err := s.surveyPack(fileOf(t, bad), int64(len(bad)))
+	if err != nil || !sameFrames(got, frames) || len(gaps) != 1 || gaps[0] != (gap{0, 8}) {
 		t.Errorf("damaged magic: %d frames, gaps %v, %v", len(got), gaps, err)
 	}
 }
@@ -104,7 +105,8 @@ func TestSurveyFrameInsideFrame(t *testing.T) {
 	if err != nil || len(got) != 3 || len(gaps) != 2 {
 		t.Fatalf("%d frames, gaps %v, %v; want 3 with one of the inner store", len(got), gaps, err)
 	}
-	if !sameFrames([]packFrame{got[0], got[2]}, []packFrame{frames[0], frames[2]}) || got[1].chunks[0] != innerFrames[0].chunks[0] {
+	if !sameFrames([]packFrame{got[0], got[2]}, []packFrame{frames[0], frames[2]}) ||
+		got[1].chunks[0] != innerFrames[0].chunks[0] {
 		t.Errorf("frames %v", got)
 	}
 }

@@ -57,7 +57,8 @@ func testLengths(t *testing.T, s chunkstore.Store) {
 		c.Length += quantity.Bytes(more)
 		c.Extents[0].Length = c.Length
 		var wrong *chunkstore.LengthError
-		if _, _, err := n.Publish(t.Context(), disk.Manifest); !errors.As(err, &wrong) || wrong.Have != have || wrong.Want != have+more || wrong.ID != c.Chunks[0] {
+		if _, _, err := n.Publish(t.Context(), disk.Manifest); !errors.As(err, &wrong) ||
+			wrong.Have != have || wrong.Want != have+more || wrong.ID != c.Chunks[0] {
 			t.Errorf("%+d: Publish = %v, want a LengthError", more, err)
 		}
 	}
@@ -299,7 +300,8 @@ func testStats(t *testing.T, s chunkstore.Store) {
 		}
 	}
 	logical, unique := int64(v1.Allocated+v2.Allocated+v3.Allocated), int64(v2.Allocated)+plain-shared
-	if r.Logical != logical || r.Unique != unique || r.Stored <= 0 || r.Stored > r.Bytes || r.Packs == 0 || r.Missing != 0 {
+	if r.Logical != logical || r.Unique != unique || r.Stored <= 0 || r.Stored > r.Bytes ||
+		r.Packs == 0 || r.Missing != 0 {
 		t.Errorf("Stats = %+v, want %d logical and %d unique", r, logical, unique)
 	}
 	for i, want := range []chunkstore.VersionStats{
@@ -319,7 +321,8 @@ func testStats(t *testing.T, s chunkstore.Store) {
 	remove(t, s, "lab", 1)
 	before := r.Bytes
 	collect(t, s, 0)
-	if r, err = s.Stats(t.Context()); err != nil || len(r.Versions) != 2 || r.Unique != int64(v2.Allocated) || r.Bytes >= before {
+	r, err = s.Stats(t.Context())
+	if err != nil || len(r.Versions) != 2 || r.Unique != int64(v2.Allocated) || r.Bytes >= before {
 		t.Errorf("after a deletion: %+v, %v", r, err)
 	}
 }

@@ -36,7 +36,8 @@ func NewSample(name string, seed uint64, chunks, share int) (*Sample, error) {
 	}
 	s := &Sample{Plain: map[chunk.ID][]byte{}}
 	disk := image.Disk{
-		Size: 2 * quantity.MiB, LogicalSector: 512, PhysicalSector: 4096, Model: "Sample", TableKind: "mbr", DiskID: "01020304",
+		Model: "Sample", Size: 2 * quantity.MiB, LogicalSector: 512, PhysicalSector: 4096,
+		TableKind: "mbr", DiskID: "01020304",
 		Table: []image.TableArea{{Start: 0, Data: bytes.Repeat([]byte{0x55}, 512)}},
 	}
 	var plain []byte
@@ -59,7 +60,8 @@ func NewSample(name string, seed uint64, chunks, share int) (*Sample, error) {
 		}
 	}
 	s.Manifest = &image.Manifest{
-		Image: name, Comment: fmt.Sprintf("sample %d", seed), Origin: "storetest", Creator: "storetest", Engine: "storetest 1",
+		Image: name, Comment: fmt.Sprintf("sample %d", seed),
+		Origin: "storetest", Creator: "storetest", Engine: "storetest 1",
 		Disks: []image.Disk{disk},
 	}
 	return s, nil
@@ -77,9 +79,13 @@ func addChunk(parts []image.Partition, id chunk.ID, length quantity.Bytes) []ima
 	} else if n > 0 {
 		start = parts[n-1].Content.Start + parts[n-1].Content.Length
 	}
-	return append(parts, image.Partition{Number: len(parts) + 1, Type: "0x83", Mode: image.ModeRaw, Reason: "test", Content: image.Content{
-		Start: start, Length: length, Extents: []quantity.Extent{{Start: 0, Length: length}}, Chunks: []chunk.ID{id},
-	}})
+	return append(parts, image.Partition{
+		Number: len(parts) + 1, Type: "0x83", Mode: image.ModeRaw, Reason: "test",
+		Content: image.Content{
+			Start: start, Length: length,
+			Extents: []quantity.Extent{{Start: 0, Length: length}}, Chunks: []chunk.ID{id},
+		},
+	})
 }
 
 // chunkBytes gives some random bytes and then the same byte over and over.
@@ -153,7 +159,8 @@ func (s *Sample) Verify(ctx context.Context, store chunkstore.Reader, sequence u
 		return err
 	}
 	if m.Comment != s.Manifest.Comment || m.Image != s.Manifest.Image || sequence != 0 && m.Sequence != sequence {
-		return &WrongError{fmt.Sprintf("%s@%d has the manifest of %s@%d, %q", s.Manifest.Image, sequence, m.Image, m.Sequence, m.Comment)}
+		return &WrongError{fmt.Sprintf("%s@%d has the manifest of %s@%d, %q",
+			s.Manifest.Image, sequence, m.Image, m.Sequence, m.Comment)}
 	}
 	d, err := newDecoder()
 	if err != nil {

@@ -90,7 +90,8 @@ func wantSound(t testing.TB, store chunkstore.Store, versions int) chunkstore.Ch
 	t.Helper()
 	r, err := store.Check(t.Context(), chunkstore.CheckOptions{ReadData: true})
 	if err != nil || len(r.Problems) > 0 || r.Versions != versions {
-		t.Fatalf("Check = %d versions, problems %v, %v; want %d versions and no problem", r.Versions, r.Problems, err, versions)
+		t.Fatalf("Check = %d versions, problems %v, %v; want %d versions and no problem",
+			r.Versions, r.Problems, err, versions)
 	}
 	return r
 }
@@ -187,7 +188,10 @@ func testFrames(t *testing.T, s chunkstore.Store) {
 	ids := disk.Chunks
 	collect := func(ids ...chunk.ID) (got [][]byte) {
 		t.Helper()
-		if err := s.Frames(t.Context(), ids, func(f []byte) error { got = append(got, bytes.Clone(f)); return nil }); err != nil {
+		if err := s.Frames(t.Context(), ids, func(f []byte) error {
+			got = append(got, bytes.Clone(f))
+			return nil
+		}); err != nil {
 			t.Fatalf("Frames = %v", err)
 		}
 		return got
@@ -210,7 +214,8 @@ func testFrames(t *testing.T, s chunkstore.Store) {
 		t.Errorf("Frames = %v after %d calls, want the error of the first yield", err, calls)
 	}
 	calls = 0
-	err = s.Frames(t.Context(), []chunk.ID{ids[0], chunk.Sum([]byte("absent"))}, func([]byte) error { calls++; return nil })
+	withAbsent := []chunk.ID{ids[0], chunk.Sum([]byte("absent"))}
+	err = s.Frames(t.Context(), withAbsent, func([]byte) error { calls++; return nil })
 	var missing *chunk.MissingError
 	if !errors.As(err, &missing) || calls != 1 {
 		t.Errorf("Frames = %v after %d calls, want one frame and a MissingError", err, calls)
@@ -242,7 +247,9 @@ func testRefusedFrames(t *testing.T, s chunkstore.Store) {
 	if refused < 50 {
 		t.Errorf("only %d of 64 changed bytes damage a frame: the test has lost its bite", refused)
 	}
-	for _, bad := range [][]byte{nil, {}, good[:len(good)-1], append(bytes.Clone(good), 0), append(bytes.Clone(good), good...)} {
+	for _, bad := range [][]byte{
+		nil, {}, good[:len(good)-1], append(bytes.Clone(good), 0), append(bytes.Clone(good), good...),
+	} {
 		if _, err := n.PutFrame(t.Context(), bad); err == nil {
 			t.Errorf("PutFrame accepts %d bytes, a frame has %d", len(bad), len(good))
 		}
@@ -320,7 +327,8 @@ func testParts(t *testing.T, s chunkstore.Store) {
 	for i, frame := range disk.Frames {
 		part := chain.Part(disk.IDs[i])
 		var incomplete *chunkstore.IncompleteError
-		if _, err := n.SignPart(t.Context(), part); !errors.As(err, &incomplete) || !slices.Equal(incomplete.Missing, disk.IDs[i]) {
+		_, err := n.SignPart(t.Context(), part)
+		if !errors.As(err, &incomplete) || !slices.Equal(incomplete.Missing, disk.IDs[i]) {
 			t.Fatalf("SignPart of chunks that are missing = %v", err)
 		}
 		if _, err := n.PutFrame(t.Context(), frame); err != nil {
@@ -388,7 +396,8 @@ func testAbandoned(t *testing.T, s chunkstore.Store) {
 		t.Fatal(err)
 	}
 	if _, stored := capture(t, s, disk); stored != int64(len(disk.Frames[2])) {
-		t.Errorf("the capture after a cut one stores %d bytes, want only the %d that were not there", stored, len(disk.Frames[2]))
+		t.Errorf("the capture after a cut one stores %d bytes, want only the %d that were not there",
+			stored, len(disk.Frames[2]))
 	}
 }
 
@@ -406,7 +415,8 @@ func testClosed(t *testing.T, s chunkstore.Store) {
 	_, _, outline := n.SignOutline(t.Context(), outlineOf(disk.Manifest))
 	_, part := n.SignPart(t.Context(), &image.Part{Chunks: disk.IDs[0]})
 	if missing == nil || put == nil || publish == nil || outline == nil || part == nil {
-		t.Errorf("a closed session answers: Missing %v, PutFrame %v, Publish %v, SignOutline %v, SignPart %v", missing, put, publish, outline, part)
+		t.Errorf("a closed session answers: Missing %v, PutFrame %v, Publish %v, SignOutline %v, SignPart %v",
+			missing, put, publish, outline, part)
 	}
 }
 
@@ -422,7 +432,9 @@ func testCancelled(t *testing.T, s chunkstore.Store) {
 	_, missing := n.Missing(ctx, disk.IDs[0])
 	_, put := n.PutFrame(ctx, disk.Frames[0])
 	_, _, publish := n.Publish(ctx, disk.Manifest)
-	for name, err := range map[string]error{"Begin": begin, "Frames": frames, "Check": check, "Missing": missing, "PutFrame": put, "Publish": publish} {
+	for name, err := range map[string]error{
+		"Begin": begin, "Frames": frames, "Check": check, "Missing": missing, "PutFrame": put, "Publish": publish,
+	} {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("%s with a cancelled context = %v", name, err)
 		}

@@ -1,5 +1,5 @@
-# common.sh: what the scripts of this folder share. They set here, work (a folder for files on the way) and, for what is done by
-# a partition's number, table: rows of number, type, MiB and seed of the filler.
+# common.sh: what the scripts of this folder share. They set here, work (a folder for files on the way) and, for what is
+# done by a partition's number, table: rows of number, type, MiB and seed of the filler.
 export MTOOLS_SKIP_CHECK=1 SOURCE_DATE_EPOCH=1700000000
 
 random() { openssl enc -aes-128-ctr -K "$(printf %032x "$1")" -iv 0 -nosalt </dev/zero 2>/dev/null | head -c "$2"; }
@@ -8,7 +8,9 @@ tree() { # tree DIR SEED FILES KIB: files of random length in whole KiB, some te
   local i
   mkdir -p "$1/docs/letters" "$1/data"
   for i in $(seq 1 "$3"); do random $(($2 * 1000 + i)) $(( (i * 37 % $4 + 1) * 4096 )) > "$1/data/file-$i.bin"; done
-  for i in $(seq 1 10); do yes "line of letter $i on file system $2" | head -c 8192 > "$1/docs/letters/letter-$i.txt"; done
+  for i in $(seq 1 10); do
+    yes "line of letter $i on file system $2" | head -c 8192 > "$1/docs/letters/letter-$i.txt"
+  done
 }
 
 userland() { # userland DIR: the whole userland of a Linux, which reads everything it has, reports itself, powers off
@@ -38,7 +40,9 @@ if [ "$tag" = windows ]; then set default=windows; fi
 CFG
 }
 
-windows_boot_sector() { # windows_boot_sector VOLUME SECTORS: puts code into an NTFS boot sector (and its copy in the last sector): names itself, volume serial, sectors
+# windows_boot_sector VOLUME SECTORS: puts code into an NTFS boot sector (and its copy in the last sector) that names
+# itself, the volume's serial number and sectors.
+windows_boot_sector() {
   cat > "$work/vbr.s" <<'ASM'
 .code16
 .org 0
@@ -73,10 +77,13 @@ fill_ntfs() { # fill_ntfs VOLUME DIR: the files of DIR, all in the root folder
 
 number() { # number VALUE BYTES FILE OFFSET: writes it, lowest byte first
   local i n=$1
-  for i in $(seq "$2"); do printf "\\x$(printf %02x $((n & 255)))"; n=$((n >> 8)); done | dd of="$3" bs=1 seek=$(($4)) conv=notrunc status=none
+  for i in $(seq "$2"); do printf "\\x$(printf %02x $((n & 255)))"; n=$((n >> 8)); done |
+    dd of="$3" bs=1 seek=$(($4)) conv=notrunc status=none
 }
 
-grub_bios() { # grub_bios IMAGE SECTOR SECTORS PREFIX MODULES...: as grub-bios-setup does it: boot.img in the MBR (keeping signature and table), core.img where there is room
+# grub_bios IMAGE SECTOR SECTORS PREFIX MODULES...: as grub-bios-setup does it, boot.img in the MBR (keeping signature
+# and table) and core.img where there is room.
+grub_bios() {
   local image=$1 sector=$2 room=$3 prefix=$4 core; shift 4
   grub-mkimage -O i386-pc -p "$prefix" -o "$work/core.img" biosdisk "$@"
   core=$((($(stat -c %s "$work/core.img") + 511) / 512))
@@ -98,7 +105,9 @@ part() {
   perl "$here/filler.pl" $(($(size "$1") * 512)) "$(awk -v n="$1" '$1 == n { print $4 }' <<<"$table")" > "$work/p$1"
 }
 
-make_ext() { # make_ext N TYPE UUID LABEL OPTIONS...: every block that mke2fs may leave unwritten is written (lazy_*=0) or stays filler
+# make_ext N TYPE UUID LABEL OPTIONS...: every block that mke2fs may leave unwritten is written (lazy_*=0)
+# or stays filler.
+make_ext() {
   local n=$1 type=$2 uuid=$3 label=$4; shift 4
   mke2fs -q -F -t "$type" -U "$uuid" -L "$label" -m 1 -I 256 -b "${blocksize:-4096}" \
     -E "nodiscard,lazy_itable_init=0,lazy_journal_init=0,hash_seed=$uuid" -d "$work/tree$n" "$@" "$work/p$n"

@@ -1,12 +1,15 @@
 #!/bin/bash
-# dualboot-uefi.sh LINUXDIR IMAGE: the disk of a PC with UEFI firmware and two systems. LINUXDIR holds vmlinuz and initrd (linux.sh).
+# dualboot-uefi.sh LINUXDIR IMAGE: the disk of a PC with UEFI firmware and two systems.
+# LINUXDIR holds vmlinuz and initrd (linux.sh).
 #
 #   1  ESP, FAT32   \EFI\BOOT\BOOTX64.EFI: GRUB, where firmware that knows no boot entry looks
-#                   \EFI\Microsoft\Boot\bootmgfw.efi: "Windows": reports itself if it finds every file of its partition intact
+#                   \EFI\Microsoft\Boot\bootmgfw.efi: "Windows": reports itself if it finds every file of its
+#                   partition intact
 #   2  Microsoft reserved, no file system     3  NTFS, "Windows"     4  NTFS, Windows' recovery
 #   5  ext4, the Linux root (as on dualboot.sh's disk)     6  swap     7  ext4 with 1 KiB blocks
 #
-# As on dualboot.sh's disk the chassis asset tag chooses the system, free space holds the stream of filler.pl, UUIDs are fixed.
+# As on dualboot.sh's disk the chassis asset tag chooses the system, free space holds the stream of filler.pl, and
+# UUIDs are fixed.
 set -eu
 here=$(dirname "$(realpath "$0")")
 linux=$(realpath "$1") image=$(realpath -m "$2")
@@ -22,7 +25,12 @@ table='1 C12A7328-F81F-11D2-BA4B-00A0C93EC93B 48 101
 6 0657FD6D-A4AB-43C4-84E5-0933C84B4F4F 16 106
 7 0FC63DAF-8483-4772-8E79-3D69D8477DE4 24 107'
 first=2048
-start() { awk -v n="$1" -v at=$first '$1 == n { print at } { at += $3 * 2048 } END { if (n == "end") print at }' <<<"$table"; }
+start() {
+  awk -v n="$1" -v at=$first '
+    $1 == n { print at }
+    { at += $3 * 2048 }
+    END { if (n == "end") print at }' <<<"$table"
+}
 
 root=0b5e0005-1111-4a4a-8888-c10eca570005 windows=1122334455667788
 tree "$work/tree5" 5 60 64
@@ -51,7 +59,8 @@ make_ntfs 4 2233445566778899 RECOVERY "$(start 4)"
 grub_efi() { # grub_efi PROGRAM FOLDER MODULES...: GRUB as a program of the ESP; it reads grub.cfg in the folder
   local program=$1 folder=$2; shift 2
   mkdir -p "$work/tree1/$(dirname "$program")" "$work/tree1$folder"
-  grub-mkimage -O x86_64-efi -p "$folder" -o "$work/tree1/$program" part_gpt fat normal configfile search search_fs_uuid serial echo test "$@"
+  grub-mkimage -O x86_64-efi -p "$folder" -o "$work/tree1/$program" \
+    part_gpt fat normal configfile search search_fs_uuid serial echo test "$@"
   cat > "$work/tree1$folder/grub.cfg"
 }
 grub_efi EFI/BOOT/BOOTX64.EFI /EFI/debian ext2 linux chain smbios <<CFG
@@ -82,7 +91,8 @@ dd if=/dev/zero of="$image" count=34 conv=notrunc status=none
   echo 'label: gpt'; echo 'label-id: C10ECA57-0000-4000-8000-000000000000'; echo 'unit: sectors'
   while read -r n type _; do
     # Windows marks its recovery: required, and without a drive letter.
-    echo "start=$(start "$n"), size=$(size "$n"), type=$type, uuid=C10ECA57-0000-4000-8000-00000000000$n, name=\"part $n\"$(
+    uuid=C10ECA57-0000-4000-8000-00000000000$n
+    echo "start=$(start "$n"), size=$(size "$n"), type=$type, uuid=$uuid, name=\"part $n\"$(
       [ "$n" != 4 ] || echo ', attrs="RequiredPartition GUID:63"')"
   done <<<"$table"
 } > "$work/table"

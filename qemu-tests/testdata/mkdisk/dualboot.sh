@@ -36,8 +36,19 @@ table='1 7 128 101
 # start N: the partition's first sector. The extended partition begins right behind partition 1.
 start() {
   awk -v n="$1" -v f="$first" '
-    $1 == 1 { at = f; if (n == 1) { print at; exit }; at += $3 * 2048; if (f == 63) at += 63 - at % 63; else at += (2048 - at % 2048) % 2048; next }
-    { if (n == "extended") { print at; exit }; if (n == $1) { print at + f; exit }; at += f + $3 * 2048; if (f == 63) at += 63 - at % 63 }
+    $1 == 1 {
+      at = f
+      if (n == 1) { print at; exit }
+      at += $3 * 2048
+      if (f == 63) at += 63 - at % 63; else at += (2048 - at % 2048) % 2048
+      next
+    }
+    {
+      if (n == "extended") { print at; exit }
+      if (n == $1) { print at + f; exit }
+      at += f + $3 * 2048
+      if (f == 63) at += 63 - at % 63
+    }
     END { if (n == "end") print at }' <<<"$table"
 }
 
@@ -99,7 +110,8 @@ done
 
 # Bytes that an EBR may hold beside its table: some boot managers keep theirs there.
 awk '$1 > 2 { print $1 }' <<<"$table" | while read -r n; do
-  printf 'residue in the EBR of partition %d' "$n" | dd of="$image" bs=1 seek=$((($(start "$n") - first) * 512)) conv=notrunc status=none
+  printf 'residue in the EBR of partition %d' "$n" |
+    dd of="$image" bs=1 seek=$((($(start "$n") - first) * 512)) conv=notrunc status=none
 done
 
 grub_bios "$image" 1 $((first - 1)) '(hd0,msdos5)/boot/grub' part_msdos ext2

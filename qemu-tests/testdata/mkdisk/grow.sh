@@ -1,8 +1,9 @@
 #!/bin/bash
 # grow.sh TYPE LINUXDIR IMAGE: the disk of a PC, 8 GiB and sparse, whose last partition is for a larger disk to grow.
 #
-# TYPE is ext4, xfs or btrfs: the root of a Linux that reports itself; or ntfs: a "Windows" whose boot sector does. LINUXDIR holds
-# vmlinuz and initrd (linux.sh). The table is an MBR for ext4 and ntfs, else a GPT. GRUB boots from an ext4 of its own. Needs root.
+# TYPE is ext4, xfs or btrfs: the root of a Linux that reports itself; or ntfs: a "Windows" whose boot sector does.
+# LINUXDIR holds vmlinuz and initrd (linux.sh). The table is an MBR for ext4 and ntfs, else a GPT. GRUB boots from an
+# ext4 of its own. Needs root.
 set -eu
 here=$(dirname "$(realpath "$0")")
 type=$1 linux=$(realpath "$2") image=$(realpath -m "$3")
@@ -71,7 +72,8 @@ set timeout=0
 $(if [ "$type" = ntfs ]; then
   echo 'menuentry Windows { set root=(hd0,msdos2); chainloader +1; }'
 else
-  echo "menuentry Linux { linux /vmlinuz root=UUID=$uuid rootfstype=$type console=ttyS0 quiet panic=-1 no_timer_check; initrd /initrd; }"
+  echo "menuentry Linux { linux /vmlinuz root=UUID=$uuid rootfstype=$type console=ttyS0 quiet panic=-1" \
+    "no_timer_check; initrd /initrd; }"
 fi)
 CFG
 truncate -s 64M "$work/p"

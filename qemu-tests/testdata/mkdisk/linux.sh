@@ -1,9 +1,9 @@
 #!/bin/bash
 # linux.sh KERNEL.deb OUTDIR: the kernel and initramfs of the Linux on the test disk.
 #
-# Makes OUTDIR/vmlinuz and OUTDIR/initrd from a Debian kernel package and busybox-static. The initramfs loads the drivers
-# of the disk, mounts root=UUID=… and hands over to /sbin/init there, as any distribution's does: what reports itself
-# in the end is a program read from the root file system.
+# Makes OUTDIR/vmlinuz and OUTDIR/initrd from a Debian kernel package and busybox-static. The initramfs loads the
+# drivers of the disk, mounts root=UUID=… and hands over to /sbin/init there, as any distribution's does: what reports
+# itself in the end is a program read from the root file system.
 set -eu
 deb=$(realpath "$1") out=$2
 drivers='virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk
@@ -28,7 +28,12 @@ cat > "$work/root/init" <<'INIT'
 b=/bin/busybox
 $b mount -t devtmpfs dev /dev; $b mount -t proc proc /proc; $b mount -t sysfs sys /sys
 type=ext4
-for word in $($b cat /proc/cmdline); do case $word in root=UUID=*) uuid=${word#root=UUID=};; rootfstype=*) type=${word#rootfstype=};; esac; done
+for word in $($b cat /proc/cmdline); do
+  case $word in
+    root=UUID=*) uuid=${word#root=UUID=};;
+    rootfstype=*) type=${word#rootfstype=};;
+  esac
+done
 for m in $($b cat /modules/drivers /modules/$type); do $b insmod /modules/$m; done
 # The busybox has no blkid: this is where a superblock has its UUID, in words of 4 bytes from the partition's start.
 case $type in ext4) place=282;; xfs) place=8;; btrfs) place=16392;; esac
