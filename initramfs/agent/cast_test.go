@@ -153,20 +153,20 @@ func (c *testCast) next(from string) (*protocol.SessionParts, func() (*image.Man
 		return nil, nil, err
 	}
 	var ids []chunk.ID
-	place := uint64(0)
+	start := uint64(0)
 	for i, envelope := range c.parts[:c.count()] {
 		p, err := image.OpenPart(envelope, c.keys)
 		if err != nil {
 			return nil, nil, err
 		}
 		if uint64(i) == first {
-			place = p.First
+			start = p.First
 		}
 		if uint64(i) >= first {
 			ids = append(ids, p.Chunks...)
 		}
 	}
-	return &protocol.SessionParts{Cast: c.chain.Cast.String(), First: first, End: c.count()}, func() (*image.Manifest, error) { return o.Slice(place, ids) }, nil
+	return &protocol.SessionParts{Cast: c.chain.Cast.String(), First: first, End: c.count()}, func() (*image.Manifest, error) { return o.Slice(start, ids) }, nil
 }
 
 // publish tells followers of the version.

@@ -227,7 +227,7 @@ func try(ctx context.Context, link netlink.Link, server string, say func(string,
 // away again.
 func reachThrough(ctx context.Context, l *lease, server string, say func(string, ...any)) (*Network, error) {
 	name := l.link.Attrs().Name
-	last, told := errors.New("no time left"), time.Time{}
+	last, reported := errors.New("no time left"), time.Time{}
 	for {
 		err := reach(ctx, name, server)
 		if err == nil {
@@ -235,8 +235,8 @@ func reachThrough(ctx context.Context, l *lease, server string, say func(string,
 		}
 		if ctx.Err() == nil {
 			last = cause(err)
-			if time.Since(told) > 10*time.Second {
-				told = time.Now()
+			if time.Since(reported) > 10*time.Second {
+				reported = time.Now()
 				say("%s: address %s, but the server at %s does not answer: %v", name, l.address, server, last)
 			}
 		}

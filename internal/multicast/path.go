@@ -117,10 +117,10 @@ const detourPatience = 2 * time.Second
 
 // detour brings reports to the sender by HTTPS until there are no more.
 func (s *Reception) detour(ctx context.Context) error {
-	told := false
+	warned := false
 	for report := range s.detours {
-		if !told {
-			told = true
+		if !warned {
+			warned = true
 			s.log.Warn("reports to the sender are not answered by UDP and go by HTTPS; a firewall may drop them")
 		}
 		one, cancel := context.WithTimeout(context.WithoutCancel(ctx), detourPatience) // the last one says that we failed
@@ -132,18 +132,18 @@ func (s *Reception) detour(ctx context.Context) error {
 		}
 		s.mu.Lock()
 		s.receiver.Answer(s.clock.now(), answer)
-		s.stir()
+		s.wakeWorkers()
 		s.mu.Unlock()
 	}
 	return nil
 }
 
-// tell logs, once, why the receiver has left the group.
-func (s *Reception) tell(state packet.State, reason packet.Reason) {
-	if s.told || reason == packet.ReasonNone || state == packet.StateReceiving {
+// logLeave logs, once, why the receiver has left the group.
+func (s *Reception) logLeave(state packet.State, reason packet.Reason) {
+	if s.logged || reason == packet.ReasonNone || state == packet.StateReceiving {
 		return
 	}
-	s.told = true
+	s.logged = true
 	attrs := []any{"cause", reason}
 	if hint := reason.Hint(); hint != "" {
 		attrs = append(attrs, "hint", hint)

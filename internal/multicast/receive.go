@@ -214,7 +214,7 @@ func (f *Found) Start(ctx context.Context, need *blocks.Set, write Write, progre
 	g.Go(r.readOrders)
 	g.Go(r.readLink)
 	g.Go(func() error { return r.detour(ctx) })
-	g.Go(func() error { return r.drive(ctx) })
+	g.Go(func() error { return r.receive(ctx) })
 	go func() {
 		r.err = g.Wait()
 		r.close()
@@ -257,7 +257,7 @@ type Reception struct {
 	err      error // once done is closed
 	link     net.PacketConn
 	detours  chan []byte // reports that go by HTTPS
-	told     bool        // why the group was left
+	logged   bool        // why the group was left
 
 	mu       sync.Mutex // guards what is below
 	changed  *sync.Cond // there may be work, or all is over
@@ -283,15 +283,15 @@ func (f *Found) join(ctx context.Context, need *blocks.Set, write Write, progres
 		return nil, errors.Join(err, s.group.conn.Close(), s.reports.Close())
 	}
 	s.detours = make(chan []byte, 1)
-	if err := s.place(ctx); err != nil {
+	if err := s.takePlace(ctx); err != nil {
 		s.close()
 		return nil, fmt.Errorf("join the session: %w", err)
 	}
 	return s, nil
 }
 
-// place asks for a place in the session.
-func (s *Reception) place(ctx context.Context) error {
+// takePlace asks for a place in the session.
+func (s *Reception) takePlace(ctx context.Context) error {
 	nonce := make([]byte, protocol.NonceSize)
 	rand.Read(nonce)
 	place, err := s.host.Join(ctx, protocol.SessionJoin{Session: s.Description.Session, Nonce: nonce, AES: hasAES(), Need: s.need.AppendBinary(nil)})
@@ -327,8 +327,8 @@ func (s *Reception) close() {
 	s.link.Close()
 }
 
-// drive reads the group and reports until the receiver is done or has failed.
-func (s *Reception) drive(ctx context.Context) error {
+// receive reads the group and reports until the receiver is done or has failed.
+func (s *Reception) receive(ctx context.Context) error {
 	defer s.finish()
 	begin := sync.OnceFunc(func() { close(s.begun) })
 	defer begin()
@@ -345,7 +345,7 @@ func (s *Reception) drive(ctx context.Context) error {
 		over := s.receiver.Over()
 		state, reason := s.receiver.State()
 		started := s.receiver.Started()
-		s.stir() // the receiver may have left the group
+		s.wakeWorkers() // the receiver may have left the group
 		s.mu.Unlock()
 		if started || state != packet.StateReceiving {
 			begin()
@@ -356,7 +356,7 @@ func (s *Reception) drive(ctx context.Context) error {
 		if report != nil {
 			s.report(report, detour)
 		}
-		s.tell(state, reason)
+		s.logLeave(state, reason)
 		switch {
 		case cancelled:
 			return context.Cause(ctx)
@@ -390,7 +390,7 @@ func (s *Reception) read(wait time.Duration) error {
 		if s.began < 0 && s.receiver.Started() {
 			s.began = s.clock.now()
 		}
-		s.stir()
+		s.wakeWorkers()
 		s.mu.Unlock()
 	}
 	switch {
@@ -402,8 +402,8 @@ func (s *Reception) read(wait time.Duration) error {
 	return err
 }
 
-// stir wakes the workers if there is something to do. It is called with the lock held.
-func (s *Reception) stir() {
+// wakeWorkers wakes the workers if there is something to do. It is called with the lock held.
+func (s *Reception) wakeWorkers() {
 	if s.receiver.Work() {
 		s.changed.Broadcast()
 	}
@@ -439,7 +439,7 @@ func (s *Reception) readOrders() error {
 		}
 		s.mu.Lock()
 		s.receiver.Handle(s.clock.now(), buf[:n])
-		s.stir()
+		s.wakeWorkers()
 		s.mu.Unlock()
 	}
 }

@@ -67,7 +67,7 @@ type Session struct {
 	places    map[string]protocol.SessionPlace // by the nonce of the request
 	lastID    uint32
 	slowAES   bool          // a receiver has no AES instructions
-	stir      chan struct{} // a report or a receiver came
+	wakeup    chan struct{} // a report or a receiver came
 	ceiling   float64       // bytes per second
 	unicastAt time.Duration // when the next block may go by unicast
 	done      bool
@@ -84,7 +84,7 @@ func NewSession(opts SessionOptions) (*Session, error) {
 	}
 	s := &Session{
 		opts: opts, geo: blocks.Geometry{Payload: opts.Payload}, clock: clock{time.Now()}, groupSecret: make([]byte, 32),
-		addresses: map[uint32]netip.AddrPort{}, places: map[string]protocol.SessionPlace{}, stir: make(chan struct{}, 1), ceiling: opts.MaxRate,
+		addresses: map[uint32]netip.AddrPort{}, places: map[string]protocol.SessionPlace{}, wakeup: make(chan struct{}, 1), ceiling: opts.MaxRate,
 	}
 	var random [8]byte
 	rand.Read(random[:])
@@ -145,7 +145,7 @@ func (s *Session) Run(ctx context.Context) error {
 	g.Go(func() error { return s.reports(ctx) })
 	g.Go(func() error {
 		defer finished()
-		return s.drive(ctx)
+		return s.transmit(ctx)
 	})
 	err := g.Wait()
 	s.mu.Lock()
@@ -167,7 +167,7 @@ func (s *Session) Goodbye() error {
 		if err == nil && len(packets) > 0 {
 			err = s.socket.send(group, packets, size)
 		}
-		if err != nil || s.told() {
+		if err != nil || s.endAnnounced() {
 			return err
 		}
 		if len(packets) == 0 {
@@ -176,10 +176,10 @@ func (s *Session) Goodbye() error {
 	}
 }
 
-func (s *Session) told() bool {
+func (s *Session) endAnnounced() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sender.Told()
+	return s.sender.EndAnnounced()
 }
 
 // batch is packets to send, all of one size, one after the other.
@@ -189,8 +189,8 @@ type batch struct {
 	size    int
 }
 
-// drive sends until the session is over. While the kernel sends one batch the next ones are sealed.
-func (s *Session) drive(ctx context.Context) error {
+// transmit sends until the session is over. While the kernel sends one batch the next ones are sealed.
+func (s *Session) transmit(ctx context.Context) error {
 	free, sealed := make(chan []byte, sealedAhead), make(chan batch, sealedAhead)
 	for range sealedAhead {
 		free <- make([]byte, 0, sender.Batch*packet.MaxSize)
@@ -265,14 +265,14 @@ func (s *Session) sleep(ctx context.Context, wait time.Duration) {
 	defer t.Stop()
 	select {
 	case <-t.C:
-	case <-s.stir:
+	case <-s.wakeup:
 	case <-ctx.Done():
 	}
 }
 
 func (s *Session) wake() {
 	select {
-	case s.stir <- struct{}{}:
+	case s.wakeup <- struct{}{}:
 	default:
 	}
 }

@@ -205,12 +205,12 @@ func (s *Sender) End(now time.Duration) {
 	}
 }
 
-// Told tells whether the group has heard often enough that the session has ended.
-func (s *Sender) Told() bool { return s.state == packet.StateEnded && s.ended >= endStatuses }
+// EndAnnounced tells whether the group has heard often enough that the session has ended.
+func (s *Sender) EndAnnounced() bool { return s.state == packet.StateEnded && s.ended >= endStatuses }
 
 // Finished tells that every receiver has come to its end and the group was told.
 func (s *Sender) Finished() bool {
-	if !s.Told() {
+	if !s.EndAnnounced() {
 		return false
 	}
 	for _, r := range s.order {
