@@ -387,8 +387,8 @@ func TestCastToldAgain(t *testing.T) {
 	wantDisk(t, b.disk, content)
 }
 
-// Parts come in multicast sessions, as many at once as there are: the first two, then the others. Without a session they
-// come by unicast.
+// Parts come in multicast sessions, as many at once as there are: the first two, then the others. Without
+// a session they come by unicast.
 func TestFollowByMulticast(t *testing.T) {
 	for _, sessions := range []bool{true, false} {
 		c, from, to, content := castNow(t)

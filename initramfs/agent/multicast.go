@@ -42,8 +42,8 @@ type multicastResult struct {
 	Hint      string  `json:"hint,omitempty"`
 }
 
-// reception is how a deploy gets its frames: in the task's multicast sessions, and by unicast what these do not bring. It
-// is a deploy.Source. What is wrong with a session is a note, never a failed deploy.
+// reception is how a deploy gets its frames: in the task's multicast sessions, and by unicast what these do not bring.
+// It is a deploy.Source. What is wrong with a session is a note, never a failed deploy.
 type reception struct {
 	transfer
 	track   *tracker
@@ -371,8 +371,8 @@ func (w *wanted) left() (ids []chunk.ID) {
 	return ids
 }
 
-// ask gets the session of the operation; known is one whose table is not needed again. In a cast it is that of the parts
-// from the first of these on.
+// ask gets the session of the operation; known is one whose table is not needed again. In a cast it is that of the
+// parts from the first of these on.
 func (t transfer) ask(ctx context.Context, known uint64, parts *protocol.SessionParts) (s protocol.Session, err error) {
 	k := call{method: http.MethodGet, path: protocol.PathSession, query: url.Values{}, limit: maxSession, timeout: dataTimeout, giveUp: t.giveUp}
 	if known != 0 {

@@ -33,8 +33,8 @@ type cast struct {
 	ended   chan struct{}
 }
 
-// testRate is slow enough for a busy machine; slowRate, for a deploy that must be caught in the middle, lasts a quarter of
-// a minute.
+// testRate is slow enough for a busy machine; slowRate, for a deploy that must be caught in the
+// middle, lasts a quarter of a minute.
 const (
 	testRate = 4e6
 	slowRate = 5e5
@@ -312,8 +312,8 @@ func finished(c *cast) (bytes int64) {
 	return bytes
 }
 
-// When the server restarts in the middle, the machine gets the rest in the session that there is then; or by unicast, if there
-// is none.
+// When the server restarts in the middle, the machine gets the rest in the session that there is then;
+// or by unicast, if there is none.
 func TestServerRestartsDuringSession(t *testing.T) {
 	for _, another := range []bool{true, false} {
 		t.Run(strconv.FormatBool(another), func(t *testing.T) {

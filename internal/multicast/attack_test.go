@@ -107,9 +107,9 @@ func floodRole(perSecond string) error {
 	}
 }
 
-// TestFlood is S41 on real sockets: an outsider who has overheard the session's number and group sends 100,000 packets per
-// second to both receivers. They end with the exact bytes, all by multicast, and take no more memory; make test-long judges
-// that they keep half of the goodput.
+// TestFlood is S41 on real sockets: an outsider who has overheard the session's number and group sends 100,000 packets
+// per second to both receivers. They end with the exact bytes, all by multicast, and take no more memory; make
+// test-long judges that they keep half of the goodput.
 func TestFlood(t *testing.T) {
 	payload := make([]byte, 6_000_000)
 	rand.NewChaCha8([32]byte{41}).Read(payload)
@@ -190,8 +190,8 @@ func (p *process) last() (n int64) {
 	return n
 }
 
-// TestSniffer is S46 and the other half of S47: everything that a session puts on the wire, multicast, reports and HTTPS, is
-// captured. No 16 bytes of the payload can be read in it, and no key seals two packets with the same counter.
+// TestSniffer is S46 and the other half of S47: everything that a session puts on the wire, multicast, reports and
+// HTTPS, is captured. No 16 bytes of the payload can be read in it, and no key seals two packets with the same counter.
 func TestSniffer(t *testing.T) {
 	payload := make([]byte, 400_000)
 	rand.NewChaCha8([32]byte{46}).Read(payload)

@@ -158,8 +158,8 @@ func captureRandom(t *testing.T, size quantity.Bytes) (dir, disk string) {
 	return dir, disk
 }
 
-// TestDeployByMulticast deploys a version to two disks in one session, over a network that loses 3 %. One of the disks has most
-// of it already. Both end as the captured one.
+// TestDeployByMulticast deploys a version to two disks in one session, over a network that loses 3 %. One of the disks
+// has most of it already. Both end as the captured one.
 func TestDeployByMulticast(t *testing.T) {
 	const size = 12 * quantity.MiB
 	dir, disk := captureRandom(t, size)

@@ -297,8 +297,8 @@ func TestRoom(t *testing.T) {
 	t.Logf("%+v", s)
 }
 
-// filtered are computers behind what keeps a session's packets away, and the cause that both ends must name. All of them still
-// hear the announcement.
+// filtered are computers behind what keeps a session's packets away, and the cause that both ends must name. All of
+// them still hear the announcement.
 var filtered = []struct {
 	name, drops string // what nftables drops on the way in
 	silent      bool   // no UDP leaves, either

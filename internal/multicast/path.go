@@ -41,7 +41,8 @@ func openQuerier(ctx context.Context, ifi *net.Interface, addr netip.Addr, log *
 	return q
 }
 
-// linkProbe fills buf with a probe of link-local multicast if one is due, and asks for a query where that may help a receiver.
+// linkProbe fills buf with a probe of link-local multicast if one is due, and asks for a query
+// where that may help a receiver.
 func (s *Session) linkProbe(buf []byte) (batch, error) {
 	s.mu.Lock()
 	probe, err := s.sender.LinkProbe()

@@ -223,8 +223,8 @@ func (f *Found) Start(ctx context.Context, need *blocks.Set, write Write, progre
 	return r, nil
 }
 
-// Begin waits until blocks can come: the session runs, or this receiver has left the group, or all is over. If it is over
-// because ctx has ended, that is the error.
+// Begin waits until blocks can come: the session runs, or this receiver has left the group, or all is over. If it is
+// over because ctx has ended, that is the error.
 func (s *Reception) Begin(ctx context.Context) error {
 	select {
 	case <-s.begun:

@@ -49,8 +49,8 @@ type SessionOptions struct {
 	Querier   Querier  // of the interface; may be nil
 }
 
-// Session is the sending end of a session. It neither announces itself nor listens for receivers' requests: whoever runs
-// it tells receivers of it, and brings them their places (Join) and what they want by unicast (Blocks).
+// Session is the sending end of a session. It neither announces itself nor listens for receivers' requests: whoever
+// runs it tells receivers of it, and brings them their places (Join) and what they want by unicast (Blocks).
 type Session struct {
 	opts        SessionOptions
 	geo         blocks.Geometry
@@ -376,9 +376,9 @@ func (s *Session) SetMaxRate(rate float64) {
 	s.wake()
 }
 
-// Blocks gives blocks to write, for a receiver by unicast. write may be called, and its bytes are valid until it returns.
-// While others receive by multicast it takes its time. The error is ErrRequest, before anything is written, when there
-// are no such blocks.
+// Blocks gives blocks to write, for a receiver by unicast. write may be called, and its bytes are valid until it
+// returns. While others receive by multicast it takes its time. The error is ErrRequest, before anything is written,
+// when there are no such blocks.
 func (s *Session) Blocks(ctx context.Context, first, count int, write func(plain []byte) error) error {
 	if first < 0 || count < 1 || count > protocol.MaxBlocks || first >= s.geo.Count() || count > s.geo.Count()-first {
 		return fmt.Errorf("%w: no %d blocks from %d on", ErrRequest, count, first)

@@ -12,7 +12,8 @@ import (
 
 var everything = netip.IPv4Unspecified()
 
-// TestQueries compares with messages whose checksums are worked out by hand; package querier reads those of a Linux bridge.
+// TestQueries compares with messages whose checksums are worked out by hand; package querier
+// reads those of a Linux bridge.
 func TestQueries(t *testing.T) {
 	for _, tc := range []struct {
 		hex   string

@@ -154,8 +154,8 @@ func TestInsiderForgesSymbols(t *testing.T) {
 	}
 }
 
-// TestReportFlood is S44: outsiders forge reports, an insider floods the sender with its own that lack
-// everything and lost everything. It is told to leave, the rate stays above the floor, and the others keep half of the goodput.
+// TestReportFlood is S44: outsiders forge reports, an insider floods the sender with its own that lack everything and
+// lost everything. It is told to leave, the rate stays above the floor, and the others keep half of the goodput.
 func TestReportFlood(t *testing.T) {
 	var own, stranger *packet.Key
 	w := attacked(t, 16, func(w *world) {

@@ -9,8 +9,8 @@ import (
 
 const multicast = packet.PathGroup | packet.PathFull | packet.PathLink
 
-// TestVerdicts closes ways to one of three receivers, for each cause that the path test can name: that receiver says the
-// cause, is heard to say it, ends by unicast, and the others do not notice.
+// TestVerdicts closes ways to one of three receivers, for each cause that the path test can name: that receiver says
+// the cause, is heard to say it, ends by unicast, and the others do not notice.
 func TestVerdicts(t *testing.T) {
 	for name, tc := range map[string]struct {
 		path path
@@ -128,8 +128,8 @@ func TestQuerierHelps(t *testing.T) {
 	}
 }
 
-// TestProbesEnd counts what the path test costs: nothing to speak of when all is well, and little for an insider that says
-// for ever that it hears nothing.
+// TestProbesEnd counts what the path test costs: nothing to speak of when all is well, and little for an insider that
+// says for ever that it hears nothing.
 func TestProbesEnd(t *testing.T) {
 	probes := func(prepare func(w *world)) (n int) {
 		w := newWorld(t, 35, config{payload: 5e6, line: 100 * mbit})
