@@ -51,7 +51,8 @@ func newClient(at netip.AddrPort, key ed25519.PublicKey, token string) *client {
 			return nil
 		},
 	}
-	transport := &http.Transport{TLSClientConfig: config, MaxIdleConnsPerHost: 2, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: time.Minute}
+	transport := &http.Transport{TLSClientConfig: config, MaxIdleConnsPerHost: 2,
+		TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: time.Minute}
 	return &client{http: &http.Client{Transport: transport}, base: "https://" + at.String(), token: token}
 }
 

@@ -59,7 +59,8 @@ func (s *Session) linkProbe(buf []byte) (batch, error) {
 
 // left logs why a receiver left the group. It is called with the lock held.
 func (s *Session) left(receiver uint32, reason packet.Reason) {
-	s.opts.Log.Warn("a receiver has left the group and continues by unicast", "receiver", receiver, "address", s.addresses[receiver].Addr(), "cause", reason, "hint", reason.Hint())
+	s.opts.Log.Warn("a receiver has left the group and continues by unicast",
+		"receiver", receiver, "address", s.addresses[receiver].Addr(), "cause", reason, "hint", reason.Hint())
 }
 
 // Report takes a report that came by HTTPS, because by UDP it would not, and gives the answer; nil for none.
@@ -77,7 +78,8 @@ func listenGroup(ifi *net.Interface, group netip.AddrPort) (net.PacketConn, erro
 	if err != nil {
 		return nil, err
 	}
-	if err := ipv4.NewPacketConn(c).JoinGroup(ifi, net.UDPAddrFromAddrPort(group)); err != nil && !errors.Is(err, syscall.EADDRINUSE) {
+	err = ipv4.NewPacketConn(c).JoinGroup(ifi, net.UDPAddrFromAddrPort(group))
+	if err != nil && !errors.Is(err, syscall.EADDRINUSE) {
 		return nil, errors.Join(fmt.Errorf("join group %v on %s: %w", group.Addr(), ifi.Name, err), c.Close())
 	}
 	return c, nil

@@ -33,7 +33,9 @@ const (
 	fetchPatience  = 30 * time.Second // for a sender that does not answer
 	fetchPause     = 300 * time.Millisecond
 	longestWait    = 10 * time.Millisecond // at the socket, so that finished work is noticed
-	gather         = time.Millisecond      // for packets to come, when few were there: to wake up for each costs more than to read it
+
+	// gather is how long to wait for packets to come, when few were there: to wake up for each costs more than to read it.
+	gather = time.Millisecond
 )
 
 // Found is a session that was found and may be joined.
@@ -70,7 +72,9 @@ var errDescription = errors.New("the description of the session makes no sense")
 // check refuses a description that nobody can follow.
 func (f *Found) check() error {
 	d := f.Description
-	if d.Payload < 1 || d.Payload > blocks.MaxPayload || !d.Group.Addr().Is4() || !d.Group.Addr().IsMulticast() || !d.Control.Addr().Is4() || d.Group.Port() == 0 || d.Control.Port() == 0 {
+	if d.Payload < 1 || d.Payload > blocks.MaxPayload ||
+		!d.Group.Addr().Is4() || !d.Group.Addr().IsMulticast() || !d.Control.Addr().Is4() ||
+		d.Group.Port() == 0 || d.Control.Port() == 0 {
 		return errDescription
 	}
 	return nil
@@ -270,13 +274,17 @@ type Reception struct {
 }
 
 func (f *Found) join(ctx context.Context, need *blocks.Set, write Write, progress Progress) (*Reception, error) {
-	s := &Reception{Found: f, geo: f.Geometry(), clock: clock{time.Now()}, need: need, write: write, progress: progress, begun: make(chan struct{}), done: make(chan struct{}), began: -1}
+	s := &Reception{
+		Found: f, geo: f.Geometry(), clock: clock{time.Now()}, need: need, write: write, progress: progress,
+		begun: make(chan struct{}), done: make(chan struct{}), began: -1,
+	}
 	s.changed = sync.NewCond(&s.mu)
 	var err error
 	if s.group, err = joinGroup(f.ifi, f.Description.Group, f.room.buffer); err != nil {
 		return nil, err
 	}
-	if s.reports, err = net.DialUDP("udp4", &net.UDPAddr{IP: f.addr.AsSlice()}, net.UDPAddrFromAddrPort(f.Description.Control)); err != nil {
+	own, control := &net.UDPAddr{IP: f.addr.AsSlice()}, net.UDPAddrFromAddrPort(f.Description.Control)
+	if s.reports, err = net.DialUDP("udp4", own, control); err != nil {
 		return nil, errors.Join(err, s.group.conn.Close())
 	}
 	if s.link, err = listenGroup(f.ifi, linkGroup); err != nil {
@@ -294,11 +302,13 @@ func (f *Found) join(ctx context.Context, need *blocks.Set, write Write, progres
 func (s *Reception) takePlace(ctx context.Context) error {
 	nonce := make([]byte, protocol.NonceSize)
 	rand.Read(nonce)
-	place, err := s.host.Join(ctx, protocol.SessionJoin{Session: s.Description.Session, Nonce: nonce, AES: hasAES(), Need: s.need.AppendBinary(nil)})
+	id := s.Description.Session
+	place, err := s.host.Join(ctx, protocol.SessionJoin{
+		Session: id, Nonce: nonce, AES: hasAES(), Need: s.need.AppendBinary(nil),
+	})
 	if err != nil {
 		return err
 	}
-	id := s.Description.Session
 	group, err := packet.NewKey(place.Group, id, packet.PurposeGroup, false)
 	if err != nil {
 		return err
@@ -312,7 +322,8 @@ func (s *Reception) takePlace(ctx context.Context) error {
 		return err
 	}
 	s.receiver = receiver.New(s.clock.now(), receiver.Config{
-		ID: place.Receiver, Session: id, Geometry: s.geo, Group: group, Probe: probe, Sender: s.sender, Up: up, Down: down, Need: s.need,
+		ID: place.Receiver, Session: id, Geometry: s.geo, Need: s.need,
+		Group: group, Probe: probe, Sender: s.sender, Up: up, Down: down,
 		Memory: s.room.blocks, Seed: id, OtherSubnet: otherSubnet(s.ifi, s.Description.Control.Addr()),
 	})
 	if wireless("/sys", s.ifi.Name) {
@@ -589,7 +600,10 @@ func (s *Reception) Summary() ReceiveSummary {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	finished, fetched := s.receiver.Finished()
-	out := ReceiveSummary{Payload: blocksBytes(s.geo, s.need), Wire: s.wire, Blocks: s.need.Len(), Rebuilt: s.rebuilt, Loss: s.receiver.Loss()}
+	out := ReceiveSummary{
+		Payload: blocksBytes(s.geo, s.need), Wire: s.wire, Blocks: s.need.Len(),
+		Rebuilt: s.rebuilt, Loss: s.receiver.Loss(),
+	}
 	out.Written = min(int64(finished)*blocks.Size, out.Payload)
 	out.Fetched = min(int64(fetched)*blocks.Size, out.Written)
 	if s.began >= 0 && s.ended > s.began {

@@ -84,7 +84,8 @@ func NewSession(opts SessionOptions) (*Session, error) {
 	}
 	s := &Session{
 		opts: opts, geo: blocks.Geometry{Payload: opts.Payload}, clock: clock{time.Now()}, groupSecret: make([]byte, 32),
-		addresses: map[uint32]netip.AddrPort{}, places: map[string]protocol.SessionPlace{}, wakeup: make(chan struct{}, 1), ceiling: opts.MaxRate,
+		addresses: map[uint32]netip.AddrPort{}, places: map[string]protocol.SessionPlace{},
+		wakeup: make(chan struct{}, 1), ceiling: opts.MaxRate,
 	}
 	var random [8]byte
 	rand.Read(random[:])
@@ -99,8 +100,8 @@ func NewSession(opts SessionOptions) (*Session, error) {
 	}
 	s.source = newReadAhead(opts.Source, s.geo)
 	s.sender, err = sender.New(sender.Config{
-		Geometry: s.geo, Group: s.group, Probe: probe, Signer: opts.Signer, Source: s.source, Floor: floorOf(opts.MaxRate), Ceiling: opts.MaxRate,
-		Memory: repairMemory, Left: s.left,
+		Geometry: s.geo, Group: s.group, Probe: probe, Signer: opts.Signer, Source: s.source,
+		Floor: floorOf(opts.MaxRate), Ceiling: opts.MaxRate, Memory: repairMemory, Left: s.left,
 	})
 	if err != nil {
 		return nil, err
@@ -406,7 +407,8 @@ const unicastShare = 0.02
 // yield waits until the next block may be sent by unicast.
 func (s *Session) yield(ctx context.Context) error {
 	s.mu.Lock()
-	s.unicastAt = max(s.unicastAt, s.clock.now()) + time.Duration(blocks.Size/(unicastShare*s.ceiling)*float64(time.Second))
+	perBlock := time.Duration(blocks.Size / (unicastShare * s.ceiling) * float64(time.Second))
+	s.unicastAt = max(s.unicastAt, s.clock.now()) + perBlock
 	turn := s.unicastAt
 	s.mu.Unlock()
 	for ctx.Err() == nil {
@@ -434,14 +436,15 @@ func (s *Session) Summary() SendSummary {
 	counters := s.sender.Counters()
 	began, ended := s.sender.DataPhase()
 	out := SendSummary{
-		State: s.sender.State(), Payload: s.opts.Payload, FirstPass: s.firstPass(), Wire: counters.Wire, Rate: s.sender.Rate(), MaxRate: s.ceiling,
+		State: s.sender.State(), Payload: s.opts.Payload, FirstPass: s.firstPass(),
+		Wire: counters.Wire, Rate: s.sender.Rate(), MaxRate: s.ceiling,
 		Seconds: (ended - began).Seconds(), Blocks: s.geo.Count(), Repair: counters.Repair,
 	}
 	for _, r := range s.sender.Receivers() {
 		one := ReceiverSummary{
 			Receiver: r.ID, Address: s.addresses[r.ID].Addr().String(), State: r.State, Loss: r.Loss,
-			Needed: blocksBytes(s.geo, r.Need), Finished: int64(r.Finished) * blocks.Size, Fetched: int64(r.Fetched) * blocks.Size,
-			Paths: r.Paths.Names(),
+			Needed: blocksBytes(s.geo, r.Need), Finished: int64(r.Finished) * blocks.Size,
+			Fetched: int64(r.Fetched) * blocks.Size, Paths: r.Paths.Names(),
 		}
 		one.Finished = min(one.Finished, one.Needed)
 		if r.Reason != packet.ReasonNone {

@@ -126,9 +126,11 @@ func (s *Server) query() {
 
 func (s *Server) send(q igmp.Query) error {
 	message := q.Append(nil)
+	headerLen := ipv4.HeaderLen + len(igmp.RouterAlert)
 	header := &ipv4.Header{
-		Version: ipv4.Version, Len: ipv4.HeaderLen + len(igmp.RouterAlert), TotalLen: ipv4.HeaderLen + len(igmp.RouterAlert) + len(message),
-		TOS: 0xc0, TTL: 1, Protocol: unix.IPPROTO_IGMP, Src: s.address.AsSlice(), Dst: igmp.AllSystems.AsSlice(), Options: igmp.RouterAlert,
+		Version: ipv4.Version, Len: headerLen, TotalLen: headerLen + len(message),
+		TOS: 0xc0, TTL: 1, Protocol: unix.IPPROTO_IGMP,
+		Src: s.address.AsSlice(), Dst: igmp.AllSystems.AsSlice(), Options: igmp.RouterAlert,
 	}
 	return s.conn.WriteTo(header, message, &ipv4.ControlMessage{IfIndex: s.ifi.Index})
 }

@@ -65,7 +65,8 @@ func (s *Sender) LinkProbe() ([]byte, error) {
 
 // probe seals a probe. Its key is not the group's: receivers that do not hear it have not lost data.
 func (s *Sender) probe(buf []byte, way packet.Paths) ([]byte, error) {
-	buf, err := s.cfg.Probe.SealSigned(buf, packet.Header{Kind: packet.KindProbe}, packet.Probe{Path: way}.Append(nil), s.cfg.Signer)
+	header, body := packet.Header{Kind: packet.KindProbe}, packet.Probe{Path: way}.Append(nil)
+	buf, err := s.cfg.Probe.SealSigned(buf, header, body, s.cfg.Signer)
 	s.onWire(len(buf))
 	return buf, err
 }
