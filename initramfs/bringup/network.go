@@ -60,7 +60,8 @@ func (e *NoNetworkError) Hint() string {
 	if len(e.Tried) == 0 {
 		return "add the card's driver (and its firmware) to the hardware class and build the appliance again"
 	}
-	return "check cable and switch port, that the DHCP server answers in this network, and that clonecast serve runs and its port is open"
+	return "check cable and switch port, that the DHCP server answers in this network, " +
+		"and that clonecast serve runs and its port is open"
 }
 
 // Connect brings up all interfaces and returns the first one that reaches the server;
