@@ -65,8 +65,9 @@ type reception struct {
 }
 
 // reception asks for the session of an operation.
-func (a *Agent) reception(ctx context.Context, op *protocol.Operation, m *image.Manifest,
-	track *tracker) (*reception, error) {
+func (a *Agent) reception(
+	ctx context.Context, op *protocol.Operation, m *image.Manifest, track *tracker,
+) (*reception, error) {
 	r := &reception{
 		transfer: transfer{a.client}, ordered: op.Multicast, track: track, done: multicastResult{State: "done"},
 	}

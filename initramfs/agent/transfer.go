@@ -172,8 +172,9 @@ func (t transfer) saveTable(ctx context.Context, disk int, c saved.Copy) error {
 }
 
 // tableSaver gives the server the old tables of an operation's disks, and notes that it has them.
-func (t transfer) tableSaver(op *protocol.Operation, facts []blockdev.Facts,
-	notes *[]string) func(context.Context, int, saved.Copy) error {
+func (t transfer) tableSaver(
+	op *protocol.Operation, facts []blockdev.Facts, notes *[]string,
+) func(context.Context, int, saved.Copy) error {
 	return func(ctx context.Context, disk int, c saved.Copy) error {
 		if err := t.saveTable(ctx, disk, c); err != nil {
 			return err
@@ -235,8 +236,10 @@ func (t transfer) Deltas(ctx context.Context, wants []chunk.Want, yield func([]b
 }
 
 // stream asks for chunks until all have come.
-func (t transfer) stream(ctx context.Context, wants []chunk.Want, path string, body func([]chunk.Want) []byte,
-	kind frames, yield func([]byte) error) error {
+func (t transfer) stream(
+	ctx context.Context, wants []chunk.Want, path string, body func([]chunk.Want) []byte,
+	kind frames, yield func([]byte) error,
+) error {
 	wanted := make(map[chunk.ID]bool, len(wants))
 	for _, w := range wants {
 		wanted[w.ID] = true
