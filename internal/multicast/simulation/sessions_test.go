@@ -165,7 +165,8 @@ func TestSlowPorts(t *testing.T) {
 		w.run(600*ms, 2*time.Minute)
 		for _, n := range w.nodes[1:] {
 			if passes := float64(n.done-600*ms) / float64(w.onePass()); passes > 1.5 {
-				t.Errorf("seed %d, a port of %.1f Mbit/s: receiver %d takes %.2f passes", p.seed, w.nodes[0].path.rate/mbit, n.id, passes)
+				t.Errorf("seed %d, a port of %.1f Mbit/s: receiver %d takes %.2f passes",
+					p.seed, w.nodes[0].path.rate/mbit, n.id, passes)
 			}
 		}
 		if state, reason := w.nodes[0].r.State(); state != packet.StateDone || reason != packet.ReasonNetwork {
