@@ -72,9 +72,11 @@ func TestElection(t *testing.T) {
 		"a lower one comes later": {[]heard{
 			{140, low, plain, false}, {265, low, plain, false},
 		}, 500, []string{"130"}, Yielding},
-		"a higher one comes later":        {[]heard{{140, high, plain, false}}, 200, []string{"130", "161.25"}, Querying},
-		"its own words come back":         {[]heard{{140, our, plain, false}}, 200, []string{"130", "161.25"}, Querying},
-		"a switch that stands in":         {[]heard{{100, netip.IPv4Unspecified(), plain, false}}, 140, []string{"130"}, Querying},
+		"a higher one comes later": {[]heard{{140, high, plain, false}}, 200, []string{"130", "161.25"}, Querying},
+		"its own words come back":  {[]heard{{140, our, plain, false}}, 200, []string{"130", "161.25"}, Querying},
+		"a switch that stands in": {[]heard{
+			{100, netip.IPv4Unspecified(), plain, false},
+		}, 140, []string{"130"}, Querying},
 		"a query for one group":           {[]heard{{100, low, specific, false}}, 140, []string{"130"}, Querying},
 		"the other one's times count":     {[]heard{{0, low, slow, false}}, 620, []string{"605"}, Querying},
 		"nobody may be silent for longer": {[]heard{{0, low, never, false}}, 3610, []string{"3600"}, Querying},
