@@ -143,7 +143,9 @@ func (a *Agent) register(ctx context.Context) (protocol.RegisterResponse, error)
 	started := time.Now()
 	shown, said := false, ""
 	for {
-		request := protocol.RegisterRequest{Version: protocol.Version, BootToken: a.config.BootToken, Facts: a.config.Inventory()}
+		request := protocol.RegisterRequest{
+			Version: protocol.Version, BootToken: a.config.BootToken, Facts: a.config.Inventory(),
+		}
 		var r protocol.RegisterResponse
 		if err := a.client.json(ctx, protocol.PathRegister, request, &r, min(firstContact, a.config.GiveUp)); err != nil {
 			return r, fmt.Errorf("register: %w", err)
@@ -213,7 +215,8 @@ func (a *Agent) work(ctx context.Context) (Outcome, error) {
 }
 
 func (a *Agent) logoff(ctx context.Context, outcome Outcome, err error) {
-	request := protocol.LogoffRequest{Reason: map[Outcome]string{LocalBoot: "local boot", Reboot: "reboot", Poweroff: "poweroff"}[outcome]}
+	reasons := map[Outcome]string{LocalBoot: "local boot", Reboot: "reboot", Poweroff: "poweroff"}
+	request := protocol.LogoffRequest{Reason: reasons[outcome]}
 	if err != nil {
 		request = protocol.LogoffRequest{Reason: "failure", Error: err.Error(), Hint: Hint(err)}
 	}

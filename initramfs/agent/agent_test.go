@@ -74,7 +74,8 @@ func newBench(t *testing.T, server *testServer, disk blockdev.Facts) *bench {
 	t.Helper()
 	screen := &bytes.Buffer{}
 	a, err := New(Config{
-		Server: "https://" + server.address, CA: server.ca.ca, Keys: server.store.TrustedKeys(), BootToken: "boot", Build: "test",
+		Server: "https://" + server.address, CA: server.ca.ca, Keys: server.store.TrustedKeys(),
+		BootToken: "boot", Build: "test",
 		Inventory: func() protocol.Facts { return protocol.Facts{UUID: "u"} },
 		Console:   console.New(time.Now, nil, []io.Writer{screen}), Disks: fileDisks{disk},
 	})
@@ -167,8 +168,10 @@ func TestDeployFetchesDifferences(t *testing.T) {
 	}
 	wantDisk(t, b.disk, changed)
 	var r deployResult
-	if err := json.Unmarshal(s.statuses[0].Result, &r); err != nil || r.Fetched == 0 || r.Fetched > 10_000 || s.calls[protocol.PathChunks] != 0 {
-		t.Errorf("result = %s, %v, %d calls for whole chunks; 21 random bytes changed in 4 chunks", s.statuses[0].Result, err, s.calls[protocol.PathChunks])
+	err := json.Unmarshal(s.statuses[0].Result, &r)
+	if whole := s.calls[protocol.PathChunks]; err != nil || r.Fetched == 0 || r.Fetched > 10_000 || whole != 0 {
+		t.Errorf("result = %s, %v, %d calls for whole chunks; 21 random bytes changed in 4 chunks",
+			s.statuses[0].Result, err, whole)
 	}
 }
 
@@ -315,7 +318,10 @@ func TestWrongServerIsRefused(t *testing.T) {
 }
 
 func TestOwnClockDecidesNothing(t *testing.T) {
-	for name, from := range map[string]time.Time{"not valid yet": time.Now().AddDate(3, 0, 0), "expired": time.Now().AddDate(-3, 0, 0)} {
+	for name, from := range map[string]time.Time{
+		"not valid yet": time.Now().AddDate(3, 0, 0),
+		"expired":       time.Now().AddDate(-3, 0, 0),
+	} {
 		t.Run(name, func(t *testing.T) {
 			ca := newAuthority(t, func(c *x509.Certificate) { c.NotBefore, c.NotAfter = from, from.AddDate(1, 0, 0) })
 			if _, err := newBench(t, newTestServer(t, ca), diskFile(t, "target", true)).run(); err != nil {
@@ -327,7 +333,8 @@ func TestOwnClockDecidesNothing(t *testing.T) {
 
 func TestOldTLSIsRefused(t *testing.T) {
 	ca := newAuthority(t, nil)
-	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{ca.leaf}, MaxVersion: tls.VersionTLS12})
+	config := &tls.Config{Certificates: []tls.Certificate{ca.leaf}, MaxVersion: tls.VersionTLS12}
+	l, err := tls.Listen("tcp", "127.0.0.1:0", config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -348,14 +355,16 @@ func TestPendingMachine(t *testing.T) {
 		if outcome, err := b.run(); outcome != LocalBoot || err != nil {
 			t.Fatalf("Run = %v, %v", outcome, err)
 		}
-		if s.logons != 1 || s.calls[protocol.PathRegister] != 2 || !strings.Contains(b.screen.String(), "clonecast machine adopt m1") {
+		if s.logons != 1 || s.calls[protocol.PathRegister] != 2 ||
+			!strings.Contains(b.screen.String(), "clonecast machine adopt m1") {
 			t.Errorf("%d logons, calls %v, screen:\n%s", s.logons, s.calls, b.screen)
 		}
 	})
 	t.Run("never adopted", func(t *testing.T) {
 		s := newTestServer(t, newAuthority(t, nil), protocol.Operation{Kind: protocol.OpPoweroff})
 		s.adoptAfter, s.wait = -1, 1
-		if outcome, err := newBench(t, s, diskFile(t, "target", true)).run(); outcome != LocalBoot || err != nil || s.logons != 0 {
+		outcome, err := newBench(t, s, diskFile(t, "target", true)).run()
+		if outcome != LocalBoot || err != nil || s.logons != 0 {
 			t.Errorf("Run = %v, %v; %d logons", outcome, err, s.logons)
 		}
 	})
@@ -367,7 +376,8 @@ func TestRebootAndPoweroff(t *testing.T) {
 		if got, err := newBench(t, s, diskFile(t, "target", true)).run(); got != want || err != nil {
 			t.Errorf("%s: Run = %v, %v", kind, got, err)
 		}
-		if len(s.statuses) != 1 || s.statuses[0].State != protocol.StateDone || len(s.logoffs) != 1 || s.logoffs[0].Reason != kind {
+		if len(s.statuses) != 1 || s.statuses[0].State != protocol.StateDone ||
+			len(s.logoffs) != 1 || s.logoffs[0].Reason != kind {
 			t.Errorf("%s: statuses %+v, logoffs %+v", kind, s.statuses, s.logoffs)
 		}
 	}
@@ -386,13 +396,21 @@ func TestDeployIsRefused(t *testing.T) {
 		"manifest altered": {func(s *testServer, _ *Config) {
 			s.envelope = func(b []byte) []byte { b[len(b)/2+50] ^= 1; return b }
 		}, "check the manifest"},
-		"key of another server": {func(_ *testServer, c *Config) { c.Keys = []ed25519.PublicKey{make([]byte, 32)} }, "not signed by a trusted key"},
-		"another version":       {func(s *testServer, _ *Config) { s.ops[0].Version = image.VersionID{1}.String() }, "the task names version"},
+		"key of another server": {func(_ *testServer, c *Config) {
+			c.Keys = []ed25519.PublicKey{make([]byte, 32)}
+		}, "not signed by a trusted key"},
+		"another version": {func(s *testServer, _ *Config) {
+			s.ops[0].Version = image.VersionID{1}.String()
+		}, "the task names version"},
 		"wrong disk": {func(s *testServer, _ *Config) { s.ops[0].Disks = []string{"size<=1MiB"} },
-			`no disk fits the rule "size<=1MiB": Test Disk, serial target, 12.0 MiB (target): its size of 12582912 bytes is not <=1MiB`},
-		"grow":              {func(s *testServer, _ *Config) { s.ops[0].Grow = "first" }, "neither \"last\" nor a partition's number"},
-		"grow what":         {func(s *testServer, _ *Config) { s.ops[0].Grow = "7" }, "partition 7 was to grow, the image has none"},
-		"unknown operation": {func(s *testServer, _ *Config) { s.ops[0].Kind = "dance" }, `does not know the operation "dance"`},
+			`no disk fits the rule "size<=1MiB": Test Disk, serial target, 12.0 MiB (target): ` +
+				`its size of 12582912 bytes is not <=1MiB`},
+		"grow": {func(s *testServer, _ *Config) { s.ops[0].Grow = "first" },
+			"neither \"last\" nor a partition's number"},
+		"grow what": {func(s *testServer, _ *Config) { s.ops[0].Grow = "7" },
+			"partition 7 was to grow, the image has none"},
+		"unknown operation": {func(s *testServer, _ *Config) { s.ops[0].Kind = "dance" },
+			`does not know the operation "dance"`},
 		"too small": {func(_ *testServer, c *Config) {
 			small := c.Disks.(fileDisks)
 			_ = os.Truncate(small[0].Path, 1<<20)
@@ -408,7 +426,8 @@ func TestDeployIsRefused(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Fatalf("Run = %v, want %q", err, test.want)
 			}
-			if len(s.statuses) != 1 || s.statuses[0].State != protocol.StateFailed || !strings.Contains(s.statuses[0].Error, test.want) {
+			if len(s.statuses) != 1 || s.statuses[0].State != protocol.StateFailed ||
+				!strings.Contains(s.statuses[0].Error, test.want) {
 				t.Errorf("statuses = %+v", s.statuses)
 			}
 			if last := s.logoffs[len(s.logoffs)-1]; last.Reason != "failure" || last.Error == "" {
@@ -438,7 +457,10 @@ func TestServerAwayForTooLong(t *testing.T) {
 
 func TestChooseDisk(t *testing.T) {
 	disk := func(name, serial, bus string, size int64, removable bool) blockdev.Facts {
-		return blockdev.Facts{Name: name, Serial: serial, WWN: "naa." + serial, Model: "M", Bus: bus, Size: quantity.Bytes(size), Removable: removable}
+		return blockdev.Facts{
+			Name: name, Serial: serial, WWN: "naa." + serial, Model: "M",
+			Bus: bus, Size: quantity.Bytes(size), Removable: removable,
+		}
 	}
 	sda, nvme := disk("sda", "A", "sata", 500, false), disk("nvme0n1", "N", "nvme", 1000, false)
 	stick, card := disk("sdb", "U", "usb", 100, false), disk("sdc", "C", "scsi", 100, true)
@@ -454,7 +476,8 @@ func TestChooseDisk(t *testing.T) {
 		"stick by serial":    {[]blockdev.Facts{sda, stick}, "serial=u", "sdb"},
 		"by WWN":             {[]blockdev.Facts{sda, nvme}, "wwn=A", "sda"},
 		"by size":            {[]blockdev.Facts{sda, nvme}, "size>=600", "nvme0n1"},
-		"other serial":       {[]blockdev.Facts{sda}, "serial=X", "no disk fits the rule \"serial=X\": M, serial A, 500 B (sda): its serial is A"},
+		"other serial": {[]blockdev.Facts{sda}, "serial=X",
+			"no disk fits the rule \"serial=X\": M, serial A, 500 B (sda): its serial is A"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -465,7 +488,8 @@ func TestChooseDisk(t *testing.T) {
 			got, err := chooseDisks(t.Context(), fileDisks(test.disks), func(disks []diskrule.Disk) ([]int, error) {
 				return diskrule.Assign([]diskrule.Rule{rule}, disks, make([]diskrule.Want, 1))
 			}, 0)
-			if err == nil && len(got) == 1 && got[0].Name == test.want || err != nil && strings.Contains(err.Error(), test.want) && Hint(err) != "" {
+			if err == nil && len(got) == 1 && got[0].Name == test.want ||
+				err != nil && strings.Contains(err.Error(), test.want) && Hint(err) != "" {
 				return
 			}
 			t.Errorf("chooseDisks = %v, %v, want %q", got, err, test.want)

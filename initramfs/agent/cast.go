@@ -17,7 +17,9 @@ import (
 
 // means are how the operation is captured: to the server, which also tells the machines that follow a cast.
 func (a *Agent) means(op *protocol.Operation, track *tracker) capture.Means {
-	m := capture.Means{Sink: transfer{a.client}, FillBadSectors: op.Fill, Level: zstd.SpeedDefault, Progress: track.progress}
+	m := capture.Means{
+		Sink: transfer{a.client}, FillBadSectors: op.Fill, Level: zstd.SpeedDefault, Progress: track.progress,
+	}
 	if op.Cast {
 		m.Followers = &followers{transfer: transfer{a.client}, say: a.say, length: a.partChunks}
 	}

@@ -98,7 +98,8 @@ func (c *testCast) hook(w http.ResponseWriter, r *http.Request, _ int) bool {
 		if json.NewDecoder(r.Body).Decode(&known) != nil {
 			return problem(protocol.CodeInvalid, 400, "not understood")
 		}
-		for c.version == "" && c.failure == "" && (c.outline == nil || known.Cast == c.chain.Cast.String() && known.Parts == c.chain.Parts) {
+		for c.version == "" && c.failure == "" &&
+			(c.outline == nil || known.Cast == c.chain.Cast.String() && known.Parts == c.chain.Parts) {
 			c.news.Wait()
 		}
 		if c.failure != "" {
@@ -153,20 +154,21 @@ func (c *testCast) next(from string) (*protocol.SessionParts, func() (*image.Man
 		return nil, nil, err
 	}
 	var ids []chunk.ID
-	place := uint64(0)
+	start := uint64(0)
 	for i, envelope := range c.parts[:c.count()] {
 		p, err := image.OpenPart(envelope, c.keys)
 		if err != nil {
 			return nil, nil, err
 		}
 		if uint64(i) == first {
-			place = p.First
+			start = p.First
 		}
 		if uint64(i) >= first {
 			ids = append(ids, p.Chunks...)
 		}
 	}
-	return &protocol.SessionParts{Cast: c.chain.Cast.String(), First: first, End: c.count()}, func() (*image.Manifest, error) { return o.Slice(place, ids) }, nil
+	parts := &protocol.SessionParts{Cast: c.chain.Cast.String(), First: first, End: c.count()}
+	return parts, func() (*image.Manifest, error) { return o.Slice(start, ids) }, nil
 }
 
 // publish tells followers of the version.
@@ -303,7 +305,9 @@ func TestFollowRefuses(t *testing.T) {
 		if err != nil {
 			return nil, image.CastID{}, err
 		}
-		return session.SignOutline(t.Context(), &image.Outline{Task: "t1", Manifest: image.Manifest{Image: "lab", Disks: []image.Disk{{Size: 1 << 20, LogicalSector: 512}}}})
+		return session.SignOutline(t.Context(), &image.Outline{Task: "t1", Manifest: image.Manifest{
+			Image: "lab", Disks: []image.Disk{{Size: 1 << 20, LogicalSector: 512}},
+		}})
 	}()
 	if err != nil {
 		t.Fatal(err)
@@ -315,9 +319,14 @@ func TestFollowRefuses(t *testing.T) {
 		"a flipped bit": {func(c *testCast) {
 			c.change = func(n int, b []byte) []byte { b[len(b)-1] ^= byte(n); return b }
 		}, "not signed by a trusted key"},
-		"parts exchanged":          {func(c *testCast) { c.parts[1], c.parts[2] = c.parts[2], c.parts[1] }, "part 2 does not follow"},
-		"a part again":             {func(c *testCast) { c.parts[1] = c.parts[0] }, "part 0 does not follow"},
-		"a part left out":          {func(c *testCast) { c.parts = append(c.parts[:1], c.parts[2:]...); c.chain.Parts-- }, "part 2 does not follow"},
+		"parts exchanged": {func(c *testCast) {
+			c.parts[1], c.parts[2] = c.parts[2], c.parts[1]
+		}, "part 2 does not follow"},
+		"a part again": {func(c *testCast) { c.parts[1] = c.parts[0] }, "part 0 does not follow"},
+		"a part left out": {func(c *testCast) {
+			c.parts = append(c.parts[:1], c.parts[2:]...)
+			c.chain.Parts--
+		}, "part 2 does not follow"},
 		"another server's outline": {func(c *testCast) { c.outline = other }, "not signed by a trusted key"},
 		"a failed capture":         {func(c *testCast) { c.failure = "the capture of a has failed: no power" }, "no power"},
 	} {
@@ -328,7 +337,8 @@ func TestFollowRefuses(t *testing.T) {
 			if _, err := b.run(); err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Fatalf("Run = %v, want an error with %q", err, tc.want)
 			}
-			if len(to.statuses) != 1 || to.statuses[0].State != protocol.StateFailed || !strings.Contains(to.statuses[0].Error, tc.want) {
+			if len(to.statuses) != 1 || to.statuses[0].State != protocol.StateFailed ||
+				!strings.Contains(to.statuses[0].Error, tc.want) {
 				t.Errorf("statuses %+v", to.statuses)
 			}
 			disk, err := os.ReadFile(b.disk.Path)
@@ -387,8 +397,8 @@ func TestCastToldAgain(t *testing.T) {
 	wantDisk(t, b.disk, content)
 }
 
-// Parts come in multicast sessions, as many at once as there are: the first two, then the others. Without a session they
-// come by unicast.
+// Parts come in multicast sessions, as many at once as there are: the first two, then the others. Without
+// a session they come by unicast.
 func TestFollowByMulticast(t *testing.T) {
 	for _, sessions := range []bool{true, false} {
 		c, from, to, content := castNow(t)

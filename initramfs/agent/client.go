@@ -110,7 +110,8 @@ func (c *client) do(ctx context.Context, k call) ([]byte, error) {
 		}
 		var problem *protocol.Problem
 		switch {
-		case errors.As(err, &problem) && problem.Code == protocol.CodeUnauthorized && mayRelogon(ctx) && generation > 0 && relogged < 3:
+		case errors.As(err, &problem) && problem.Code == protocol.CodeUnauthorized &&
+			mayRelogon(ctx) && generation > 0 && relogged < 3:
 			relogged++
 			if err := c.relogon(ctx, generation); err != nil {
 				return nil, fmt.Errorf("log on again: %w", err)
@@ -224,7 +225,8 @@ func (c *client) exchange(ctx context.Context, k call, in, out any) error {
 	if err != nil {
 		return err
 	}
-	k.method, k.body, k.kind, k.limit, k.timeout = http.MethodPost, [][]byte{body}, "application/json", protocol.MaxBody, jsonTimeout
+	k.method, k.body, k.kind = http.MethodPost, [][]byte{body}, "application/json"
+	k.limit, k.timeout = protocol.MaxBody, jsonTimeout
 	answer, err := c.do(ctx, k)
 	if err != nil || out == nil {
 		return err
@@ -273,7 +275,8 @@ func temporary(err error) bool {
 	var op *net.OpError
 	var dns *net.DNSError
 	var timeout interface{ Timeout() bool }
-	return errors.As(err, &op) && !isAlert(op) || errors.As(err, &dns) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+	return errors.As(err, &op) && !isAlert(op) || errors.As(err, &dns) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, net.ErrClosed) || // the server hung up while a body was on its way
 		errors.As(err, &timeout) && timeout.Timeout() || strings.Contains(err.Error(), "server closed idle connection") ||
 		strings.Contains(err.Error(), "connection broken")
@@ -307,5 +310,6 @@ func (e *awayError) Unwrap() error { return e.err }
 
 // Hint says what to do.
 func (e *awayError) Hint() string {
-	return "check that clonecast serve runs, that its port is open, and the network in between; then start this machine again"
+	return "check that clonecast serve runs, that its port is open, and the network in between; " +
+		"then start this machine again"
 }

@@ -46,7 +46,10 @@ func (MachineDisks) Open(path string, write bool) (Disk, clone.Geometry, error) 
 	if err != nil {
 		return nil, clone.Geometry{}, err
 	}
-	g := clone.Geometry{Size: d.Size, LogicalSector: d.LogicalSector, PhysicalSector: d.PhysicalSector, Model: d.Model, Serial: d.Serial}
+	g := clone.Geometry{
+		Size: d.Size, LogicalSector: d.LogicalSector, PhysicalSector: d.PhysicalSector,
+		Model: d.Model, Serial: d.Serial,
+	}
 	return deviceDisk{d}, g, nil
 }
 

@@ -61,11 +61,13 @@ func TestSeveralDisks(t *testing.T) {
 	a, b := diskFacts(t, "a", false, diskSize, 1), diskFacts(t, "b", false, diskSize+1<<20, 2)
 	stick := diskFacts(t, "stick", false, diskSize, 3)
 	stick.Bus = "usb"
-	if st, err := runOn(t, s, protocol.Operation{Kind: protocol.OpCapture, Image: "two"}, a, b, stick); err == nil || !strings.Contains(st.Error, "2 disks fit") || st.Hint == "" {
+	st, err := runOn(t, s, protocol.Operation{Kind: protocol.OpCapture, Image: "two"}, a, b, stick)
+	if err == nil || !strings.Contains(st.Error, "2 disks fit") || st.Hint == "" {
 		t.Fatalf("capture of one of two disks: %+v, %v", st, err)
 	}
-	st, err := runOn(t, s, protocol.Operation{Kind: protocol.OpCapture, Image: "two", AllDisks: true}, a, b, stick)
-	if err != nil || st.State != protocol.StateDone || !strings.HasPrefix(st.Notes[1], "disk 2: partition 1 is copied block by block") {
+	st, err = runOn(t, s, protocol.Operation{Kind: protocol.OpCapture, Image: "two", AllDisks: true}, a, b, stick)
+	if err != nil || st.State != protocol.StateDone ||
+		!strings.HasPrefix(st.Notes[1], "disk 2: partition 1 is copied block by block") {
 		t.Fatalf("%+v, %v", st, err)
 	}
 	deploy := protocol.Operation{Kind: protocol.OpDeploy, Image: "two", Version: s.published.Version}
@@ -81,7 +83,8 @@ func TestSeveralDisks(t *testing.T) {
 
 	// Twins are told apart by rules only.
 	x, y = diskFacts(t, "x", true, diskSize+1<<20, 0), diskFacts(t, "y", true, diskSize+1<<20, 0)
-	if st, err := runOn(t, s, deploy, x, y); err == nil || !strings.Contains(st.Error, "cannot be told") || !strings.Contains(st.Hint, "one rule for each disk") {
+	if st, err := runOn(t, s, deploy, x, y); err == nil || !strings.Contains(st.Error, "cannot be told") ||
+		!strings.Contains(st.Hint, "one rule for each disk") {
 		t.Fatalf("%+v, %v", st, err)
 	}
 	deploy.Disks = []string{"serial=y", "serial=x"}
@@ -92,7 +95,8 @@ func TestSeveralDisks(t *testing.T) {
 		t.Error("the rules' targets differ from the sources")
 	}
 	deploy.Disks = []string{"serial=y"}
-	if st, err := runOn(t, s, deploy, x, y); err == nil || !strings.Contains(st.Error, "the image has 2 disks: 1 disk fits") {
+	if st, err := runOn(t, s, deploy, x, y); err == nil ||
+		!strings.Contains(st.Error, "the image has 2 disks: 1 disk fits") {
 		t.Fatalf("%+v, %v", st, err)
 	}
 }
@@ -108,7 +112,9 @@ func TestPoliciesAndSavedTable(t *testing.T) {
 	if st, err := runOn(t, s, capture, source); err != nil {
 		t.Fatalf("%+v, %v", st, err)
 	}
-	deploy := protocol.Operation{Kind: protocol.OpDeploy, Image: "lab", Version: s.published.Version, Policies: []string{"1=skip"}}
+	deploy := protocol.Operation{
+		Kind: protocol.OpDeploy, Image: "lab", Version: s.published.Version, Policies: []string{"1=skip"},
+	}
 	target := diskFacts(t, "target", false, diskSize, 7)
 	before := readDisk(t, target)
 	st, err := runOn(t, s, deploy, target)
@@ -133,7 +139,8 @@ func TestPoliciesAndSavedTable(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if st, err = runOn(t, s, deploy, target); err != nil || !strings.Contains(strings.Join(st.Notes, "\n"), "is saved: clonecast task tables t") {
+	if st, err = runOn(t, s, deploy, target); err != nil ||
+		!strings.Contains(strings.Join(st.Notes, "\n"), "is saved: clonecast task tables t") {
 		t.Fatalf("%+v, %v", st, err)
 	}
 	wantDisk(t, target, readDisk(t, source))

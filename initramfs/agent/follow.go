@@ -168,7 +168,8 @@ func (f *following) parts(ctx context.Context, count uint64) error {
 // part gets the chunk ids of the next part.
 func (f *following) part(ctx context.Context) ([]chunk.ID, error) {
 	number := f.chain.Parts
-	envelope, err := transfer{f.agent.client}.get(ctx, fmt.Sprintf("%s%s/%d", protocol.PathFollowPart, f.chain.Cast, number), maxPart)
+	path := fmt.Sprintf("%s%s/%d", protocol.PathFollowPart, f.chain.Cast, number)
+	envelope, err := transfer{f.agent.client}.get(ctx, path, maxPart)
 	if err != nil {
 		return nil, fmt.Errorf("get part %d: %w", number, err)
 	}
@@ -193,10 +194,14 @@ func (f *following) session(ctx context.Context, count uint64) (*reception, erro
 	if err != nil {
 		return nil, ending(ctx, err)
 	}
-	if p := offer.Parts; p == nil || p.Cast != next.Cast || p.First != next.First || p.End <= p.First || p.End > count+maxAhead {
+	p := offer.Parts
+	if p == nil || p.Cast != next.Cast || p.First != next.First || p.End <= p.First || p.End > count+maxAhead {
 		return nil, nil
 	}
-	return &reception{transfer: server, track: f.track, ordered: true, offer: &offer, parts: offer.Parts, done: multicastResult{State: "done"}}, nil
+	return &reception{
+		transfer: server, track: f.track, ordered: true,
+		offer: &offer, parts: p, done: multicastResult{State: "done"},
+	}, nil
 }
 
 // maxAhead is how many parts there may be more by the time that a session is asked for.

@@ -52,7 +52,8 @@ func (a fixedAnswer) RoundTrip(*http.Request) (*http.Response, error) {
 // Whatever a server answers, calls end and nothing panics.
 func FuzzAnswers(f *testing.F) {
 	f.Add(200, []byte(`{"machine_id":"m","state":"adopted","wait_seconds":1,"token":"t","kind":"none","cancel":true}`))
-	f.Add(200, []byte(`{"state":"pending","wait_seconds":-9223372036854775808,"poll_seconds":9223372036854775807,"message":"\u001b[2J"}`))
+	f.Add(200, []byte(`{"state":"pending","wait_seconds":-9223372036854775808,`+
+		`"poll_seconds":9223372036854775807,"message":"\u001b[2J"}`))
 	f.Add(409, []byte(`{"code":"incomplete","missing":["00"]}`))
 	f.Add(401, []byte(`{"code":"unauthorized"}`))
 	f.Add(500, []byte{})
@@ -60,7 +61,9 @@ func FuzzAnswers(f *testing.F) {
 		screen := &bytes.Buffer{}
 		c := &client{console: console.New(time.Now, nil, []io.Writer{screen}),
 			base: &url.URL{Scheme: "https", Host: "server"}, http: &http.Client{Transport: fixedAnswer{status, body}}}
-		a := &Agent{client: c, config: Config{Console: c.console, Inventory: func() protocol.Facts { return protocol.Facts{} }}}
+		a := &Agent{client: c, config: Config{
+			Console: c.console, Inventory: func() protocol.Facts { return protocol.Facts{} },
+		}}
 		ctx := t.Context()
 		var r protocol.RegisterResponse
 		_ = c.json(ctx, protocol.PathRegister, struct{}{}, &r, 0)

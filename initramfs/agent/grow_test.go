@@ -21,8 +21,9 @@ func TestDeployGrows(t *testing.T) {
 	const mib = quantity.MiB
 	path := disktest.Image(t, diskSize)
 	disktest.Run(t, "label: dos\nstart=2048, size=8192, type=83\nstart=12288, size=10240, type=7\n", "sfdisk", "-q", path)
-	disktest.Run(t, "", "mke2fs", "-q", "-t", "ext4", disktest.LoopPart(t, path, quantity.Extent{Start: mib, Length: 4 * mib}))
-	disktest.Run(t, "", "mkntfs", "-q", "-F", "-Q", disktest.LoopPart(t, path, quantity.Extent{Start: 6 * mib, Length: 5 * mib}))
+	first, second := quantity.Extent{Start: mib, Length: 4 * mib}, quantity.Extent{Start: 6 * mib, Length: 5 * mib}
+	disktest.Run(t, "", "mke2fs", "-q", "-t", "ext4", disktest.LoopPart(t, path, first))
+	disktest.Run(t, "", "mkntfs", "-q", "-F", "-Q", disktest.LoopPart(t, path, second))
 	source := blockdev.Facts{Name: "source", Path: path, Size: diskSize, Model: "Test Disk", Serial: "source", Bus: "sata"}
 	s := newTestServer(t, newAuthority(t, nil), protocol.Operation{Kind: protocol.OpCapture, Image: "lab"})
 	if _, err := newBench(t, s, source).run(); err != nil {
@@ -33,7 +34,9 @@ func TestDeployGrows(t *testing.T) {
 	if err := os.Truncate(target.Path, int64(3*diskSize)); err != nil {
 		t.Fatal(err)
 	}
-	s.ops = []protocol.Operation{{Kind: protocol.OpDeploy, Image: "lab", Version: s.published.Version, TaskID: "t2", Grow: "1,2"}}
+	s.ops = []protocol.Operation{
+		{Kind: protocol.OpDeploy, Image: "lab", Version: s.published.Version, TaskID: "t2", Grow: "1,2"},
+	}
 	s.statuses = nil
 	b := newBench(t, s, target)
 	var modules []string
@@ -75,6 +78,7 @@ func TestDeployGrows(t *testing.T) {
 		if p.Length != r.Grown[i].To {
 			t.Errorf("partition %d has %d bytes", p.Number, p.Length)
 		}
-		disktest.Command(t, check, "DEV", disktest.LoopPart(t, target.Path, quantity.Extent{Start: p.Start, Length: p.Length}))
+		part := quantity.Extent{Start: p.Start, Length: p.Length}
+		disktest.Command(t, check, "DEV", disktest.LoopPart(t, target.Path, part))
 	}
 }

@@ -22,7 +22,8 @@ func hintOf(err error) string {
 	case errors.As(err, &problem):
 		return problem.Hint
 	case errors.As(err, &certificate):
-		return "this appliance was built for another server, or somebody pretends to be the server; let the server build its appliance again, then boot again"
+		return "this appliance was built for another server, or somebody pretends to be the server; " +
+			"let the server build its appliance again, then boot again"
 	case errors.Is(err, image.ErrUntrusted):
 		return "the image was not made by this server or was altered; on the server: clonecast store check --read-data"
 	case errors.Is(err, blockdev.ErrBusy):

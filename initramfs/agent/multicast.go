@@ -35,15 +35,19 @@ const (
 type multicastResult struct {
 	Multicast int64   `json:"bytes_multicast"`
 	Unicast   int64   `json:"fetched_unicast"`
-	Loss      float64 `json:"loss"`            // share of the packets of the last session
-	State     string  `json:"state"`           // "done": in sessions; "unicast": something had to be fetched from the server apart from them
-	Cause     string  `json:"cause,omitempty"` // why the machine left the group: a word for programs, a text, and what to do
-	Reason    string  `json:"reason,omitempty"`
-	Hint      string  `json:"hint,omitempty"`
+	Loss      float64 `json:"loss"` // share of the packets of the last session
+
+	// State is "done" if all came in sessions, "unicast" if some of it had to be fetched from the server apart from them.
+	State string `json:"state"`
+
+	// Why the machine left the group: a word for programs, a text, and what to do.
+	Cause  string `json:"cause,omitempty"`
+	Reason string `json:"reason,omitempty"`
+	Hint   string `json:"hint,omitempty"`
 }
 
-// reception is how a deploy gets its frames: in the task's multicast sessions, and by unicast what these do not bring. It
-// is a deploy.Source. What is wrong with a session is a note, never a failed deploy.
+// reception is how a deploy gets its frames: in the task's multicast sessions, and by unicast what these do not bring.
+// It is a deploy.Source. What is wrong with a session is a note, never a failed deploy.
 type reception struct {
 	transfer
 	track   *tracker
@@ -61,8 +65,12 @@ type reception struct {
 }
 
 // reception asks for the session of an operation.
-func (a *Agent) reception(ctx context.Context, op *protocol.Operation, m *image.Manifest, track *tracker) (*reception, error) {
-	r := &reception{transfer: transfer{a.client}, ordered: op.Multicast, track: track, done: multicastResult{State: "done"}}
+func (a *Agent) reception(
+	ctx context.Context, op *protocol.Operation, m *image.Manifest, track *tracker,
+) (*reception, error) {
+	r := &reception{
+		transfer: transfer{a.client}, ordered: op.Multicast, track: track, done: multicastResult{State: "done"},
+	}
 	if !op.Multicast {
 		return r, nil
 	}
@@ -115,7 +123,8 @@ func ending(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case errors.Is(err, errSuperseded), errors.As(err, &away), errors.As(err, &problem) && problem.Code == protocol.CodeCancelled:
+	case errors.Is(err, errSuperseded), errors.As(err, &away),
+		errors.As(err, &problem) && problem.Code == protocol.CodeCancelled:
 		return err
 	}
 	return nil
@@ -280,7 +289,8 @@ func (r *reception) account() {
 	r.done.Loss = s.Loss
 	if why := s.Reason; why != packet.ReasonNone {
 		r.done.Cause, r.done.Reason, r.done.Hint = why.Cause(), why.String(), why.Hint()
-		r.note("multicast session: this machine left the group, %v came by unicast: %s", quantity.Bytes(s.Fetched), withHint(why.String(), why.Hint()))
+		r.note("multicast session: this machine left the group, %v came by unicast: %s",
+			quantity.Bytes(s.Fetched), withHint(why.String(), why.Hint()))
 	}
 }
 
@@ -371,10 +381,13 @@ func (w *wanted) left() (ids []chunk.ID) {
 	return ids
 }
 
-// ask gets the session of the operation; known is one whose table is not needed again. In a cast it is that of the parts
-// from the first of these on.
+// ask gets the session of the operation; known is one whose table is not needed again. In a cast it is that of the
+// parts from the first of these on.
 func (t transfer) ask(ctx context.Context, known uint64, parts *protocol.SessionParts) (s protocol.Session, err error) {
-	k := call{method: http.MethodGet, path: protocol.PathSession, query: url.Values{}, limit: maxSession, timeout: dataTimeout, giveUp: t.giveUp}
+	k := call{
+		method: http.MethodGet, path: protocol.PathSession, query: url.Values{},
+		limit: maxSession, timeout: dataTimeout, giveUp: t.giveUp,
+	}
 	if known != 0 {
 		k.query.Set("known", strconv.FormatUint(known, 10))
 	}
@@ -412,7 +425,8 @@ func (h sessionHost) Join(ctx context.Context, q protocol.SessionJoin) (place pr
 // Blocks implements multicast.Host.
 func (h sessionHost) Blocks(ctx context.Context, first, count int, read func(io.Reader) error) error {
 	_, err := h.do(ctx, call{
-		method: http.MethodGet, path: protocol.PathSessionBlocks, query: url.Values{"first": {strconv.Itoa(first)}, "count": {strconv.Itoa(count)}},
+		method: http.MethodGet, path: protocol.PathSessionBlocks,
+		query:   url.Values{"first": {strconv.Itoa(first)}, "count": {strconv.Itoa(count)}},
 		timeout: dataTimeout, once: true, read: read,
 	})
 	return noSession(err, multicast.ErrGone)

@@ -33,8 +33,8 @@ type cast struct {
 	ended   chan struct{}
 }
 
-// testRate is slow enough for a busy machine; slowRate, for a deploy that must be caught in the middle, lasts a quarter of
-// a minute.
+// testRate is slow enough for a busy machine; slowRate, for a deploy that must be caught in the
+// middle, lasts a quarter of a minute.
 const (
 	testRate = 4e6
 	slowRate = 5e5
@@ -69,7 +69,10 @@ func (s *testServer) castOf(parts *protocol.SessionParts, m *image.Manifest) (*c
 	if err != nil {
 		return nil, err
 	}
-	session, err := multicast.NewSession(multicast.SessionOptions{Interface: "lo", Signer: signer, MaxRate: s.rate, Payload: payload.Size(), Source: payload, Log: slog.New(slog.DiscardHandler)})
+	session, err := multicast.NewSession(multicast.SessionOptions{
+		Interface: "lo", Signer: signer, MaxRate: s.rate,
+		Payload: payload.Size(), Source: payload, Log: slog.New(slog.DiscardHandler),
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +142,10 @@ func (s *testServer) multicast(w http.ResponseWriter, r *http.Request, body []by
 		if c.State() == packet.StateEnded {
 			return errNoCast
 		}
-		answer := protocol.Session{Session: c.ID(), Group: c.Group(), Control: c.Control(), Payload: c.Payload(), Sender: c.Sender(), Table: c.payload.Table(), Parts: c.parts}
+		answer := protocol.Session{
+			Session: c.ID(), Group: c.Group(), Control: c.Control(), Payload: c.Payload(),
+			Sender: c.Sender(), Table: c.payload.Table(), Parts: c.parts,
+		}
 		if c.State() == packet.StateWaiting {
 			answer.Waiting = protocol.SessionWaiting{Machines: s.startAt, Present: c.Present()}
 		}
@@ -214,7 +220,8 @@ func TestDeployByMulticast(t *testing.T) {
 	}
 	wantDisk(t, b.disk, content)
 	r, notes := b.deployed()
-	if r.Multicast.Multicast < 6<<20 || r.Multicast.Unicast != 0 || r.Multicast.State != "done" || s.calls[protocol.PathChunks]+s.calls[protocol.PathDeltas] > 0 {
+	if r.Multicast.Multicast < 6<<20 || r.Multicast.Unicast != 0 || r.Multicast.State != "done" ||
+		s.calls[protocol.PathChunks]+s.calls[protocol.PathDeltas] > 0 {
 		t.Errorf("%+v, notes %q, calls %v; want all by multicast", *r.Multicast, notes, s.calls)
 	}
 	if len(s.casts) != 1 {
@@ -232,7 +239,8 @@ func TestMulticastNothingNeeded(t *testing.T) {
 	if _, err := b.run(); err != nil {
 		t.Fatal(err)
 	}
-	if r, notes := b.deployed(); r.Written != 0 || *r.Multicast != (multicastResult{State: "done"}) || s.calls[protocol.PathSessionJoin] != 1 {
+	if r, notes := b.deployed(); r.Written != 0 || *r.Multicast != (multicastResult{State: "done"}) ||
+		s.calls[protocol.PathSessionJoin] != 1 {
 		t.Errorf("%+v, %+v, notes %q, calls %v", r, *r.Multicast, notes, s.calls)
 	}
 }
@@ -247,7 +255,8 @@ func TestNoMulticastSession(t *testing.T) {
 	}
 	wantDisk(t, b.disk, content)
 	r, notes := b.deployed()
-	if r.Multicast.State != "unicast" || r.Multicast.Unicast != r.Fetched || r.Fetched == 0 || !noted(notes, "no multicast session") || !strings.Contains(b.screen.String(), "there is no session") {
+	if r.Multicast.State != "unicast" || r.Multicast.Unicast != r.Fetched || r.Fetched == 0 ||
+		!noted(notes, "no multicast session") || !strings.Contains(b.screen.String(), "there is no session") {
 		t.Errorf("%+v, %+v, notes %q", r, *r.Multicast, notes)
 	}
 }
@@ -255,10 +264,12 @@ func TestNoMulticastSession(t *testing.T) {
 // A session that cannot be received is no reason to fail.
 func TestMulticastNonsense(t *testing.T) {
 	for name, answer := range map[string]string{
-		"no JSON":      "{",
-		"empty":        "{}",
-		"no table":     `{"session":"1","group":"239.255.128.1:9068","control":"127.0.0.1:9","payload":1000,"sender":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}`,
-		"no such road": `{"session":"1","group":"239.255.128.1:9068","control":"240.0.0.1:9","payload":1000,"sender":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}`,
+		"no JSON": "{",
+		"empty":   "{}",
+		"no table": `{"session":"1","group":"239.255.128.1:9068","control":"127.0.0.1:9","payload":1000,` +
+			`"sender":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}`,
+		"no such road": `{"session":"1","group":"239.255.128.1:9068","control":"240.0.0.1:9","payload":1000,` +
+			`"sender":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, content := castable(t, 1)
@@ -274,7 +285,8 @@ func TestMulticastNonsense(t *testing.T) {
 				t.Fatal(err)
 			}
 			wantDisk(t, b.disk, content)
-			if r, notes := b.deployed(); r.Multicast.State != "unicast" || len(notes) == 0 || s.calls[protocol.PathSession] > maxSessions+1 {
+			if r, notes := b.deployed(); r.Multicast.State != "unicast" || len(notes) == 0 ||
+				s.calls[protocol.PathSession] > maxSessions+1 {
 				t.Errorf("%+v, notes %q, calls %v", *r.Multicast, notes, s.calls)
 			}
 		})
@@ -312,8 +324,8 @@ func finished(c *cast) (bytes int64) {
 	return bytes
 }
 
-// When the server restarts in the middle, the machine gets the rest in the session that there is then; or by unicast, if there
-// is none.
+// When the server restarts in the middle, the machine gets the rest in the session that there is then;
+// or by unicast, if there is none.
 func TestServerRestartsDuringSession(t *testing.T) {
 	for _, another := range []bool{true, false} {
 		t.Run(strconv.FormatBool(another), func(t *testing.T) {
@@ -335,7 +347,8 @@ func TestServerRestartsDuringSession(t *testing.T) {
 			if r.Multicast.Multicast == 0 || !noted(notes, "no such session any more") {
 				t.Errorf("%+v, notes %q", *r.Multicast, notes)
 			}
-			if state := map[bool]string{true: "done", false: "unicast"}[another]; r.Multicast.State != state || (len(s.casts) == 2) != another || (r.Multicast.Unicast == 0) != another {
+			state := map[bool]string{true: "done", false: "unicast"}[another]
+			if r.Multicast.State != state || (len(s.casts) == 2) != another || (r.Multicast.Unicast == 0) != another {
 				t.Errorf("%+v after %d sessions, notes %q; want the state %s", *r.Multicast, len(s.casts), notes, state)
 			}
 		})
@@ -347,7 +360,10 @@ func TestToldToLeaveSession(t *testing.T) {
 	t.Parallel()
 	s, content := castable(t, 1)
 	s.caught(func(c *cast) {
-		other := protocol.SessionJoin{Nonce: make([]byte, protocol.NonceSize), AES: true, Need: blocks.FullSet(blocks.Geometry{Payload: c.Payload()}.Count()).AppendBinary(nil)}
+		other := protocol.SessionJoin{
+			Nonce: make([]byte, protocol.NonceSize), AES: true,
+			Need: blocks.FullSet(blocks.Geometry{Payload: c.Payload()}.Count()).AppendBinary(nil),
+		}
 		if _, err := c.Join(netip.AddrPort{}, other); err != nil { // the session is not over while this one may come
 			t.Error(err)
 		}
@@ -359,7 +375,8 @@ func TestToldToLeaveSession(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantDisk(t, b.disk, content)
-	if r, notes := b.deployed(); r.Multicast.Multicast == 0 || r.Multicast.Unicast == 0 || r.Multicast.Reason != packet.ReasonNetwork.String() || !noted(notes, r.Multicast.Reason) {
+	if r, notes := b.deployed(); r.Multicast.Multicast == 0 || r.Multicast.Unicast == 0 ||
+		r.Multicast.Reason != packet.ReasonNetwork.String() || !noted(notes, r.Multicast.Reason) {
 		t.Errorf("%+v, notes %q", *r.Multicast, notes)
 	}
 }
@@ -436,7 +453,8 @@ func TestSessionEndsWhileWaiting(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantDisk(t, b.disk, content)
-	if r, notes := b.deployed(); r.Multicast.State != "unicast" || r.Multicast.Multicast != 0 || !noted(notes, "there is no session") {
+	if r, notes := b.deployed(); r.Multicast.State != "unicast" || r.Multicast.Multicast != 0 ||
+		!noted(notes, "there is no session") {
 		t.Errorf("%+v, notes %q", *r.Multicast, notes)
 	}
 }
@@ -458,7 +476,8 @@ func TestReportBySessionHost(t *testing.T) {
 	if answer, err := host.Report(t.Context(), []byte("nonsense")); err != nil || len(answer) != 0 {
 		t.Errorf("a report that is none: %q, %v", answer, err)
 	}
-	place, err := sessionHost{transfer{b.agent.client}}.Join(t.Context(), protocol.SessionJoin{Nonce: make([]byte, protocol.NonceSize), AES: true})
+	join := protocol.SessionJoin{Nonce: make([]byte, protocol.NonceSize), AES: true}
+	place, err := sessionHost{transfer{b.agent.client}}.Join(t.Context(), join)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -466,7 +485,8 @@ func TestReportBySessionHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	report, err := up.Seal(nil, packet.Header{Kind: packet.KindReport, Block: place.Receiver}, packet.Report{State: packet.StateDone}.Append(nil))
+	report, err := up.Seal(nil, packet.Header{Kind: packet.KindReport, Block: place.Receiver},
+		packet.Report{State: packet.StateDone}.Append(nil))
 	if err != nil {
 		t.Fatal(err)
 	}

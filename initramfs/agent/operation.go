@@ -146,9 +146,13 @@ func (a *Agent) capture(ctx context.Context, op *protocol.Operation, track *trac
 		notes = append(notes, "zeroes are stored in the place of what cannot be read: "+u.Error())
 	}
 	v := result.Version
-	a.say("image %s version %d (%s): %v allocated, %v new in the store", v.Image, v.Sequence, v.ID.Short(), result.Allocated, result.Stored)
-	return report{captureResult{Image: v.Image, Sequence: v.Sequence, Version: v.ID.String(), Disk: diskText(facts...),
-		Allocated: int64(result.Allocated), Read: int64(result.Read), Stored: int64(result.Stored), Seconds: time.Since(started).Seconds(), Replayed: replayed}, notes}, nil
+	a.say("image %s version %d (%s): %v allocated, %v new in the store",
+		v.Image, v.Sequence, v.ID.Short(), result.Allocated, result.Stored)
+	return report{captureResult{
+		Image: v.Image, Sequence: v.Sequence, Version: v.ID.String(), Disk: diskText(facts...),
+		Allocated: int64(result.Allocated), Read: int64(result.Read), Stored: int64(result.Stored),
+		Seconds: time.Since(started).Seconds(), Replayed: replayed,
+	}, notes}, nil
 }
 
 // inspect finds out what is on the disks.
@@ -243,7 +247,9 @@ func (a *Agent) deploy(ctx context.Context, op *protocol.Operation, track *track
 	var growers kernelfs.Disks
 	for i, d := range disks {
 		targets = append(targets, deploy.Disk{Image: &m.Disks[i], Target: d, Geometry: d.geometry})
-		growers = append(growers, kernelfs.Disk{Path: d.facts.Path, Sector: d.geometry.LogicalSector, Load: a.config.LoadModule})
+		growers = append(growers, kernelfs.Disk{
+			Path: d.facts.Path, Sector: d.geometry.LogicalSector, Load: a.config.LoadModule,
+		})
 	}
 	var notes []string
 	results, err := deploy.Run(ctx, targets, deploy.Options{Verify: true, Trim: !op.NoTrim, Grow: grow},
@@ -258,10 +264,14 @@ func (a *Agent) deploy(ctx context.Context, op *protocol.Operation, track *track
 	}
 	sum, grown := a.afterwards(disks, results)
 	notes = append(notes, grown...)
-	a.say("disk is %s version %d: %v compared, %v kept, %v written", m.Image, m.Sequence, sum.Compared, sum.Kept, sum.Written)
-	return report{deployResult{Image: m.Image, Sequence: m.Sequence, Version: want.String(), Disk: diskText(facts...),
+	a.say("disk is %s version %d: %v compared, %v kept, %v written",
+		m.Image, m.Sequence, sum.Compared, sum.Kept, sum.Written)
+	return report{deployResult{
+		Image: m.Image, Sequence: m.Sequence, Version: want.String(), Disk: diskText(facts...),
 		Compared: int64(sum.Compared), Kept: int64(sum.Kept), Written: int64(sum.Written), Fetched: int64(sum.Fetched),
-		Verified: int64(sum.Verified), Seconds: time.Since(started).Seconds(), Grown: sum.Grown, Multicast: frames.result(int64(sum.Fetched))}, notes}, nil
+		Verified: int64(sum.Verified), Seconds: time.Since(started).Seconds(),
+		Grown: sum.Grown, Multicast: frames.result(int64(sum.Fetched)),
+	}, notes}, nil
 }
 
 // afterwards tells the kernel of the new tables, and adds up what was done to all disks.
@@ -274,7 +284,8 @@ func (a *Agent) afterwards(disks []opened, results []deploy.Result) (sum deploy.
 			}
 		}
 		if err := disks[i].Reread(); err != nil {
-			notes = append(notes, fmt.Sprintf("the kernel did not read the new partition table of %s: %v", diskText(disks[i].facts), err))
+			notes = append(notes, fmt.Sprintf("the kernel did not read the new partition table of %s: %v",
+				diskText(disks[i].facts), err))
 		}
 		sum.Add(r)
 	}

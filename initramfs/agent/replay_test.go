@@ -21,7 +21,9 @@ func TestCaptureReplays(t *testing.T) {
 	dev := disktest.LoopPart(t, path, part)
 	disktest.Run(t, "", "mke2fs", "-q", "-t", "ext4", dev)
 	path, _ = disktest.Freeze(t, path, dev, "mount -t ext4 DEV DIR", 10, 100*quantity.KiB)
-	source := blockdev.Facts{Name: "source", Path: path, Size: 34 * quantity.MiB, Model: "Test Disk", Serial: "source", Bus: "sata"}
+	source := blockdev.Facts{
+		Name: "source", Path: path, Size: 34 * quantity.MiB, Model: "Test Disk", Serial: "source", Bus: "sata",
+	}
 	before := disktest.Run(t, "", "sha256sum", path)
 
 	s := newTestServer(t, newAuthority(t, nil))

@@ -41,8 +41,10 @@ func newAuthority(t *testing.T, change func(leaf *x509.Certificate)) authority {
 	if err = errors.Join(caErr, err); err != nil {
 		t.Fatal(err)
 	}
-	ca := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-		NotBefore: time.Now().AddDate(-9, 0, 0), NotAfter: time.Now().AddDate(20, 0, 0)}
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		NotBefore: time.Now().AddDate(-9, 0, 0), NotAfter: time.Now().AddDate(20, 0, 0),
+	}
 	der, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
 	if err != nil {
 		t.Fatal(err)
@@ -50,8 +52,10 @@ func newAuthority(t *testing.T, change func(leaf *x509.Certificate)) authority {
 	if ca, err = x509.ParseCertificate(der); err != nil {
 		t.Fatal(err)
 	}
-	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0),
+	}
 	if change != nil {
 		change(leaf)
 	}
@@ -108,8 +112,10 @@ func newTestServer(t *testing.T, ca authority, ops ...protocol.Operation) *testS
 	for i := range ops {
 		ops[i].TaskID, ops[i].Index = "t1", i
 	}
-	s := &testServer{t: t, ca: ca, store: store, address: "127.0.0.1:0", ops: ops, tokens: map[string]bool{}, calls: map[string]int{},
-		tables: map[string]saved.Copy{}, rate: testRate}
+	s := &testServer{
+		t: t, ca: ca, store: store, address: "127.0.0.1:0", ops: ops, rate: testRate,
+		tokens: map[string]bool{}, calls: map[string]int{}, tables: map[string]saved.Copy{},
+	}
 	s.start()
 	t.Cleanup(s.stop)
 	return s
@@ -122,8 +128,11 @@ func (s *testServer) start() {
 		s.t.Fatal(err)
 	}
 	s.address = l.Addr().String()
-	server := &http.Server{Handler: http.HandlerFunc(s.serve), TLSConfig: &tls.Config{Certificates: []tls.Certificate{s.ca.leaf}, MinVersion: tls.VersionTLS13},
-		ErrorLog: nullLog()}
+	server := &http.Server{
+		Handler:   http.HandlerFunc(s.serve),
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{s.ca.leaf}, MinVersion: tls.VersionTLS13},
+		ErrorLog:  nullLog(),
+	}
 	s.mu.Lock()
 	s.http = server
 	s.mu.Unlock()
@@ -161,7 +170,11 @@ func (s *testServer) serve(w http.ResponseWriter, r *http.Request) {
 		if !errors.As(err, &p) {
 			p = &protocol.Problem{Code: protocol.CodeInternal, Title: err.Error()}
 		}
-		w.WriteHeader(map[string]int{protocol.CodeUnauthorized: 401, protocol.CodeIncomplete: 409, protocol.CodeNotFound: 404, protocol.CodeCancelled: 409, protocol.CodeInternal: 500}[p.Code])
+		statuses := map[string]int{
+			protocol.CodeUnauthorized: 401, protocol.CodeIncomplete: 409, protocol.CodeNotFound: 404,
+			protocol.CodeCancelled: 409, protocol.CodeInternal: 500,
+		}
+		w.WriteHeader(statuses[p.Code])
 		_ = json.NewEncoder(w).Encode(p)
 	}
 }
@@ -259,7 +272,9 @@ func (s *testServer) data(w http.ResponseWriter, r *http.Request, body []byte, r
 		_, v, err := s.capture.Publish(ctx, m)
 		var incomplete *chunkstore.IncompleteError
 		if errors.As(err, &incomplete) {
-			return &protocol.Problem{Code: protocol.CodeIncomplete, Title: err.Error(), Missing: []string{incomplete.Missing[0].String()}}
+			return &protocol.Problem{
+				Code: protocol.CodeIncomplete, Title: err.Error(), Missing: []string{incomplete.Missing[0].String()},
+			}
 		}
 		if err != nil {
 			return err

@@ -85,8 +85,10 @@ func (t *tracker) start(ctx context.Context, cancel context.CancelCauseFunc) (st
 func (t *tracker) show(ctx context.Context) {
 	for pause(ctx, 500*time.Millisecond) == nil {
 		if p, begun := t.now(); begun {
-			t.console.Progress(console.Progress{Title: t.title, Phase: p.Phase, Done: p.Done, Total: p.Total, Rate: p.Rate, ETA: p.ETA,
-				Writing: p.Phase == clone.PhaseWrite || p.Phase == clone.PhaseVerify})
+			t.console.Progress(console.Progress{
+				Title: t.title, Phase: p.Phase, Done: p.Done, Total: p.Total, Rate: p.Rate, ETA: p.ETA,
+				Writing: p.Phase == clone.PhaseWrite || p.Phase == clone.PhaseVerify,
+			})
 		}
 	}
 }

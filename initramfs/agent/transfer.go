@@ -141,7 +141,9 @@ func chunksOf(m *image.Manifest) int {
 }
 
 func (t transfer) open(ctx context.Context, path string, want image.VersionID, config Config) (*image.Manifest, error) {
-	envelope, err := t.do(ctx, call{method: http.MethodGet, path: path, limit: maxEnvelope, timeout: dataTimeout, giveUp: t.giveUp})
+	envelope, err := t.do(ctx, call{
+		method: http.MethodGet, path: path, limit: maxEnvelope, timeout: dataTimeout, giveUp: t.giveUp,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("get the manifest: %w", err)
 	}
@@ -170,7 +172,9 @@ func (t transfer) saveTable(ctx context.Context, disk int, c saved.Copy) error {
 }
 
 // tableSaver gives the server the old tables of an operation's disks, and notes that it has them.
-func (t transfer) tableSaver(op *protocol.Operation, facts []blockdev.Facts, notes *[]string) func(context.Context, int, saved.Copy) error {
+func (t transfer) tableSaver(
+	op *protocol.Operation, facts []blockdev.Facts, notes *[]string,
+) func(context.Context, int, saved.Copy) error {
 	return func(ctx context.Context, disk int, c saved.Copy) error {
 		if err := t.saveTable(ctx, disk, c); err != nil {
 			return err
@@ -232,7 +236,10 @@ func (t transfer) Deltas(ctx context.Context, wants []chunk.Want, yield func([]b
 }
 
 // stream asks for chunks until all have come.
-func (t transfer) stream(ctx context.Context, wants []chunk.Want, path string, body func([]chunk.Want) []byte, kind frames, yield func([]byte) error) error {
+func (t transfer) stream(
+	ctx context.Context, wants []chunk.Want, path string, body func([]chunk.Want) []byte,
+	kind frames, yield func([]byte) error,
+) error {
 	wanted := make(map[chunk.ID]bool, len(wants))
 	for _, w := range wants {
 		wanted[w.ID] = true
@@ -335,7 +342,10 @@ func readInto(r io.Reader, b []byte, n int) ([]byte, error) {
 }
 
 func (t transfer) data(path string, body []byte, limit int64) call {
-	return call{method: http.MethodPost, path: path, body: [][]byte{body}, kind: octets, limit: limit, timeout: dataTimeout, giveUp: t.giveUp}
+	return call{
+		method: http.MethodPost, path: path, body: [][]byte{body}, kind: octets,
+		limit: limit, timeout: dataTimeout, giveUp: t.giveUp,
+	}
 }
 
 func joinIDs(ids []chunk.ID) []byte {

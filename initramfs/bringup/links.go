@@ -53,10 +53,10 @@ const slowLink = 4 * time.Second
 
 // waitLink waits until the interface has a link.
 func waitLink(ctx context.Context, name string, say func(string, ...any)) error {
-	started, told := time.Now(), false
+	started, warned := time.Now(), false
 	for !hasLink(name) {
-		if !told && time.Since(started) > slowLink {
-			told = true
+		if !warned && time.Since(started) > slowLink {
+			warned = true
 			say("%s: no link yet; a switch port with spanning tree takes up to 50 s, otherwise look at the cable", name)
 		}
 		select {

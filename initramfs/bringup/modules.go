@@ -45,12 +45,15 @@ func NewLoader(report func(error)) (*Loader, error) {
 	if err := unix.Uname(&name); err != nil {
 		return nil, fmt.Errorf("kernel version: %w", err)
 	}
-	return newLoader(filepath.Join("/lib/modules", unix.ByteSliceToString(name.Release[:])), "/sys/devices", insertModule, report)
+	dir := filepath.Join("/lib/modules", unix.ByteSliceToString(name.Release[:]))
+	return newLoader(dir, "/sys/devices", insertModule, report)
 }
 
 func newLoader(dir, sys string, insert func(string) error, report func(error)) (*Loader, error) {
 	files := IndexFiles{}
-	for name, data := range map[string]*[]byte{"dep": &files.Dep, "alias": &files.Alias, "softdep": &files.Softdep, "builtin": &files.Builtin} {
+	for name, data := range map[string]*[]byte{
+		"dep": &files.Dep, "alias": &files.Alias, "softdep": &files.Softdep, "builtin": &files.Builtin,
+	} {
 		b, err := os.ReadFile(filepath.Join(dir, "modules."+name))
 		if errors.Is(err, fs.ErrNotExist) && name == "dep" {
 			return nil, &NoModulesError{filepath.Join(dir, "modules.dep")}
@@ -64,7 +67,10 @@ func newLoader(dir, sys string, insert func(string) error, report func(error)) (
 	if err != nil {
 		return nil, err
 	}
-	return &Loader{dir: dir, sys: sys, index: index, insert: insert, seen: map[string]bool{}, done: map[string]bool{}, report: report}, nil
+	return &Loader{
+		dir: dir, sys: sys, index: index, insert: insert, report: report,
+		seen: map[string]bool{}, done: map[string]bool{},
+	}, nil
 }
 
 // Load loads modules by name, with what they need.

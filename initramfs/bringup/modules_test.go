@@ -32,7 +32,8 @@ alias pci:v00008086d0000[12]000sv*sd*bc*sc*i* scsi_mod
 alias scsi:t-0x00* sd_mod
 alias dmi:*svnAcme*:pnBox?: late
 `),
-	Softdep: []byte("# Soft dependencies\nsoftdep btrfs pre: crc32c-intel unheard-of post: late\nsoftdep left_out pre: late\n"),
+	Softdep: []byte("# Soft dependencies\n" +
+		"softdep btrfs pre: crc32c-intel unheard-of post: late\nsoftdep left_out pre: late\n"),
 	Builtin: []byte("kernel/drivers/virtio/virtio.ko\n"),
 }
 
@@ -136,7 +137,9 @@ type loaderBench struct {
 func newLoaderBench(t *testing.T) *loaderBench {
 	t.Helper()
 	b := &loaderBench{dir: t.TempDir(), sys: t.TempDir(), appear: map[string]string{}, refuse: map[string]error{}}
-	for name, data := range map[string][]byte{"dep": testFiles.Dep, "alias": testFiles.Alias, "softdep": testFiles.Softdep, "builtin": testFiles.Builtin} {
+	for name, data := range map[string][]byte{
+		"dep": testFiles.Dep, "alias": testFiles.Alias, "softdep": testFiles.Softdep, "builtin": testFiles.Builtin,
+	} {
 		if err := os.WriteFile(filepath.Join(b.dir, "modules."+name), data, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -150,7 +153,8 @@ func newLoaderBench(t *testing.T) *loaderBench {
 		return b.refuse[name]
 	}
 	var err error
-	if b.Loader, err = newLoader(b.dir, b.sys, insert, func(err error) { b.reports = append(b.reports, err.Error()) }); err != nil {
+	report := func(err error) { b.reports = append(b.reports, err.Error()) }
+	if b.Loader, err = newLoader(b.dir, b.sys, insert, report); err != nil {
 		t.Fatal(err)
 	}
 	return b
@@ -159,7 +163,11 @@ func newLoaderBench(t *testing.T) *loaderBench {
 func (b *loaderBench) device(t *testing.T, name, modalias string) {
 	t.Helper()
 	dir := filepath.Join(b.sys, "bus0", name)
-	if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, "modalias"), []byte(modalias+"\n"), 0o600)); err != nil {
+	err := os.MkdirAll(dir, 0o700)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "modalias"), []byte(modalias+"\n"), 0o600)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 }

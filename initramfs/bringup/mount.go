@@ -36,7 +36,8 @@ func MountEFIVars() error {
 	if Firmware() != "uefi" {
 		return nil
 	}
-	return mountPoint{"efivarfs", "/sys/firmware/efi/efivars", "efivarfs", "", unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV}.mount()
+	const flags = unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV
+	return mountPoint{"efivarfs", "/sys/firmware/efi/efivars", "efivarfs", "", flags}.mount()
 }
 
 func (m mountPoint) mount() error {

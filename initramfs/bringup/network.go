@@ -60,7 +60,8 @@ func (e *NoNetworkError) Hint() string {
 	if len(e.Tried) == 0 {
 		return "add the card's driver (and its firmware) to the hardware class and build the appliance again"
 	}
-	return "check cable and switch port, that the DHCP server answers in this network, and that clonecast serve runs and its port is open"
+	return "check cable and switch port, that the DHCP server answers in this network, " +
+		"and that clonecast serve runs and its port is open"
 }
 
 // Connect brings up all interfaces and returns the first one that reaches the server;
@@ -227,7 +228,7 @@ func try(ctx context.Context, link netlink.Link, server string, say func(string,
 // away again.
 func reachThrough(ctx context.Context, l *lease, server string, say func(string, ...any)) (*Network, error) {
 	name := l.link.Attrs().Name
-	last, told := errors.New("no time left"), time.Time{}
+	last, reported := errors.New("no time left"), time.Time{}
 	for {
 		err := reach(ctx, name, server)
 		if err == nil {
@@ -235,8 +236,8 @@ func reachThrough(ctx context.Context, l *lease, server string, say func(string,
 		}
 		if ctx.Err() == nil {
 			last = cause(err)
-			if time.Since(told) > 10*time.Second {
-				told = time.Now()
+			if time.Since(reported) > 10*time.Second {
+				reported = time.Now()
 				say("%s: address %s, but the server at %s does not answer: %v", name, l.address, server, last)
 			}
 		}

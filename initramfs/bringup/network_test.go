@@ -45,13 +45,15 @@ func TestMain(m *testing.M) {
 // room serves until its standard input ends.
 func room() error {
 	// Bound to its interface: else the kernel would answer for it on every network.
-	l, err := (&net.ListenConfig{Control: sockopt.With(sockopt.Interface("home-r"))}).Listen(context.Background(), "tcp", "10.77.1.1:8443")
+	config := net.ListenConfig{Control: sockopt.With(sockopt.Interface("home-r"))}
+	l, err := config.Listen(context.Background(), "tcp", "10.77.1.1:8443")
 	if err != nil {
 		return err
 	}
 	defer l.Close()
 	for i, name := range []string{"home", "other"} {
-		server, err := server4.NewServer(name+"-r", &net.UDPAddr{Port: 67}, answerer(net.IPv4(10, 77, byte(i+1), 1), net.IPv4(10, 77, byte(i+1), 50)))
+		own, client := net.IPv4(10, 77, byte(i+1), 1), net.IPv4(10, 77, byte(i+1), 50)
+		server, err := server4.NewServer(name+"-r", &net.UDPAddr{Port: 67}, answerer(own, client))
 		if err != nil {
 			return err
 		}
@@ -69,7 +71,8 @@ func answerer(own, client net.IP) server4.Handler {
 		if m.MessageType() == dhcpv4.MessageTypeRequest {
 			kind = dhcpv4.MessageTypeAck
 		}
-		reply, err := dhcpv4.NewReplyFromRequest(m, dhcpv4.WithMessageType(kind), dhcpv4.WithYourIP(client), dhcpv4.WithServerIP(own),
+		reply, err := dhcpv4.NewReplyFromRequest(m, dhcpv4.WithMessageType(kind),
+			dhcpv4.WithYourIP(client), dhcpv4.WithServerIP(own),
 			dhcpv4.WithOption(dhcpv4.OptServerIdentifier(own)), dhcpv4.WithNetmask(net.CIDRMask(24, 32)), dhcpv4.WithRouter(own),
 			dhcpv4.WithDNS(own), dhcpv4.WithLeaseTime(3600))
 		if err == nil {
@@ -149,7 +152,8 @@ func inNamespace(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n.Interface != "home" || n.Address != "10.77.1.50/24" || n.Router != "10.77.1.1" || time.Since(started) >= connectTimeout {
+		if n.Interface != "home" || n.Address != "10.77.1.50/24" || n.Router != "10.77.1.1" ||
+			time.Since(started) >= connectTimeout {
 			t.Errorf("%+v after %v", n, time.Since(started))
 		}
 		if got := addresses(t); got != "home 10.77.1.50/24" {
@@ -194,8 +198,10 @@ func inNamespace(t *testing.T) {
 		if !errors.As(err, &none) {
 			t.Fatalf("connect = %v", err)
 		}
-		for _, want := range []string{"home: address 10.77.1.50/24, server 10.77.1.1:1 does not answer (connect: connection refused)",
-			"dead has a link, but no DHCP server answers", "off has no link"} {
+		for _, want := range []string{
+			"home: address 10.77.1.50/24, server 10.77.1.1:1 does not answer (connect: connection refused)",
+			"dead has a link, but no DHCP server answers", "off has no link",
+		} {
 			if !strings.Contains(err.Error(), want) {
 				t.Errorf("error %q lacks %q", err, want)
 			}

@@ -47,7 +47,9 @@ func TestSayEscapes(t *testing.T) {
 
 func TestProgress(t *testing.T) {
 	b := newBench()
-	p := Progress{Title: "task 12: deploy lab\x1b", Phase: "write", Done: 45, Total: 100, Rate: 85e6, ETA: 3725, Writing: true}
+	p := Progress{
+		Title: "task 12: deploy lab\x1b", Phase: "write", Done: 45, Total: 100, Rate: 85e6, ETA: 3725, Writing: true,
+	}
 	want := `DO NOT SWITCH OFF  task 12: deploy lab\x1b  write  45 %  85 MB/s  1:02:05 left`
 	for range 20 { // two seconds
 		b.Progress(p)

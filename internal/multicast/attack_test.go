@@ -92,7 +92,8 @@ func floodRole(perSecond string) error {
 		batch = batch[:0]
 		for range per {
 			kind := packet.Kind(2 + rng.IntN(6)) // data packets are longer
-			p := packet.Header{Kind: kind, Block: uint32(rng.IntN(100)), Session: id, Counter: 1 + rng.Uint64N(1<<20)}.Append(nil)
+			block, counter := uint32(rng.IntN(100)), 1+rng.Uint64N(1<<20)
+			p := packet.Header{Kind: kind, Block: block, Session: id, Counter: counter}.Append(nil)
 			for len(p) < size {
 				p = binary.LittleEndian.AppendUint64(p, rng.Uint64())
 			}
@@ -107,9 +108,9 @@ func floodRole(perSecond string) error {
 	}
 }
 
-// TestFlood is S41 on real sockets: an outsider who has overheard the session's number and group sends 100,000 packets per
-// second to both receivers. They end with the exact bytes, all by multicast, and take no more memory; make test-long judges
-// that they keep half of the goodput.
+// TestFlood is S41 on real sockets: an outsider who has overheard the session's number and group sends 100,000 packets
+// per second to both receivers. They end with the exact bytes, all by multicast, and take no more memory; make
+// test-long judges that they keep half of the goodput.
 func TestFlood(t *testing.T) {
 	payload := make([]byte, 6_000_000)
 	rand.NewChaCha8([32]byte{41}).Read(payload)
@@ -190,8 +191,8 @@ func (p *process) last() (n int64) {
 	return n
 }
 
-// TestSniffer is S46 and the other half of S47: everything that a session puts on the wire, multicast, reports and HTTPS, is
-// captured. No 16 bytes of the payload can be read in it, and no key seals two packets with the same counter.
+// TestSniffer is S46 and the other half of S47: everything that a session puts on the wire, multicast, reports and
+// HTTPS, is captured. No 16 bytes of the payload can be read in it, and no key seals two packets with the same counter.
 func TestSniffer(t *testing.T) {
 	payload := make([]byte, 400_000)
 	rand.NewChaCha8([32]byte{46}).Read(payload)
@@ -203,7 +204,8 @@ func TestSniffer(t *testing.T) {
 	n := newNetwork(t)
 	at, well, deaf := n.computer(0), n.computer(5), n.computer(0)
 	n.drop(deaf, "udp dport 9068") // it gets everything over HTTPS
-	sniffer := exec.Command("ip", "netns", "exec", at, "tcpdump", "-i", "eth0", "-s", "0", "-B", "16384", "-Z", "root", "--immediate-mode", "-U", "-w", pcap)
+	sniffer := exec.Command("ip", "netns", "exec", at, "tcpdump", "-i", "eth0", "-s", "0", "-B", "16384",
+		"-Z", "root", "--immediate-mode", "-U", "-w", pcap)
 	said, err := sniffer.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -251,11 +253,12 @@ func TestSniffer(t *testing.T) {
 		t.Error("the test does not find what can be read")
 	}
 	if bytesSeen < 2*len(payload) || len(counters) < len(payload)/packet.SymbolSize {
-		t.Errorf("the capture holds %d bytes and %d packets of the session: it is not whole\n%s", bytesSeen, len(counters), rest)
+		t.Errorf("the capture holds %d bytes and %d packets of the session: it is not whole\n%s",
+			bytesSeen, len(counters), rest)
 	}
 }
 
-// readable gives the place of 16 known bytes, or -1.
+// readable gives the offset of 16 known bytes, or -1.
 func readable(frame []byte, known map[[16]byte]bool) int {
 	for i := 0; i+16 <= len(frame); i++ {
 		if known[[16]byte(frame[i:])] {

@@ -25,7 +25,8 @@ type Host interface {
 	Join(ctx context.Context, r protocol.SessionJoin) (protocol.SessionPlace, error)
 	// Blocks asks once for neighbouring blocks; read gets their bytes, one block after the other.
 	Blocks(ctx context.Context, first, count int, read func(io.Reader) error) error
-	// Report brings a report to the sender that by UDP would not get there or not be answered, and gives the answer; empty for none.
+	// Report brings a report to the sender that by UDP would not get there or not be answered, and
+	// gives the answer; empty for none.
 	Report(ctx context.Context, report []byte) (answer []byte, err error)
 }
 
@@ -50,7 +51,8 @@ func newClient(at netip.AddrPort, key ed25519.PublicKey, token string) *client {
 			return nil
 		},
 	}
-	transport := &http.Transport{TLSClientConfig: config, MaxIdleConnsPerHost: 2, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: time.Minute}
+	transport := &http.Transport{TLSClientConfig: config, MaxIdleConnsPerHost: 2,
+		TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: time.Minute}
 	return &client{http: &http.Client{Transport: transport}, base: "https://" + at.String(), token: token}
 }
 

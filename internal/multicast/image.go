@@ -268,7 +268,8 @@ func (p *ImagePayload) frame(number int) ([]byte, error) {
 			return err
 		})
 		if f.err == nil && int64(len(f.bytes)) != want {
-			f.err = fmt.Errorf("the frame of chunk %v has %d bytes, %d when the session began", p.first[number], len(f.bytes), want)
+			f.err = fmt.Errorf("the frame of chunk %v has %d bytes, %d when the session began",
+				p.first[number], len(f.bytes), want)
 		}
 	})
 	return f.bytes, f.err

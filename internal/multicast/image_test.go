@@ -67,8 +67,10 @@ func sendImageRole(dir string) error {
 	if err != nil {
 		return err
 	}
-	_, err = Send(context.Background(), SendOptions{Interface: "eth0", Pairing: pairing, Signer: signer, Receivers: 2, MaxRate: testRate,
-		Payload: payload.Size(), Source: payload, Details: table, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	_, err = Send(context.Background(), SendOptions{
+		Interface: "eth0", Pairing: pairing, Signer: signer, Receivers: 2, MaxRate: testRate,
+		Payload: payload.Size(), Source: payload, Details: table, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
 	return err
 }
 
@@ -150,7 +152,8 @@ func captureRandom(t *testing.T, size quantity.Bytes) (dir, disk string) {
 		t.Fatal(err)
 	}
 	defer session.Close()
-	_, err = capture.Run(t.Context(), []capture.Disk{{Reader: dev, Layout: l}}, capture.Options{Image: "lab", Origin: disk},
+	_, err = capture.Run(t.Context(), []capture.Disk{{Reader: dev, Layout: l}},
+		capture.Options{Image: "lab", Origin: disk},
 		capture.Means{Sink: session, Level: zstd.SpeedFastest})
 	if err != nil {
 		t.Fatal(err)
@@ -158,8 +161,8 @@ func captureRandom(t *testing.T, size quantity.Bytes) (dir, disk string) {
 	return dir, disk
 }
 
-// TestDeployByMulticast deploys a version to two disks in one session, over a network that loses 3 %. One of the disks has most
-// of it already. Both end as the captured one.
+// TestDeployByMulticast deploys a version to two disks in one session, over a network that loses 3 %. One of the disks
+// has most of it already. Both end as the captured one.
 func TestDeployByMulticast(t *testing.T) {
 	const size = 12 * quantity.MiB
 	dir, disk := captureRandom(t, size)

@@ -43,7 +43,8 @@ func NewImageSource(found *Found, m *image.Manifest, table []byte) (*ImageSource
 	if t.payload() != found.Description.Payload {
 		return nil, fmt.Errorf("%w: %d bytes of frames in a payload of %d", errTable, t.payload(), found.Description.Payload)
 	}
-	return &ImageSource{found: found, table: t, asked: make(chan struct{}), wanted: map[int]bool{}, partial: map[int]*partialFrame{}}, nil
+	return &ImageSource{found: found, table: t, asked: make(chan struct{}),
+		wanted: map[int]bool{}, partial: map[int]*partialFrame{}}, nil
 }
 
 // Prepare joins the session for the blocks that hold the chunks, also if there are none, and waits until it

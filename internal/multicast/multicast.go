@@ -31,7 +31,10 @@ import (
 
 // announceGroups are where senders without a server announce their sessions: a group of our own, and the one that every
 // host hears, because a switch may have forgotten who wants ours.
-var announceGroups = []netip.AddrPort{netip.MustParseAddrPort("239.255.67.67:9067"), netip.MustParseAddrPort("224.0.0.1:9067")}
+var announceGroups = []netip.AddrPort{
+	netip.MustParseAddrPort("239.255.67.67:9067"),
+	netip.MustParseAddrPort("224.0.0.1:9067"),
+}
 
 // dataPort is the UDP port of sessions; each has a group address of its own.
 const dataPort = 9068

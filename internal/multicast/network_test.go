@@ -80,8 +80,10 @@ func sendRole(name, receivers string) error {
 	if err != nil {
 		return err
 	}
-	summary, err := Send(context.Background(), SendOptions{Interface: "eth0", Pairing: pairing, Signer: signer, Receivers: n, MaxRate: testRate,
-		Payload: info.Size(), Source: FileSource(f, info.Size()), Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	summary, err := Send(context.Background(), SendOptions{
+		Interface: "eth0", Pairing: pairing, Signer: signer, Receivers: n, MaxRate: testRate,
+		Payload: info.Size(), Source: FileSource(f, info.Size()), Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
 	if err != nil {
 		return err
 	}
@@ -128,7 +130,8 @@ func receiveRole(name string) error {
 		return err
 	}
 	half := false
-	summary, err := found.Receive(context.Background(), blocks.FullSet(found.Geometry().Count()), func(b int, plain []byte) error {
+	need := blocks.FullSet(found.Geometry().Count())
+	summary, err := found.Receive(context.Background(), need, func(b int, plain []byte) error {
 		_, err := f.WriteAt(plain, found.Geometry().Offset(b))
 		return err
 	}, func(done, total int64) {
@@ -154,7 +157,8 @@ func newNetwork(t *testing.T) *network {
 	n := &network{t: t, prefix: fmt.Sprintf("clonecast-mc-%d-", os.Getpid())}
 	n.ip("netns", "add", n.prefix+"switch")
 	t.Cleanup(func() { n.ip("netns", "del", n.prefix+"switch") })
-	n.ip("-n", n.prefix+"switch", "link", "add", "br0", "type", "bridge", "mcast_snooping", "0", "stp_state", "0", "forward_delay", "0")
+	n.ip("-n", n.prefix+"switch", "link", "add", "br0", "type", "bridge",
+		"mcast_snooping", "0", "stp_state", "0", "forward_delay", "0")
 	n.ip("-n", n.prefix+"switch", "link", "set", "br0", "up")
 	return n
 }
@@ -182,7 +186,8 @@ func (n *network) computer(lossPercent int) string {
 	n.ip("-n", ns, "link", "set", "lo", "up")
 	n.ip("-n", ns, "route", "add", "224.0.0.0/4", "dev", "eth0")
 	n.ip("-n", n.prefix+"switch", "link", "set", port, "master", "br0", "up")
-	n.run("ip", "netns", "exec", ns, "ethtool", "-K", "eth0", "tso", "off", "gso", "off", "gro", "off", "tx-udp-segmentation", "off")
+	n.run("ip", "netns", "exec", ns, "ethtool", "-K", "eth0",
+		"tso", "off", "gso", "off", "gro", "off", "tx-udp-segmentation", "off")
 	if lossPercent > 0 {
 		n.drop(ns, fmt.Sprintf("numgen random mod 100 < %d", lossPercent))
 	}
@@ -192,7 +197,8 @@ func (n *network) computer(lossPercent int) string {
 // drop makes a computer lose those IPv4 packets that match.
 func (n *network) drop(ns, match string) {
 	n.t.Helper()
-	n.run("ip", "netns", "exec", ns, "nft", fmt.Sprintf(`table netdev lossy { chain in { type filter hook ingress device "eth0" priority 0; meta protocol ip %s drop; }; }`, match))
+	n.run("ip", "netns", "exec", ns, "nft", fmt.Sprintf(`table netdev lossy { chain in { `+
+		`type filter hook ingress device "eth0" priority 0; meta protocol ip %s drop; }; }`, match))
 }
 
 // process is this test program in a namespace.
@@ -292,13 +298,14 @@ func TestRoom(t *testing.T) {
 		t.Errorf("receivers end as %v, want 3 done and 1 vanished", states)
 	}
 	if wire := float64(s.Wire) / float64(s.Payload); wire > 3 {
-		t.Errorf("%.2f bytes on the wire for one of payload: a second pass for the late one explains 2, a busy machine some more", wire)
+		t.Errorf("%.2f bytes on the wire for one of payload: "+
+			"a second pass for the late one explains 2, a busy machine some more", wire)
 	}
 	t.Logf("%+v", s)
 }
 
-// filtered are computers behind what keeps a session's packets away, and the cause that both ends must name. All of them still
-// hear the announcement.
+// filtered are computers behind what keeps a session's packets away, and the cause that both ends must name. All of
+// them still hear the announcement.
 var filtered = []struct {
 	name, drops string // what nftables drops on the way in
 	silent      bool   // no UDP leaves, either
@@ -307,8 +314,10 @@ var filtered = []struct {
 	paths       []string
 }{
 	{"nothing", "ip protocol 200", false, false, "", []string{"group", "full-packets", "unicast"}},
-	{"a switch that forgot all groups", "ip daddr 239.0.0.0/8", false, false, "igmp-snooping", []string{"link-local", "unicast"}},
-	{"a small MTU", "ip daddr 239.255.128.0/18 ip length > 1400", false, false, "mtu", []string{"group", "link-local", "unicast"}},
+	{"a switch that forgot all groups", "ip daddr 239.0.0.0/8", false, false,
+		"igmp-snooping", []string{"link-local", "unicast"}},
+	{"a small MTU", "ip daddr 239.255.128.0/18 ip length > 1400", false, false,
+		"mtu", []string{"group", "link-local", "unicast"}},
 	{"a filter of multicast", "udp dport 9068", false, false, "no-multicast", []string{"unicast"}},
 	{"a firewall", "ip protocol udp ip daddr != 239.255.67.67", false, false, "firewall", []string{}},
 	{"a firewall for both directions", "ip protocol udp ip daddr != 239.255.67.67", true, false, "firewall", []string{}},
@@ -341,7 +350,8 @@ func TestNoPath(t *testing.T) {
 		}
 		n.drop(ns, f.drops)
 		if f.silent {
-			n.run("ip", "netns", "exec", ns, "nft", "table ip silent { chain out { type filter hook output priority 0; ip protocol udp drop; }; }")
+			n.run("ip", "netns", "exec", ns, "nft",
+				"table ip silent { chain out { type filter hook output priority 0; ip protocol udp drop; }; }")
 		}
 		receivers[address] = start(t, ns, "receive", file+"."+address)
 	}
@@ -368,11 +378,15 @@ func TestNoPath(t *testing.T) {
 // checkPath compares what both ends say of a receiver with what they must say.
 func checkPath(t *testing.T, name, cause string, paths []string, r ReceiverSummary, said string) {
 	t.Helper()
-	heard := slices.DeleteFunc(slices.Clone(r.Paths), func(s string) bool { return cause == "" && s == "link-local" }) // perhaps: the test was over before
+	heard := slices.DeleteFunc(slices.Clone(r.Paths), func(s string) bool {
+		return cause == "" && s == "link-local" // perhaps: the test was over before
+	})
 	if r.State != "done" || r.Cause != cause || !slices.Equal(heard, paths) {
-		t.Errorf("behind %s: the sender sees the receiver %s for %q, which heard %v; want done, %q, %v", name, r.State, r.Cause, r.Paths, cause, paths)
+		t.Errorf("behind %s: the sender sees the receiver %s for %q, which heard %v; want done, %q, %v",
+			name, r.State, r.Cause, r.Paths, cause, paths)
 	}
-	if cause != "" && (r.Reason == "" || r.Hint == "" || !strings.Contains(said, r.Reason) || !strings.Contains(said, r.Hint)) {
+	if cause != "" && (r.Reason == "" || r.Hint == "" ||
+		!strings.Contains(said, r.Reason) || !strings.Contains(said, r.Hint)) {
 		t.Errorf("behind %s: the sender says %q, hint %q, the receiver\n%s", name, r.Reason, r.Hint, said)
 	}
 	if all := r.Fetched >= r.Needed; all != (cause != "") {
@@ -393,7 +407,8 @@ func TestQuerier(t *testing.T) {
 	n.ip("-n", n.prefix+"switch", "link", "set", "br0", "type", "bridge", "mcast_snooping", "1", "mcast_querier", "0")
 	hosts := []string{n.computer(0), n.computer(0), n.computer(0), n.computer(0)}
 	for _, ns := range hosts { // what it wants a host says twice, and then no more until it is asked
-		n.run("ip", "netns", "exec", ns, "sh", "-c", "for v in 2 3; do echo 100 > /proc/sys/net/ipv4/conf/eth0/igmpv${v}_unsolicited_report_interval; done")
+		n.run("ip", "netns", "exec", ns, "sh", "-c", "for v in 2 3; do "+
+			"echo 100 > /proc/sys/net/ipv4/conf/eth0/igmpv${v}_unsolicited_report_interval; done")
 	}
 	n.await("the switch hears a query", func() bool { // one that never heard a querier floods
 		start(t, hosts[3], "query").wait()
@@ -433,7 +448,8 @@ func (n *network) mdb(word string) string {
 	}
 	lines := ""
 	for line := range strings.Lines(string(out)) {
-		if strings.Contains(line, word) && (word == "router ports" || strings.Contains(line, " grp 239.255.1") && !strings.Contains(line, "239.255.1.")) {
+		ofSession := strings.Contains(line, " grp 239.255.1") && !strings.Contains(line, "239.255.1.")
+		if strings.Contains(line, word) && (word == "router ports" || ofSession) {
 			lines += line
 		}
 	}
@@ -483,7 +499,9 @@ func TestPairing(t *testing.T) {
 	if errA != nil || errB != nil || errC != nil || tokenA == tokenB || tokenA == tokenC {
 		t.Error("two sessions or pairings have the same token")
 	}
-	for _, s := range []string{"", "abcde", a.Code() + "a", strings.Replace(a.Code(), "-", "1", 1)[:23], "ä" + a.Code()[2:]} {
+	for _, s := range []string{
+		"", "abcde", a.Code() + "a", strings.Replace(a.Code(), "-", "1", 1)[:23], "ä" + a.Code()[2:],
+	} {
 		if _, err := ParseCode(s); err == nil {
 			t.Errorf("%q is taken for a code", s)
 		}

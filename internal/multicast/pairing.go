@@ -75,7 +75,8 @@ const minSecret = 16
 func KeyFile(content []byte) (Pairing, error) {
 	secret := bytes.TrimSpace(content)
 	if len(secret) < minSecret {
-		return Pairing{}, fmt.Errorf("the key file holds %d bytes, at least %d are needed; `openssl rand -hex 32` makes a good one", len(secret), minSecret)
+		return Pairing{}, fmt.Errorf("the key file holds %d bytes, at least %d are needed; "+
+			"`openssl rand -hex 32` makes a good one", len(secret), minSecret)
 	}
 	return Pairing{secret: bytes.Clone(secret)}, nil
 }

@@ -41,7 +41,8 @@ func openQuerier(ctx context.Context, ifi *net.Interface, addr netip.Addr, log *
 	return q
 }
 
-// linkProbe fills buf with a probe of link-local multicast if one is due, and asks for a query where that may help a receiver.
+// linkProbe fills buf with a probe of link-local multicast if one is due, and asks for a query
+// where that may help a receiver.
 func (s *Session) linkProbe(buf []byte) (batch, error) {
 	s.mu.Lock()
 	probe, err := s.sender.LinkProbe()
@@ -58,7 +59,8 @@ func (s *Session) linkProbe(buf []byte) (batch, error) {
 
 // left logs why a receiver left the group. It is called with the lock held.
 func (s *Session) left(receiver uint32, reason packet.Reason) {
-	s.opts.Log.Warn("a receiver has left the group and continues by unicast", "receiver", receiver, "address", s.addresses[receiver].Addr(), "cause", reason, "hint", reason.Hint())
+	s.opts.Log.Warn("a receiver has left the group and continues by unicast",
+		"receiver", receiver, "address", s.addresses[receiver].Addr(), "cause", reason, "hint", reason.Hint())
 }
 
 // Report takes a report that came by HTTPS, because by UDP it would not, and gives the answer; nil for none.
@@ -76,7 +78,8 @@ func listenGroup(ifi *net.Interface, group netip.AddrPort) (net.PacketConn, erro
 	if err != nil {
 		return nil, err
 	}
-	if err := ipv4.NewPacketConn(c).JoinGroup(ifi, net.UDPAddrFromAddrPort(group)); err != nil && !errors.Is(err, syscall.EADDRINUSE) {
+	err = ipv4.NewPacketConn(c).JoinGroup(ifi, net.UDPAddrFromAddrPort(group))
+	if err != nil && !errors.Is(err, syscall.EADDRINUSE) {
 		return nil, errors.Join(fmt.Errorf("join group %v on %s: %w", group.Addr(), ifi.Name, err), c.Close())
 	}
 	return c, nil
@@ -117,10 +120,10 @@ const detourPatience = 2 * time.Second
 
 // detour brings reports to the sender by HTTPS until there are no more.
 func (s *Reception) detour(ctx context.Context) error {
-	told := false
+	warned := false
 	for report := range s.detours {
-		if !told {
-			told = true
+		if !warned {
+			warned = true
 			s.log.Warn("reports to the sender are not answered by UDP and go by HTTPS; a firewall may drop them")
 		}
 		one, cancel := context.WithTimeout(context.WithoutCancel(ctx), detourPatience) // the last one says that we failed
@@ -132,18 +135,18 @@ func (s *Reception) detour(ctx context.Context) error {
 		}
 		s.mu.Lock()
 		s.receiver.Answer(s.clock.now(), answer)
-		s.stir()
+		s.wakeWorkers()
 		s.mu.Unlock()
 	}
 	return nil
 }
 
-// tell logs, once, why the receiver has left the group.
-func (s *Reception) tell(state packet.State, reason packet.Reason) {
-	if s.told || reason == packet.ReasonNone || state == packet.StateReceiving {
+// logLeave logs, once, why the receiver has left the group.
+func (s *Reception) logLeave(state packet.State, reason packet.Reason) {
+	if s.logged || reason == packet.ReasonNone || state == packet.StateReceiving {
 		return
 	}
-	s.told = true
+	s.logged = true
 	attrs := []any{"cause", reason}
 	if hint := reason.Hint(); hint != "" {
 		attrs = append(attrs, "hint", hint)

@@ -12,7 +12,8 @@ import (
 	"clonecast/internal/multicast/blocks"
 )
 
-// TestPayloadHoldsOneVersion sends a version whose frames hold chunks of another one: these are left out, and nothing else.
+// TestPayloadHoldsOneVersion sends a version whose frames hold chunks of another one: these
+// are left out, and nothing else.
 func TestPayloadHoldsOneVersion(t *testing.T) {
 	store, err := local.Create(t.TempDir()+"/store", local.Options{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {

@@ -33,7 +33,9 @@ const (
 	fetchPatience  = 30 * time.Second // for a sender that does not answer
 	fetchPause     = 300 * time.Millisecond
 	longestWait    = 10 * time.Millisecond // at the socket, so that finished work is noticed
-	gather         = time.Millisecond      // for packets to come, when few were there: to wake up for each costs more than to read it
+
+	// gather is how long to wait for packets to come, when few were there: to wake up for each costs more than to read it.
+	gather = time.Millisecond
 )
 
 // Found is a session that was found and may be joined.
@@ -70,7 +72,9 @@ var errDescription = errors.New("the description of the session makes no sense")
 // check refuses a description that nobody can follow.
 func (f *Found) check() error {
 	d := f.Description
-	if d.Payload < 1 || d.Payload > blocks.MaxPayload || !d.Group.Addr().Is4() || !d.Group.Addr().IsMulticast() || !d.Control.Addr().Is4() || d.Group.Port() == 0 || d.Control.Port() == 0 {
+	if d.Payload < 1 || d.Payload > blocks.MaxPayload ||
+		!d.Group.Addr().Is4() || !d.Group.Addr().IsMulticast() || !d.Control.Addr().Is4() ||
+		d.Group.Port() == 0 || d.Control.Port() == 0 {
 		return errDescription
 	}
 	return nil
@@ -214,7 +218,7 @@ func (f *Found) Start(ctx context.Context, need *blocks.Set, write Write, progre
 	g.Go(r.readOrders)
 	g.Go(r.readLink)
 	g.Go(func() error { return r.detour(ctx) })
-	g.Go(func() error { return r.drive(ctx) })
+	g.Go(func() error { return r.receive(ctx) })
 	go func() {
 		r.err = g.Wait()
 		r.close()
@@ -223,8 +227,8 @@ func (f *Found) Start(ctx context.Context, need *blocks.Set, write Write, progre
 	return r, nil
 }
 
-// Begin waits until blocks can come: the session runs, or this receiver has left the group, or all is over. If it is over
-// because ctx has ended, that is the error.
+// Begin waits until blocks can come: the session runs, or this receiver has left the group, or all is over. If it is
+// over because ctx has ended, that is the error.
 func (s *Reception) Begin(ctx context.Context) error {
 	select {
 	case <-s.begun:
@@ -257,7 +261,7 @@ type Reception struct {
 	err      error // once done is closed
 	link     net.PacketConn
 	detours  chan []byte // reports that go by HTTPS
-	told     bool        // why the group was left
+	logged   bool        // why the group was left
 
 	mu       sync.Mutex // guards what is below
 	changed  *sync.Cond // there may be work, or all is over
@@ -270,35 +274,41 @@ type Reception struct {
 }
 
 func (f *Found) join(ctx context.Context, need *blocks.Set, write Write, progress Progress) (*Reception, error) {
-	s := &Reception{Found: f, geo: f.Geometry(), clock: clock{time.Now()}, need: need, write: write, progress: progress, begun: make(chan struct{}), done: make(chan struct{}), began: -1}
+	s := &Reception{
+		Found: f, geo: f.Geometry(), clock: clock{time.Now()}, need: need, write: write, progress: progress,
+		begun: make(chan struct{}), done: make(chan struct{}), began: -1,
+	}
 	s.changed = sync.NewCond(&s.mu)
 	var err error
 	if s.group, err = joinGroup(f.ifi, f.Description.Group, f.room.buffer); err != nil {
 		return nil, err
 	}
-	if s.reports, err = net.DialUDP("udp4", &net.UDPAddr{IP: f.addr.AsSlice()}, net.UDPAddrFromAddrPort(f.Description.Control)); err != nil {
+	own, control := &net.UDPAddr{IP: f.addr.AsSlice()}, net.UDPAddrFromAddrPort(f.Description.Control)
+	if s.reports, err = net.DialUDP("udp4", own, control); err != nil {
 		return nil, errors.Join(err, s.group.conn.Close())
 	}
 	if s.link, err = listenGroup(f.ifi, linkGroup); err != nil {
 		return nil, errors.Join(err, s.group.conn.Close(), s.reports.Close())
 	}
 	s.detours = make(chan []byte, 1)
-	if err := s.place(ctx); err != nil {
+	if err := s.takePlace(ctx); err != nil {
 		s.close()
 		return nil, fmt.Errorf("join the session: %w", err)
 	}
 	return s, nil
 }
 
-// place asks for a place in the session.
-func (s *Reception) place(ctx context.Context) error {
+// takePlace asks for a place in the session.
+func (s *Reception) takePlace(ctx context.Context) error {
 	nonce := make([]byte, protocol.NonceSize)
 	rand.Read(nonce)
-	place, err := s.host.Join(ctx, protocol.SessionJoin{Session: s.Description.Session, Nonce: nonce, AES: hasAES(), Need: s.need.AppendBinary(nil)})
+	id := s.Description.Session
+	place, err := s.host.Join(ctx, protocol.SessionJoin{
+		Session: id, Nonce: nonce, AES: hasAES(), Need: s.need.AppendBinary(nil),
+	})
 	if err != nil {
 		return err
 	}
-	id := s.Description.Session
 	group, err := packet.NewKey(place.Group, id, packet.PurposeGroup, false)
 	if err != nil {
 		return err
@@ -312,7 +322,8 @@ func (s *Reception) place(ctx context.Context) error {
 		return err
 	}
 	s.receiver = receiver.New(s.clock.now(), receiver.Config{
-		ID: place.Receiver, Session: id, Geometry: s.geo, Group: group, Probe: probe, Sender: s.sender, Up: up, Down: down, Need: s.need,
+		ID: place.Receiver, Session: id, Geometry: s.geo, Need: s.need,
+		Group: group, Probe: probe, Sender: s.sender, Up: up, Down: down,
 		Memory: s.room.blocks, Seed: id, OtherSubnet: otherSubnet(s.ifi, s.Description.Control.Addr()),
 	})
 	if wireless("/sys", s.ifi.Name) {
@@ -327,8 +338,8 @@ func (s *Reception) close() {
 	s.link.Close()
 }
 
-// drive reads the group and reports until the receiver is done or has failed.
-func (s *Reception) drive(ctx context.Context) error {
+// receive reads the group and reports until the receiver is done or has failed.
+func (s *Reception) receive(ctx context.Context) error {
 	defer s.finish()
 	begin := sync.OnceFunc(func() { close(s.begun) })
 	defer begin()
@@ -345,7 +356,7 @@ func (s *Reception) drive(ctx context.Context) error {
 		over := s.receiver.Over()
 		state, reason := s.receiver.State()
 		started := s.receiver.Started()
-		s.stir() // the receiver may have left the group
+		s.wakeWorkers() // the receiver may have left the group
 		s.mu.Unlock()
 		if started || state != packet.StateReceiving {
 			begin()
@@ -356,7 +367,7 @@ func (s *Reception) drive(ctx context.Context) error {
 		if report != nil {
 			s.report(report, detour)
 		}
-		s.tell(state, reason)
+		s.logLeave(state, reason)
 		switch {
 		case cancelled:
 			return context.Cause(ctx)
@@ -390,7 +401,7 @@ func (s *Reception) read(wait time.Duration) error {
 		if s.began < 0 && s.receiver.Started() {
 			s.began = s.clock.now()
 		}
-		s.stir()
+		s.wakeWorkers()
 		s.mu.Unlock()
 	}
 	switch {
@@ -402,8 +413,8 @@ func (s *Reception) read(wait time.Duration) error {
 	return err
 }
 
-// stir wakes the workers if there is something to do. It is called with the lock held.
-func (s *Reception) stir() {
+// wakeWorkers wakes the workers if there is something to do. It is called with the lock held.
+func (s *Reception) wakeWorkers() {
 	if s.receiver.Work() {
 		s.changed.Broadcast()
 	}
@@ -439,7 +450,7 @@ func (s *Reception) readOrders() error {
 		}
 		s.mu.Lock()
 		s.receiver.Handle(s.clock.now(), buf[:n])
-		s.stir()
+		s.wakeWorkers()
 		s.mu.Unlock()
 	}
 }
@@ -589,7 +600,10 @@ func (s *Reception) Summary() ReceiveSummary {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	finished, fetched := s.receiver.Finished()
-	out := ReceiveSummary{Payload: blocksBytes(s.geo, s.need), Wire: s.wire, Blocks: s.need.Len(), Rebuilt: s.rebuilt, Loss: s.receiver.Loss()}
+	out := ReceiveSummary{
+		Payload: blocksBytes(s.geo, s.need), Wire: s.wire, Blocks: s.need.Len(),
+		Rebuilt: s.rebuilt, Loss: s.receiver.Loss(),
+	}
 	out.Written = min(int64(finished)*blocks.Size, out.Payload)
 	out.Fetched = min(int64(fetched)*blocks.Size, out.Written)
 	if s.began >= 0 && s.ended > s.began {

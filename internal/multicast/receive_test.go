@@ -147,7 +147,8 @@ func TestGoodbye(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	summary, err := f.Receive(ctx, blocks.FullSet(f.Geometry().Count()), func(int, []byte) error { return nil }, func(done, _ int64) {
+	need := blocks.FullSet(f.Geometry().Count())
+	summary, err := f.Receive(ctx, need, func(int, []byte) error { return nil }, func(done, _ int64) {
 		if done > 0 {
 			stop()
 		}
@@ -238,7 +239,10 @@ func TestReceivingRoom(t *testing.T) {
 	}
 	for text, want := range map[string]int64{
 		"MemTotal:  4 kB\nMemAvailable:   1234 kB\n": 1234 << 10,
-		"": math.MaxInt64, "MemAvailable: -1 kB": math.MaxInt64, "MemAvailable: 99999999999999999999 kB": math.MaxInt64, "MemAvailable:": math.MaxInt64,
+		"":                                      math.MaxInt64,
+		"MemAvailable: -1 kB":                   math.MaxInt64,
+		"MemAvailable: 99999999999999999999 kB": math.MaxInt64,
+		"MemAvailable:":                         math.MaxInt64,
 	} {
 		if got := parseAvailable([]byte(text)); got != want {
 			t.Errorf("parseAvailable(%q) = %d, want %d", text, got, want)
@@ -248,7 +252,11 @@ func TestReceivingRoom(t *testing.T) {
 
 // TestOfferedNonsense refuses descriptions that nobody can follow.
 func TestOfferedNonsense(t *testing.T) {
-	good := protocol.Session{Session: 1, Group: netip.MustParseAddrPort("239.255.128.1:9068"), Control: netip.MustParseAddrPort("127.0.0.1:9"), Payload: 1, Sender: make([]byte, 32)}
+	good := protocol.Session{
+		Session: 1, Payload: 1, Sender: make([]byte, 32),
+		Group:   netip.MustParseAddrPort("239.255.128.1:9068"),
+		Control: netip.MustParseAddrPort("127.0.0.1:9"),
+	}
 	if _, err := Offered(good, nil, nil); err != nil {
 		t.Errorf("Offered(%+v) = %v", good, err)
 	}

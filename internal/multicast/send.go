@@ -98,7 +98,8 @@ func newOffer(opts SendOptions) (o *offer, err error) {
 		}
 	}()
 	session := SessionOptions{
-		Interface: opts.Interface, Signer: opts.Signer, MaxRate: opts.MaxRate, Payload: opts.Payload, Source: opts.Source, Log: opts.Log, Progress: opts.Progress,
+		Interface: opts.Interface, Signer: opts.Signer, MaxRate: opts.MaxRate,
+		Payload: opts.Payload, Source: opts.Source, Log: opts.Log, Progress: opts.Progress,
 	}
 	if o.querier != nil {
 		session.Querier = o.querier
@@ -178,5 +179,8 @@ func (o *offer) announcement() (p []byte, every time.Duration, err error) {
 }
 
 func (o *offer) description() Description {
-	return Description{Session: o.session.ID(), Group: o.session.Group(), Control: o.session.Control(), Payload: o.opts.Payload, Details: o.opts.Details}
+	return Description{
+		Session: o.session.ID(), Group: o.session.Group(), Control: o.session.Control(),
+		Payload: o.opts.Payload, Details: o.opts.Details,
+	}
 }

@@ -57,7 +57,8 @@ func (o *offer) serve(ctx context.Context) error {
 		_ = server.Shutdown(patience) // whoever is still there has its answer, or is too slow
 	})
 	defer stop()
-	listener := tls.NewListener(o.listener, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13})
+	config := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}
+	listener := tls.NewListener(o.listener, config)
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve HTTPS: %w", err)
 	}

@@ -35,8 +35,11 @@ func offered(t *testing.T, payload *bytes.Reader) SendOptions {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return SendOptions{Interface: "lo", Pairing: pairing, Signer: signer, Receivers: 1, MaxRate: testRate, Payload: payload.Size(),
-		Source: FileSource(payload, payload.Size()), Details: json.RawMessage(`{}`), Log: slog.New(slog.DiscardHandler)}
+	return SendOptions{
+		Interface: "lo", Pairing: pairing, Signer: signer, Receivers: 1, MaxRate: testRate,
+		Payload: payload.Size(), Source: FileSource(payload, payload.Size()),
+		Details: json.RawMessage(`{}`), Log: slog.New(slog.DiscardHandler),
+	}
 }
 
 // served is a session whose HTTPS server answers.
@@ -68,7 +71,8 @@ func TestServer(t *testing.T) {
 	good := newClient(at, public, c.token)
 	defer good.close()
 	join := func(nonce string) string {
-		b, err := json.Marshal(protocol.SessionJoin{Nonce: []byte(nonce), AES: true, Need: blocks.FullSet(4).AppendBinary(nil)})
+		request := protocol.SessionJoin{Nonce: []byte(nonce), AES: true, Need: blocks.FullSet(4).AppendBinary(nil)}
+		b, err := json.Marshal(request)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -114,7 +118,8 @@ func TestServer(t *testing.T) {
 	stranger := newClient(at, public, strings.Repeat("0", 64))
 	defer stranger.close()
 	var status *statusError
-	if _, err := stranger.do(t.Context(), "GET", pathSession, nil); !errors.As(err, &status) || status.code != http.StatusForbidden {
+	_, err := stranger.do(t.Context(), "GET", pathSession, nil)
+	if !errors.As(err, &status) || status.code != http.StatusForbidden {
 		t.Errorf("without the token: %v, want 403", err)
 	}
 	_, other, err := NewPairing()
@@ -123,7 +128,8 @@ func TestServer(t *testing.T) {
 	}
 	wary := newClient(at, other.Public().(ed25519.PublicKey), c.token)
 	defer wary.close()
-	if _, err := wary.do(t.Context(), "GET", pathSession, nil); err == nil || !strings.Contains(err.Error(), "not the session's sender") {
+	_, err = wary.do(t.Context(), "GET", pathSession, nil)
+	if err == nil || !strings.Contains(err.Error(), "not the session's sender") {
 		t.Errorf("a server with another key is trusted: %v", err)
 	}
 }

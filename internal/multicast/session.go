@@ -49,8 +49,8 @@ type SessionOptions struct {
 	Querier   Querier  // of the interface; may be nil
 }
 
-// Session is the sending end of a session. It neither announces itself nor listens for receivers' requests: whoever runs
-// it tells receivers of it, and brings them their places (Join) and what they want by unicast (Blocks).
+// Session is the sending end of a session. It neither announces itself nor listens for receivers' requests: whoever
+// runs it tells receivers of it, and brings them their places (Join) and what they want by unicast (Blocks).
 type Session struct {
 	opts        SessionOptions
 	geo         blocks.Geometry
@@ -67,7 +67,7 @@ type Session struct {
 	places    map[string]protocol.SessionPlace // by the nonce of the request
 	lastID    uint32
 	slowAES   bool          // a receiver has no AES instructions
-	stir      chan struct{} // a report or a receiver came
+	wakeup    chan struct{} // a report or a receiver came
 	ceiling   float64       // bytes per second
 	unicastAt time.Duration // when the next block may go by unicast
 	done      bool
@@ -84,7 +84,8 @@ func NewSession(opts SessionOptions) (*Session, error) {
 	}
 	s := &Session{
 		opts: opts, geo: blocks.Geometry{Payload: opts.Payload}, clock: clock{time.Now()}, groupSecret: make([]byte, 32),
-		addresses: map[uint32]netip.AddrPort{}, places: map[string]protocol.SessionPlace{}, stir: make(chan struct{}, 1), ceiling: opts.MaxRate,
+		addresses: map[uint32]netip.AddrPort{}, places: map[string]protocol.SessionPlace{},
+		wakeup: make(chan struct{}, 1), ceiling: opts.MaxRate,
 	}
 	var random [8]byte
 	rand.Read(random[:])
@@ -99,8 +100,8 @@ func NewSession(opts SessionOptions) (*Session, error) {
 	}
 	s.source = newReadAhead(opts.Source, s.geo)
 	s.sender, err = sender.New(sender.Config{
-		Geometry: s.geo, Group: s.group, Probe: probe, Signer: opts.Signer, Source: s.source, Floor: floorOf(opts.MaxRate), Ceiling: opts.MaxRate,
-		Memory: repairMemory, Left: s.left,
+		Geometry: s.geo, Group: s.group, Probe: probe, Signer: opts.Signer, Source: s.source,
+		Floor: floorOf(opts.MaxRate), Ceiling: opts.MaxRate, Memory: repairMemory, Left: s.left,
 	})
 	if err != nil {
 		return nil, err
@@ -145,7 +146,7 @@ func (s *Session) Run(ctx context.Context) error {
 	g.Go(func() error { return s.reports(ctx) })
 	g.Go(func() error {
 		defer finished()
-		return s.drive(ctx)
+		return s.transmit(ctx)
 	})
 	err := g.Wait()
 	s.mu.Lock()
@@ -167,7 +168,7 @@ func (s *Session) Goodbye() error {
 		if err == nil && len(packets) > 0 {
 			err = s.socket.send(group, packets, size)
 		}
-		if err != nil || s.told() {
+		if err != nil || s.endAnnounced() {
 			return err
 		}
 		if len(packets) == 0 {
@@ -176,10 +177,10 @@ func (s *Session) Goodbye() error {
 	}
 }
 
-func (s *Session) told() bool {
+func (s *Session) endAnnounced() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sender.Told()
+	return s.sender.EndAnnounced()
 }
 
 // batch is packets to send, all of one size, one after the other.
@@ -189,8 +190,8 @@ type batch struct {
 	size    int
 }
 
-// drive sends until the session is over. While the kernel sends one batch the next ones are sealed.
-func (s *Session) drive(ctx context.Context) error {
+// transmit sends until the session is over. While the kernel sends one batch the next ones are sealed.
+func (s *Session) transmit(ctx context.Context) error {
 	free, sealed := make(chan []byte, sealedAhead), make(chan batch, sealedAhead)
 	for range sealedAhead {
 		free <- make([]byte, 0, sender.Batch*packet.MaxSize)
@@ -265,14 +266,14 @@ func (s *Session) sleep(ctx context.Context, wait time.Duration) {
 	defer t.Stop()
 	select {
 	case <-t.C:
-	case <-s.stir:
+	case <-s.wakeup:
 	case <-ctx.Done():
 	}
 }
 
 func (s *Session) wake() {
 	select {
-	case s.stir <- struct{}{}:
+	case s.wakeup <- struct{}{}:
 	default:
 	}
 }
@@ -376,9 +377,9 @@ func (s *Session) SetMaxRate(rate float64) {
 	s.wake()
 }
 
-// Blocks gives blocks to write, for a receiver by unicast. write may be called, and its bytes are valid until it returns.
-// While others receive by multicast it takes its time. The error is ErrRequest, before anything is written, when there
-// are no such blocks.
+// Blocks gives blocks to write, for a receiver by unicast. write may be called, and its bytes are valid until it
+// returns. While others receive by multicast it takes its time. The error is ErrRequest, before anything is written,
+// when there are no such blocks.
 func (s *Session) Blocks(ctx context.Context, first, count int, write func(plain []byte) error) error {
 	if first < 0 || count < 1 || count > protocol.MaxBlocks || first >= s.geo.Count() || count > s.geo.Count()-first {
 		return fmt.Errorf("%w: no %d blocks from %d on", ErrRequest, count, first)
@@ -406,7 +407,8 @@ const unicastShare = 0.02
 // yield waits until the next block may be sent by unicast.
 func (s *Session) yield(ctx context.Context) error {
 	s.mu.Lock()
-	s.unicastAt = max(s.unicastAt, s.clock.now()) + time.Duration(blocks.Size/(unicastShare*s.ceiling)*float64(time.Second))
+	perBlock := time.Duration(blocks.Size / (unicastShare * s.ceiling) * float64(time.Second))
+	s.unicastAt = max(s.unicastAt, s.clock.now()) + perBlock
 	turn := s.unicastAt
 	s.mu.Unlock()
 	for ctx.Err() == nil {
@@ -434,14 +436,15 @@ func (s *Session) Summary() SendSummary {
 	counters := s.sender.Counters()
 	began, ended := s.sender.DataPhase()
 	out := SendSummary{
-		State: s.sender.State(), Payload: s.opts.Payload, FirstPass: s.firstPass(), Wire: counters.Wire, Rate: s.sender.Rate(), MaxRate: s.ceiling,
+		State: s.sender.State(), Payload: s.opts.Payload, FirstPass: s.firstPass(),
+		Wire: counters.Wire, Rate: s.sender.Rate(), MaxRate: s.ceiling,
 		Seconds: (ended - began).Seconds(), Blocks: s.geo.Count(), Repair: counters.Repair,
 	}
 	for _, r := range s.sender.Receivers() {
 		one := ReceiverSummary{
 			Receiver: r.ID, Address: s.addresses[r.ID].Addr().String(), State: r.State, Loss: r.Loss,
-			Needed: blocksBytes(s.geo, r.Need), Finished: int64(r.Finished) * blocks.Size, Fetched: int64(r.Fetched) * blocks.Size,
-			Paths: r.Paths.Names(),
+			Needed: blocksBytes(s.geo, r.Need), Finished: int64(r.Finished) * blocks.Size,
+			Fetched: int64(r.Fetched) * blocks.Size, Paths: r.Paths.Names(),
 		}
 		one.Finished = min(one.Finished, one.Needed)
 		if r.Reason != packet.ReasonNone {

@@ -44,7 +44,9 @@ func newGroupSender(ifi *net.Interface, addr netip.Addr, rate float64) (*groupSe
 		return nil, err
 	}
 	s := &groupSender{conn: c.(*net.UDPConn), packets: ipv4.NewPacketConn(c), cuts: true}
-	if err := errors.Join(s.packets.SetMulticastInterface(ifi), s.packets.SetMulticastTTL(1), s.packets.SetMulticastLoopback(true)); err != nil {
+	err = errors.Join(s.packets.SetMulticastInterface(ifi), s.packets.SetMulticastTTL(1),
+		s.packets.SetMulticastLoopback(true))
+	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	s.oob = make([]byte, unix.CmsgSpace(2))
@@ -87,7 +89,8 @@ func (s *groupSender) send(to *net.UDPAddr, batch []byte, size int) error {
 
 // sendError drops errors that are just lost packets: a full queue, a cable that is out for a moment.
 func sendError(err error) error {
-	if errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.ENETDOWN) || errors.Is(err, unix.EPERM) {
+	if errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.ENETDOWN) ||
+		errors.Is(err, unix.EPERM) {
 		return nil
 	}
 	return fmt.Errorf("send to the group: %w", err)
@@ -117,7 +120,9 @@ func joinGroup(ifi *net.Interface, group netip.AddrPort, buffer int) (*batchRead
 func newBatchReader(c net.PacketConn) *batchReader {
 	r := &batchReader{conn: c, packets: ipv4.NewPacketConn(c)}
 	for range readMessages {
-		r.messages = append(r.messages, ipv4.Message{Buffers: [][]byte{make([]byte, messageSize)}, OOB: make([]byte, unix.CmsgSpace(4))})
+		r.messages = append(r.messages, ipv4.Message{
+			Buffers: [][]byte{make([]byte, messageSize)}, OOB: make([]byte, unix.CmsgSpace(4)),
+		})
 	}
 	return r
 }

@@ -21,7 +21,8 @@ func TestGeometry(t *testing.T) {
 		g := Geometry{tc.payload}
 		last := g.Count() - 1
 		if g.Count() != tc.count || g.Length(last) != tc.length || g.Symbols(last) != tc.symbols || g.Room(last) < tc.length {
-			t.Errorf("%d bytes: %d blocks, the last one of %d bytes in %d symbols, want %+v", tc.payload, g.Count(), g.Length(last), g.Symbols(last), tc)
+			t.Errorf("%d bytes: %d blocks, the last one of %d bytes in %d symbols, want %+v",
+				tc.payload, g.Count(), g.Length(last), g.Symbols(last), tc)
 		}
 	}
 	if (Geometry{}).Count() != 0 {
@@ -84,7 +85,8 @@ func check(t *testing.T, seed uint64, s *Set, want []bool) {
 			gap = i
 		}
 		if s.Has(i) != want[i] || s.Next(i) != next || s.NextGap(i) != gap {
-			t.Fatalf("seed %d: at %d of %d: Has %v, Next %d, NextGap %d, want %v, %d, %d", seed, i, len(want), s.Has(i), s.Next(i), s.NextGap(i), want[i], next, gap)
+			t.Fatalf("seed %d: at %d of %d: Has %v, Next %d, NextGap %d, want %v, %d, %d",
+				seed, i, len(want), s.Has(i), s.Next(i), s.NextGap(i), want[i], next, gap)
 		}
 	}
 	if s.Len() != n {

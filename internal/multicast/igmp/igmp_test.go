@@ -12,7 +12,8 @@ import (
 
 var everything = netip.IPv4Unspecified()
 
-// TestQueries compares with messages whose checksums are worked out by hand; package querier reads those of a Linux bridge.
+// TestQueries compares with messages whose checksums are worked out by hand; package querier
+// reads those of a Linux bridge.
 func TestQueries(t *testing.T) {
 	for _, tc := range []struct {
 		hex   string
@@ -22,7 +23,9 @@ func TestQueries(t *testing.T) {
 		{"1164ee9b00000000", Query{Version: 2, MaxResponse: 100, Group: everything}},
 		{"110afdf4efff0101", Query{Version: 2, MaxResponse: 10, Group: netip.MustParseAddr("239.255.1.1")}},
 		{"1164ec1e00000000027d0000", Query{Version: 3, MaxResponse: 100, Group: everything, Robustness: 2, Interval: 125}},
-		{"11ffde33000000000fcd0000", Query{Version: 3, MaxResponse: 31744, Group: everything, Suppress: true, Robustness: 7, Interval: 3712}},
+		{"11ffde33000000000fcd0000", Query{
+			Version: 3, MaxResponse: 31744, Group: everything, Suppress: true, Robustness: 7, Interval: 3712,
+		}},
 	} {
 		raw, err := hex.DecodeString(tc.hex)
 		if err != nil {

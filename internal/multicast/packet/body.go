@@ -19,8 +19,10 @@ const (
 	StateFailed                     // receiver: gave up
 )
 
-var stateNames = [...]string{StateWaiting: "waiting", StateRunning: "running", StateEnded: "ended", StateReceiving: "receiving",
-	StateUnicast: "unicast", StateDone: "done", StateFailed: "failed"}
+var stateNames = [...]string{
+	StateWaiting: "waiting", StateRunning: "running", StateEnded: "ended",
+	StateReceiving: "receiving", StateUnicast: "unicast", StateDone: "done", StateFailed: "failed",
+}
 
 func (s State) String() string {
 	if s == 0 || int(s) >= len(stateNames) {

@@ -69,7 +69,10 @@ const (
 )
 
 func (k Kind) String() string {
-	names := [...]string{KindData: "data", KindDigest: "digest", KindStatus: "status", KindAnnounce: "announce", KindReport: "report", KindOrder: "order", KindProbe: "probe"}
+	names := [...]string{
+		KindData: "data", KindDigest: "digest", KindStatus: "status", KindAnnounce: "announce",
+		KindReport: "report", KindOrder: "order", KindProbe: "probe",
+	}
 	if int(k) < len(names) && k != 0 {
 		return names[k]
 	}

@@ -40,12 +40,16 @@ func TestBytes(t *testing.T) {
 		got  []byte
 		want string
 	}{
-		{"header", Header{KindReport, false, 0, 7, 0xaabbccdd00112233, 9}.Append(nil), "0205 0000 07000000 33221100ddccbbaa 0900000000000000"},
+		{"header", Header{KindReport, false, 0, 7, 0xaabbccdd00112233, 9}.Append(nil),
+			"0205 0000 07000000 33221100ddccbbaa 0900000000000000"},
 		{"status", Status{Serial: 1, State: StateRunning, Poll: 2, ReportEvery: 40, Spread: 8, Rate: 1 << 20}.Append(nil),
 			"0100000000000000 02 000000 02000000 28000000 08000000 0000100000000000"},
 		{"order", Order{Verb: VerbLeave, Reason: ReasonDisk}.Append(nil), "0202 000000000000"},
-		{"report", Report{Highest: 5, Received: 4, Poll: 3, Finished: 2, Fetched: 1, Backlog: 99, State: StateReceiving, Reason: ReasonNone, Suspect: 6, Paths: PathGroup | PathFull | PathUnicast,
-			Runs: []Run{{10, 1, 128}, {11, 300, 2}}}.Append(nil),
+		{"report", Report{
+			Highest: 5, Received: 4, Poll: 3, Finished: 2, Fetched: 1, Backlog: 99,
+			State: StateReceiving, Reason: ReasonNone, Suspect: 6, Paths: PathGroup | PathFull | PathUnicast,
+			Runs: []Run{{10, 1, 128}, {11, 300, 2}},
+		}.Append(nil),
 			"0500000000000000 0400000000000000 03000000 02000000 01000000 63 04 00 06 0200 0b 00 0a018001 00ac0202"},
 	} {
 		want, err := hex.DecodeString(strings.ReplaceAll(tc.want, " ", ""))
@@ -100,7 +104,11 @@ func TestSeal(t *testing.T) {
 		if bytes.Contains(p, body[:16]) {
 			t.Error("the body can be read in the packet")
 		}
-		for _, other := range []*Key{newKey(t, "secret", 2, PurposeGroup, chacha), newKey(t, "secret", 1, PurposeUp, chacha), newKey(t, "Secret", 1, PurposeGroup, chacha)} {
+		for _, other := range []*Key{
+			newKey(t, "secret", 2, PurposeGroup, chacha),
+			newKey(t, "secret", 1, PurposeUp, chacha),
+			newKey(t, "Secret", 1, PurposeGroup, chacha),
+		} {
 			if _, err := open(other, p); !errors.Is(err, ErrSeal) {
 				t.Errorf("chacha %v: another key opens the packet: %v", chacha, err)
 			}
@@ -185,7 +193,8 @@ func TestSignature(t *testing.T) {
 		t.Error("a status without signature is taken")
 	}
 	// The signature of one packet does not fit another one.
-	moved := seal(t, k, Header{Kind: KindDigest}, append(bytes.Clone(body), ed25519.Sign(sender, signedBytes(Header{Kind: KindStatus, Session: 1, Counter: 1}, body))...))
+	ofStatus := ed25519.Sign(sender, signedBytes(Header{Kind: KindStatus, Session: 1, Counter: 1}, body))
+	moved := seal(t, k, Header{Kind: KindDigest}, append(bytes.Clone(body), ofStatus...))
 	if !errors.Is(verify(moved), ErrSeal) {
 		t.Error("a signature was carried to another packet")
 	}
@@ -269,7 +278,8 @@ func TestMalformed(t *testing.T) {
 		},
 		"missing runs": func(b []byte) []byte { b[0x21] = 0xff; return b },
 	} {
-		if r, err := ParseReport(change(bytes.Clone(report)), nil); !errors.Is(err, ErrMalformed) || cmp.Diff(r, Report{}) != "" {
+		r, err := ParseReport(change(bytes.Clone(report)), nil)
+		if !errors.Is(err, ErrMalformed) || cmp.Diff(r, Report{}) != "" {
 			t.Errorf("%s: ParseReport = %v, %v", name, r, err)
 		}
 	}

@@ -27,8 +27,8 @@ func (p Paths) Names() []string {
 	return names
 }
 
-// Probe shows that a way is open: it is PathFull, sent to the group, or PathLink, sent to 224.0.0.1. Size 8; zeros fill a
-// probe of PathFull up to MaxSize.
+// Probe shows that a way is open: it is PathFull, sent to the group, or PathLink, sent to 224.0.0.1. Size 8; zeros fill
+// a probe of PathFull up to MaxSize.
 type Probe struct {
 	Path Paths   `offset:"0x0"`
 	_    [7]byte `offset:"0x1"`

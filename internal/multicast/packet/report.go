@@ -54,8 +54,10 @@ type Run struct {
 // Runs must be in ascending order and must not overlap.
 func (r Report) Append(b []byte) []byte {
 	start := len(b)
-	head := reportHead{Highest: r.Highest, Received: r.Received, Poll: r.Poll, Finished: r.Finished, Fetched: r.Fetched, Backlog: r.Backlog,
-		State: r.State, Reason: r.Reason, Suspect: r.Suspect, Paths: r.Paths}
+	head := reportHead{
+		Highest: r.Highest, Received: r.Received, Poll: r.Poll, Finished: r.Finished, Fetched: r.Fetched,
+		Backlog: r.Backlog, State: r.State, Reason: r.Reason, Suspect: r.Suspect, Paths: r.Paths,
+	}
 	b, _ = binary.Append(b, binary.LittleEndian, head)
 	end, n := uint32(0), 0
 	for _, run := range r.Runs {
@@ -87,7 +89,10 @@ func ParseReport(b []byte, runs []Run) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	return Report{head.Highest, head.Received, head.Poll, head.Finished, head.Fetched, head.Backlog, head.State, head.Reason, head.Suspect, head.Paths, runs}, nil
+	return Report{
+		Highest: head.Highest, Received: head.Received, Poll: head.Poll, Finished: head.Finished, Fetched: head.Fetched,
+		Backlog: head.Backlog, State: head.State, Reason: head.Reason, Suspect: head.Suspect, Paths: head.Paths, Runs: runs,
+	}, nil
 }
 
 func parseRuns(b []byte, n int, runs []Run) ([]Run, error) {
@@ -102,7 +107,8 @@ func parseRuns(b []byte, n int, runs []Run) ([]Run, error) {
 			b = b[size:]
 		}
 		skip, count, lack := v[0], v[1], v[2]
-		if skip > math.MaxUint32 || count < 1 || count > math.MaxUint32 || end+skip+count > math.MaxUint32 || lack > math.MaxUint16 {
+		if skip > math.MaxUint32 || count < 1 || count > math.MaxUint32 || end+skip+count > math.MaxUint32 ||
+			lack > math.MaxUint16 {
 			return nil, fmt.Errorf("%w: run %d skips %d, holds %d blocks that lack %d", ErrMalformed, i, skip, count, lack)
 		}
 		runs = append(runs, Run{uint32(end + skip), uint32(count), uint16(lack)})

@@ -64,21 +64,33 @@ func TestElection(t *testing.T) {
 		want   []string
 		state  State
 	}{
-		"alone":                                   {nil, 450, []string{"130", "161.25", "286.25", "411.25"}, Querying},
-		"a querier is there":                      {[]heard{{100, high, plain, false}, {225, high, plain, false}, {350, high, plain, false}}, 600, nil, Yielding},
-		"the querier falls silent":                {[]heard{{100, high, plain, false}}, 400, []string{"355", "386.25"}, Querying},
-		"a lower one comes later":                 {[]heard{{140, low, plain, false}, {265, low, plain, false}}, 500, []string{"130"}, Yielding},
-		"a higher one comes later":                {[]heard{{140, high, plain, false}}, 200, []string{"130", "161.25"}, Querying},
-		"its own words come back":                 {[]heard{{140, our, plain, false}}, 200, []string{"130", "161.25"}, Querying},
-		"a switch that stands in":                 {[]heard{{100, netip.IPv4Unspecified(), plain, false}}, 140, []string{"130"}, Querying},
-		"a query for one group":                   {[]heard{{100, low, specific, false}}, 140, []string{"130"}, Querying},
-		"the other one's times count":             {[]heard{{0, low, slow, false}}, 620, []string{"605"}, Querying},
-		"nobody may be silent for longer":         {[]heard{{0, low, never, false}}, 3610, []string{"3600"}, Querying},
-		"hurry makes it begin":                    {[]heard{{1, our, plain, true}}, 140, []string{"1!", "32.25"}, Querying},
-		"hurry, once in ten seconds":              {[]heard{{1, our, plain, true}, {2, our, plain, true}, {10, our, plain, true}, {11, our, plain, true}}, 20, []string{"1!", "11!"}, Querying},
-		"hurry does not take a querier's place":   {[]heard{{1, high, plain, false}, {2, our, plain, true}}, 200, nil, Yielding},
-		"hurry while querying":                    {[]heard{{170, our, plain, true}}, 300, []string{"130", "161.25", "170!", "295"}, Querying},
-		"after hurry a lower one takes its place": {[]heard{{1, our, plain, true}, {3, low, plain, false}}, 200, []string{"1!"}, Yielding},
+		"alone": {nil, 450, []string{"130", "161.25", "286.25", "411.25"}, Querying},
+		"a querier is there": {[]heard{
+			{100, high, plain, false}, {225, high, plain, false}, {350, high, plain, false},
+		}, 600, nil, Yielding},
+		"the querier falls silent": {[]heard{{100, high, plain, false}}, 400, []string{"355", "386.25"}, Querying},
+		"a lower one comes later": {[]heard{
+			{140, low, plain, false}, {265, low, plain, false},
+		}, 500, []string{"130"}, Yielding},
+		"a higher one comes later": {[]heard{{140, high, plain, false}}, 200, []string{"130", "161.25"}, Querying},
+		"its own words come back":  {[]heard{{140, our, plain, false}}, 200, []string{"130", "161.25"}, Querying},
+		"a switch that stands in": {[]heard{
+			{100, netip.IPv4Unspecified(), plain, false},
+		}, 140, []string{"130"}, Querying},
+		"a query for one group":           {[]heard{{100, low, specific, false}}, 140, []string{"130"}, Querying},
+		"the other one's times count":     {[]heard{{0, low, slow, false}}, 620, []string{"605"}, Querying},
+		"nobody may be silent for longer": {[]heard{{0, low, never, false}}, 3610, []string{"3600"}, Querying},
+		"hurry makes it begin":            {[]heard{{1, our, plain, true}}, 140, []string{"1!", "32.25"}, Querying},
+		"hurry, once in ten seconds": {[]heard{
+			{1, our, plain, true}, {2, our, plain, true}, {10, our, plain, true}, {11, our, plain, true},
+		}, 20, []string{"1!", "11!"}, Querying},
+		"hurry does not take a querier's place": {[]heard{
+			{1, high, plain, false}, {2, our, plain, true},
+		}, 200, nil, Yielding},
+		"hurry while querying": {[]heard{{170, our, plain, true}}, 300, []string{"130", "161.25", "170!", "295"}, Querying},
+		"after hurry a lower one takes its place": {[]heard{
+			{1, our, plain, true}, {3, low, plain, false},
+		}, 200, []string{"1!"}, Yielding},
 	} {
 		q := New(0, our)
 		got := queries(q, tc.until, tc.events...)

@@ -28,7 +28,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	querier *Querier
-	told    State
+	logged  State
 }
 
 // Open opens a raw socket, which needs root or CAP_NET_RAW. address is the interface's.
@@ -107,7 +107,7 @@ func (s *Server) hear(header *ipv4.Header, payload []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.querier.Hear(s.now(), from, query)
-	s.tell()
+	s.logState()
 }
 
 // query sends the query that is due, and lets reading end when the next one is.
@@ -115,7 +115,7 @@ func (s *Server) query() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	query, due, wait := s.querier.Next(s.now())
-	s.tell()
+	s.logState()
 	if due {
 		if err := s.send(query); err != nil {
 			s.log.Debug("send an IGMP query", "error", err) // the next one may get through
@@ -126,20 +126,22 @@ func (s *Server) query() {
 
 func (s *Server) send(q igmp.Query) error {
 	message := q.Append(nil)
+	headerLen := ipv4.HeaderLen + len(igmp.RouterAlert)
 	header := &ipv4.Header{
-		Version: ipv4.Version, Len: ipv4.HeaderLen + len(igmp.RouterAlert), TotalLen: ipv4.HeaderLen + len(igmp.RouterAlert) + len(message),
-		TOS: 0xc0, TTL: 1, Protocol: unix.IPPROTO_IGMP, Src: s.address.AsSlice(), Dst: igmp.AllSystems.AsSlice(), Options: igmp.RouterAlert,
+		Version: ipv4.Version, Len: headerLen, TotalLen: headerLen + len(message),
+		TOS: 0xc0, TTL: 1, Protocol: unix.IPPROTO_IGMP,
+		Src: s.address.AsSlice(), Dst: igmp.AllSystems.AsSlice(), Options: igmp.RouterAlert,
 	}
 	return s.conn.WriteTo(header, message, &ipv4.ControlMessage{IfIndex: s.ifi.Index})
 }
 
-// tell logs a change of state. It is called with the lock held.
-func (s *Server) tell() {
+// logState logs a change of state. It is called with the lock held.
+func (s *Server) logState() {
 	state, other := s.querier.State()
-	if state == s.told {
+	if state == s.logged {
 		return
 	}
-	s.told = state
+	s.logged = state
 	if state == Yielding {
 		s.log.Info("the network has an IGMP querier", "interface", s.ifi.Name, "address", other)
 	} else {

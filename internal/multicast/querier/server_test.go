@@ -29,7 +29,8 @@ const group = "239.255.140.1"
 func snooped(t *testing.T) {
 	t.Helper()
 	nettest.Isolate(t,
-		"ip link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 1 mcast_querier 0 mcast_membership_interval 200",
+		"ip link add br0 type bridge stp_state 0 forward_delay 0 "+
+			"mcast_snooping 1 mcast_querier 0 mcast_membership_interval 200",
 		"ip link set br0 up",
 		"ip link add our type veth peer name port1",
 		"ip link set port1 master br0 up",
@@ -103,7 +104,8 @@ func joinFar() (net.PacketConn, error) {
 	}
 	// What it wants it says twice, soon, and then no more until it is asked.
 	for _, version := range []string{"2", "3"} {
-		if err := os.WriteFile("/proc/sys/net/ipv4/conf/far/igmpv"+version+"_unsolicited_report_interval", []byte("100"), 0); err != nil {
+		path := "/proc/sys/net/ipv4/conf/far/igmpv" + version + "_unsolicited_report_interval"
+		if err := os.WriteFile(path, []byte("100"), 0); err != nil {
 			return nil, err
 		}
 	}
@@ -212,8 +214,12 @@ func TestSwitchForgets(t *testing.T) {
 		return strings.Contains(string(out), "router ports on br0: port1")
 	})
 	far := newFarHost(t)
-	eventually(t, "the far host is heard to want the group, and gets it", func() bool { return known(t) && far.hears(t, ours, "joined") })
-	eventually(t, "the switch forgets the group, and nothing arrives", func() bool { return !known(t) && !far.hears(t, ours, "forgotten") })
+	eventually(t, "the far host is heard to want the group, and gets it", func() bool {
+		return known(t) && far.hears(t, ours, "joined")
+	})
+	eventually(t, "the switch forgets the group, and nothing arrives", func() bool {
+		return !known(t) && !far.hears(t, ours, "forgotten")
+	})
 	s.Hurry()
 	eventually(t, "after a query the group arrives again", func() bool { return known(t) && far.hears(t, ours, "asked") })
 	if state, _ := s.State(); state != Querying {
@@ -226,12 +232,14 @@ func TestBridgeAsks(t *testing.T) {
 	for version := 2; version <= 3; version++ {
 		snooped(t)
 		s := open(t)
-		if err := os.WriteFile("/proc/sys/net/ipv4/conf/our/accept_local", []byte("1"), 0); err != nil { // the bridge is in the same namespace
+		// The bridge is in the same namespace.
+		if err := os.WriteFile("/proc/sys/net/ipv4/conf/our/accept_local", []byte("1"), 0); err != nil {
 			t.Fatal(err)
 		}
 		for _, line := range []string{
 			"ip addr add 10.9.0.2/24 dev br0",
-			fmt.Sprintf("ip link set br0 type bridge mcast_igmp_version %d mcast_query_use_ifaddr 1 mcast_startup_query_interval 20 mcast_querier 1", version),
+			fmt.Sprintf("ip link set br0 type bridge mcast_igmp_version %d mcast_query_use_ifaddr 1 "+
+				"mcast_startup_query_interval 20 mcast_querier 1", version),
 		} {
 			if err := command(line); err != nil {
 				t.Fatal(err)
@@ -266,7 +274,8 @@ func TestForwardedQuery(t *testing.T) {
 
 // TestNoInterface refuses an interface that is not there.
 func TestNoInterface(t *testing.T) {
-	if _, err := Open(t.Context(), "no-such", our, slog.New(slog.DiscardHandler)); err == nil || errors.Is(err, os.ErrPermission) {
+	_, err := Open(t.Context(), "no-such", our, slog.New(slog.DiscardHandler))
+	if err == nil || errors.Is(err, os.ErrPermission) {
 		t.Errorf("Open = %v", err)
 	}
 }

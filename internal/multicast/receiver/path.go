@@ -106,7 +106,8 @@ func (r *Receiver) Answer(now time.Duration, p []byte) {
 // Detour tells whether the report that Next gave shall go to the sender by HTTPS: reports are not answered by UDP, so
 // either they or the answers are lost. That is so once a second, and when there is news.
 func (r *Receiver) Detour(now time.Duration) bool {
-	if r.path.heard&packet.PathUnicast != 0 || now-r.path.since < answerAfter || now < r.detourAt && r.state == r.detourState {
+	if r.path.heard&packet.PathUnicast != 0 || now-r.path.since < answerAfter ||
+		now < r.detourAt && r.state == r.detourState {
 		return false
 	}
 	r.detourAt, r.detourState = now+detourEvery, r.state

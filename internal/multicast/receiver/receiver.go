@@ -125,9 +125,11 @@ type Receiver struct {
 func New(now time.Duration, cfg Config) *Receiver {
 	r := &Receiver{
 		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, uint64(cfg.ID))), state: packet.StateReceiving,
-		missing: cfg.Need.Clone(), poisoned: blocks.NewSet(cfg.Geometry.Count()), taken: map[int]bool{}, open: map[int]*Block{},
+		missing: cfg.Need.Clone(), poisoned: blocks.NewSet(cfg.Geometry.Count()),
+		taken: map[int]bool{}, open: map[int]*Block{},
 		digests: map[int][packet.DigestSize]byte{}, scratch: make([]byte, 0, packet.MaxSize),
-		heard: now, path: path{since: now}, lookedAt: now, checks: checkBurst, checksAt: now, every: 100 * time.Millisecond, reportAt: now,
+		heard: now, path: path{since: now}, lookedAt: now, checks: checkBurst, checksAt: now,
+		every: 100 * time.Millisecond, reportAt: now,
 	}
 	r.checkDone(now)
 	return r
@@ -288,7 +290,8 @@ func (r *Receiver) begin(b int) *Block {
 		data = make([]byte, blocks.Size)
 	}
 	symbols := r.cfg.Geometry.Symbols(b)
-	block := &Block{Number: b, Data: data[:symbols*packet.SymbolSize], Have: make([]bool, symbols), Parity: map[int][]byte{}}
+	block := &Block{Number: b, Data: data[:symbols*packet.SymbolSize],
+		Have: make([]bool, symbols), Parity: map[int][]byte{}}
 	r.open[b] = block
 	return block
 }
@@ -540,7 +543,8 @@ func (r *Receiver) Next(now time.Duration) (report []byte, wait time.Duration, e
 		r.reportAt = now + doneEvery
 	}
 	body := packet.Report{
-		Highest: r.window.Highest(), Received: r.received, Poll: r.poll, Finished: uint32(r.finished), Fetched: uint32(r.fetched),
+		Highest: r.window.Highest(), Received: r.received, Poll: r.poll,
+		Finished: uint32(r.finished), Fetched: uint32(r.fetched),
 		Backlog: uint8(min(100, 100*(len(r.ready)+len(r.taken))/r.cfg.Memory)), State: r.state, Reason: r.reason,
 		Suspect: uint8(min(r.suspects, 255)), Paths: r.path.heard, Runs: r.lacking(),
 	}.Append(nil)

@@ -33,8 +33,8 @@ const (
 	hope         = 0.05 // of what the receiver in the middle is believed to take, per tick
 )
 
-// Batch is how many packets are best sent at once. The kernel takes 44, but bursts of 64 KiB are more than shapers and small
-// buffers of switches pass on at once.
+// Batch is how many packets are best sent at once. The kernel takes 44, but bursts of 64 KiB are more than shapers and
+// small buffers of switches pass on at once.
 const Batch = 32
 
 // pace limits the rate: a bucket of bytes, and what fills it.
@@ -190,9 +190,9 @@ func (l *link) total() float64 {
 // current tells that the path was measured at the present rate.
 func (l *link) current(p *pace) bool { return l.since == p.changedAt }
 
-// speed sets the receiver's capacity, given what goes out. What was measured before the rate last went down says no more
-// than it did then, and soon nothing at all: the reports of a slow receiver come late, and at a low rate the next
-// measurement takes a while.
+// speed sets the receiver's capacity, given what goes out. What was measured before the rate last went down says no
+// more than it did then, and soon nothing at all: the reports of a slow receiver come late, and at a low rate the
+// next measurement takes a while.
 func (l *link) speed(p *pace) {
 	switch {
 	case l.current(p) && l.congested():
@@ -263,8 +263,9 @@ func (s *Sender) control(now time.Duration) {
 	}
 }
 
-// believe takes the capacity of the receiver in the middle. Where it is not known, because nothing limits that receiver
-// at this rate, the belief grows: with the rate kept low by somebody slow it would never be seen what the others can take.
+// believe takes the capacity of the receiver in the middle. Where it is not known, because nothing limits
+// that receiver at this rate, the belief grows: with the rate kept low by somebody slow it would never be
+// seen what the others can take.
 func (p *pace) believe(median float64) {
 	if math.IsInf(median, 1) {
 		median = max((1+hope)*p.median, p.actual)

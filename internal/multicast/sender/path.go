@@ -7,7 +7,8 @@ import (
 	"clonecast/internal/multicast/packet"
 )
 
-// How the paths to receivers are tested: while somebody does not hear full packets of the group, probes go out with every tick.
+// How the paths to receivers are tested: while somebody does not hear full packets of the group,
+// probes go out with every tick.
 const (
 	maxProbes   = 200             // for one receiver, in ticks: nobody has the sender probe for ever
 	snoopedFrom = 8 * tickEvery   // for so long it must hear link-local multicast only
@@ -18,8 +19,8 @@ const (
 // can say how fast it is.
 func (r *receiver) hears() bool { return r.paths&packet.PathFull != 0 }
 
-// notePaths takes what a receiver hears. One that hears the group only after data began to flow has missed something by no
-// fault of its own: it may ask for that, like a late joiner.
+// notePaths takes what a receiver hears. One that hears the group only after data began to flow has missed something by
+// no fault of its own: it may ask for that, like a late joiner.
 func (s *Sender) notePaths(r *receiver, ways packet.Paths) {
 	r.paths = ways
 	if r.opened || !r.hears() {
@@ -64,7 +65,8 @@ func (s *Sender) LinkProbe() ([]byte, error) {
 
 // probe seals a probe. Its key is not the group's: receivers that do not hear it have not lost data.
 func (s *Sender) probe(buf []byte, way packet.Paths) ([]byte, error) {
-	buf, err := s.cfg.Probe.SealSigned(buf, packet.Header{Kind: packet.KindProbe}, packet.Probe{Path: way}.Append(nil), s.cfg.Signer)
+	header, body := packet.Header{Kind: packet.KindProbe}, packet.Probe{Path: way}.Append(nil)
+	buf, err := s.cfg.Probe.SealSigned(buf, header, body, s.cfg.Signer)
 	s.onWire(len(buf))
 	return buf, err
 }

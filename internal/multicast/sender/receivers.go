@@ -71,7 +71,10 @@ func (s *Sender) Add(now time.Duration, id uint32, up, down *packet.Key, need *b
 	if s.receivers[id] != nil {
 		return fmt.Errorf("receiver %d is in the session already", id)
 	}
-	r := &receiver{id: id, up: up, down: down, need: need, state: packet.StateReceiving, heard: now, progress: now, tokens: reportBurst, tokensAt: now}
+	r := &receiver{
+		id: id, up: up, down: down, need: need, state: packet.StateReceiving,
+		heard: now, progress: now, tokens: reportBurst, tokensAt: now,
+	}
 	s.receivers[id] = r
 	s.order = append(s.order, r)
 	if s.state == packet.StateRunning {
@@ -367,7 +370,8 @@ func (s *Sender) Receivers() []ReceiverState {
 		if r.vanished {
 			state = "vanished"
 		}
-		out = append(out, ReceiverState{r.id, state, r.reason, r.need, r.link.total(), r.last.Fetched, r.last.Finished, r.last.Suspect, r.paths})
+		out = append(out, ReceiverState{r.id, state, r.reason, r.need, r.link.total(),
+			r.last.Fetched, r.last.Finished, r.last.Suspect, r.paths})
 	}
 	return out
 }

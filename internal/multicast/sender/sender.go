@@ -154,8 +154,8 @@ func New(cfg Config) (*Sender, error) {
 	}
 	s := &Sender{
 		cfg: cfg, code: code, state: packet.StateWaiting,
-		wanted: blocks.NewSet(n), blocks: make([]blockState, n), digests: make([][packet.DigestSize]byte, n), resend: map[int]bool{},
-		receivers: map[uint32]*receiver{}, idleFrom: -1,
+		wanted: blocks.NewSet(n), blocks: make([]blockState, n), digests: make([][packet.DigestSize]byte, n),
+		resend: map[int]bool{}, receivers: map[uint32]*receiver{}, idleFrom: -1,
 	}
 	s.log.init()
 	s.cache.init(max(cfg.Memory, 2*blocks.GroupSize))
@@ -205,12 +205,12 @@ func (s *Sender) End(now time.Duration) {
 	}
 }
 
-// Told tells whether the group has heard often enough that the session has ended.
-func (s *Sender) Told() bool { return s.state == packet.StateEnded && s.ended >= endStatuses }
+// EndAnnounced tells whether the group has heard often enough that the session has ended.
+func (s *Sender) EndAnnounced() bool { return s.state == packet.StateEnded && s.ended >= endStatuses }
 
 // Finished tells that every receiver has come to its end and the group was told.
 func (s *Sender) Finished() bool {
-	if !s.Told() {
+	if !s.EndAnnounced() {
 		return false
 	}
 	for _, r := range s.order {
@@ -260,7 +260,8 @@ func (s *Sender) data(buf []byte, n int) ([]byte, error) {
 		if body == nil || err != nil {
 			return buf, err
 		}
-		if buf, err = s.cfg.Group.Seal(buf, packet.Header{Kind: packet.KindData, Block: uint32(b), Symbol: uint16(symbol)}, body); err != nil {
+		header := packet.Header{Kind: packet.KindData, Block: uint32(b), Symbol: uint16(symbol)}
+		if buf, err = s.cfg.Group.Seal(buf, header, body); err != nil {
 			return nil, err
 		}
 		s.sent(packet.MaxSize)
@@ -414,7 +415,8 @@ func (s *Sender) digest(buf []byte) ([]byte, error) {
 	for _, d := range s.digests[first:end] {
 		body = append(body, d[:]...)
 	}
-	buf, err := s.cfg.Group.SealSigned(buf, packet.Header{Kind: packet.KindDigest, Block: uint32(first)}, body, s.cfg.Signer)
+	header := packet.Header{Kind: packet.KindDigest, Block: uint32(first)}
+	buf, err := s.cfg.Group.SealSigned(buf, header, body, s.cfg.Signer)
 	s.sent(len(buf))
 	return buf, err
 }

@@ -59,7 +59,8 @@ func TestOutsiderInjects(t *testing.T) {
 			}
 			if i%2 == 0 {
 				kind := packet.Kind(1 + w.rng.IntN(6))
-				h := packet.Header{Kind: kind, Block: uint32(w.rng.IntN(w.geo.Count())), Session: session, Counter: 1 + w.rng.Uint64N(1<<20)}
+				block, counter := uint32(w.rng.IntN(w.geo.Count())), 1+w.rng.Uint64N(1<<20)
+				h := packet.Header{Kind: kind, Block: block, Session: session, Counter: counter}
 				copy(noise, h.Append(nil))
 			}
 			w.everyone(noise)
@@ -79,7 +80,8 @@ func TestForgedPacketsCostNoMemory(t *testing.T) {
 	w := newWorld(t, 12, config{payload: 8e6, line: 100 * mbit})
 	n := w.join(0, path{}, nil)
 	n.begin()
-	p := append(packet.Header{Kind: packet.KindData, Block: 1, Session: session, Counter: 7}.Append(nil), make([]byte, packet.MaxSize-packet.HeaderSize)...)
+	p := packet.Header{Kind: packet.KindData, Block: 1, Session: session, Counter: 7}.Append(nil)
+	p = append(p, make([]byte, packet.MaxSize-packet.HeaderSize)...)
 	parity := slices.Clone(p)
 	parity[2] = 200
 	if allocated := testing.AllocsPerRun(1000, func() { n.r.Handle(0, p); n.r.Handle(0, parity) }); allocated != 0 {
@@ -128,7 +130,9 @@ func TestInsiderForgesSymbols(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			p, err := key.Seal(nil, packet.Header{Kind: packet.KindData, Block: uint32(w.rng.IntN(w.geo.Count())), Symbol: uint16(w.rng.IntN(200))}, make([]byte, packet.SymbolSize))
+			block, symbol := uint32(w.rng.IntN(w.geo.Count())), uint16(w.rng.IntN(200))
+			header := packet.Header{Kind: packet.KindData, Block: block, Symbol: symbol}
+			p, err := key.Seal(nil, header, make([]byte, packet.SymbolSize))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -154,13 +158,16 @@ func TestInsiderForgesSymbols(t *testing.T) {
 	}
 }
 
-// TestReportFlood is S44: outsiders forge reports, an insider floods the sender with its own that lack
-// everything and lost everything. It is told to leave, the rate stays above the floor, and the others keep half of the goodput.
+// TestReportFlood is S44: outsiders forge reports, an insider floods the sender with its own that lack everything and
+// lost everything. It is told to leave, the rate stays above the floor, and the others keep half of the goodput.
 func TestReportFlood(t *testing.T) {
 	var own, stranger *packet.Key
 	w := attacked(t, 16, func(w *world) {
-		lie := packet.Report{Highest: w.sender.Counters().Packets, Poll: 1, State: packet.StateReceiving, Backlog: 100, Paths: packet.PathGroup | packet.PathFull,
-			Runs: []packet.Run{{Start: 0, Count: uint32(w.geo.Count()), Lack: 60}}}.Append(nil)
+		lie := packet.Report{
+			Highest: w.sender.Counters().Packets, Poll: 1, State: packet.StateReceiving, Backlog: 100,
+			Paths: packet.PathGroup | packet.PathFull,
+			Runs:  []packet.Run{{Start: 0, Count: uint32(w.geo.Count()), Lack: 60}},
+		}.Append(nil)
 		for range 10 {
 			for id, key := range map[uint32]*packet.Key{4: own, 2: stranger} {
 				p, err := key.Seal(nil, packet.Header{Kind: packet.KindReport, Block: id}, lie)
@@ -226,7 +233,8 @@ func TestForgedControl(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		order, err := key.Seal(nil, packet.Header{Kind: packet.KindOrder, Block: 1}, packet.Order{Verb: packet.VerbLeave}.Append(nil))
+		order, err := key.Seal(nil, packet.Header{Kind: packet.KindOrder, Block: 1},
+			packet.Order{Verb: packet.VerbLeave}.Append(nil))
 		if err != nil {
 			t.Fatal(err)
 		}

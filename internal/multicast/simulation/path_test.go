@@ -9,8 +9,8 @@ import (
 
 const multicast = packet.PathGroup | packet.PathFull | packet.PathLink
 
-// TestVerdicts closes ways to one of three receivers, for each cause that the path test can name: that receiver says the
-// cause, is heard to say it, ends by unicast, and the others do not notice.
+// TestVerdicts closes ways to one of three receivers, for each cause that the path test can name: that receiver says
+// the cause, is heard to say it, ends by unicast, and the others do not notice.
 func TestVerdicts(t *testing.T) {
 	for name, tc := range map[string]struct {
 		path path
@@ -25,11 +25,13 @@ func TestVerdicts(t *testing.T) {
 		"another subnet":             {path{closed: multicast, subnet: true}, packet.ReasonSubnet},
 		"another subnet, no UDP":     {path{closed: multicast | packet.PathUnicast, subnet: true}, packet.ReasonSubnet},
 		"two subnets on one network": {path{subnet: true}, packet.ReasonNone},
-		"snooping and no answers":    {path{closed: packet.PathGroup | packet.PathUnicast, deaf: true}, packet.ReasonSnooping},
-		"no answers":                 {path{closed: packet.PathUnicast}, packet.ReasonNone},
-		"no reports":                 {path{deaf: true}, packet.ReasonNone},
-		"link-local is filtered":     {path{closed: packet.PathLink}, packet.ReasonNone},
-		"all is well":                {path{}, packet.ReasonNone},
+		"snooping and no answers": {
+			path{closed: packet.PathGroup | packet.PathUnicast, deaf: true}, packet.ReasonSnooping,
+		},
+		"no answers":             {path{closed: packet.PathUnicast}, packet.ReasonNone},
+		"no reports":             {path{deaf: true}, packet.ReasonNone},
+		"link-local is filtered": {path{closed: packet.PathLink}, packet.ReasonNone},
+		"all is well":            {path{}, packet.ReasonNone},
 	} {
 		for phase, joins := range map[string]time.Duration{"waiting": 0, "late": 5100 * ms} {
 			w := newWorld(t, 30, config{payload: 8e6, line: 10 * mbit})
@@ -40,7 +42,8 @@ func TestVerdicts(t *testing.T) {
 			state, reason := n.r.State()
 			seen := w.sender.Receivers()[2]
 			if state != packet.StateDone || reason != tc.want || seen.Reason != tc.want || seen.State != "done" {
-				t.Errorf("%s, %s: the receiver is %v by %q, the sender sees it %s by %q, want %q; it heard %v", name, phase, state, reason, seen.State, seen.Reason, tc.want, n.r.Paths().Names())
+				t.Errorf("%s, %s: the receiver is %v by %q, the sender sees it %s by %q, want %q; it heard %v",
+					name, phase, state, reason, seen.State, seen.Reason, tc.want, n.r.Paths().Names())
 			}
 			if _, fetched := n.r.Finished(); (tc.want != packet.ReasonNone) != (fetched > w.geo.Count()/2) {
 				t.Errorf("%s, %s: %d of %d blocks came by unicast", name, phase, fetched, w.geo.Count())
@@ -110,7 +113,12 @@ func TestQuerierHelps(t *testing.T) {
 	if _, reason := n.r.State(); reason != packet.ReasonNone || queried < 500*ms || queried > 1500*ms {
 		t.Errorf("asked for a query at %v, the receiver left: %v", queried, reason)
 	}
-	for name, p := range map[string]path{"all is well": {loss: 0.1}, "MTU": {closed: packet.PathFull}, "no multicast": {closed: multicast}, "firewall": {closed: multicast | packet.PathUnicast, deaf: true}} {
+	for name, p := range map[string]path{
+		"all is well":  {loss: 0.1},
+		"MTU":          {closed: packet.PathFull},
+		"no multicast": {closed: multicast},
+		"firewall":     {closed: multicast | packet.PathUnicast, deaf: true},
+	} {
 		w := newWorld(t, 34, config{payload: 5e6, line: 100 * mbit})
 		p.delay = ms
 		w.join(0, p, nil)
@@ -128,8 +136,8 @@ func TestQuerierHelps(t *testing.T) {
 	}
 }
 
-// TestProbesEnd counts what the path test costs: nothing to speak of when all is well, and little for an insider that says
-// for ever that it hears nothing.
+// TestProbesEnd counts what the path test costs: nothing to speak of when all is well, and little for an insider that
+// says for ever that it hears nothing.
 func TestProbesEnd(t *testing.T) {
 	probes := func(prepare func(w *world)) (n int) {
 		w := newWorld(t, 35, config{payload: 5e6, line: 100 * mbit})
@@ -152,9 +160,11 @@ func TestProbesEnd(t *testing.T) {
 		key := w.key("receiver 2", packet.PurposeUp)
 		var lie func()
 		lie = func() {
-			p, err := key.Seal(nil, packet.Header{Kind: packet.KindReport, Block: 2}, packet.Report{State: packet.StateReceiving}.Append(nil))
+			header := packet.Header{Kind: packet.KindReport, Block: 2}
+			body := packet.Report{State: packet.StateReceiving}.Append(nil)
+			p, err := key.Seal(nil, header, body)
 			for err == nil && key.Sealed() < 100 { // it joined with some
-				p, err = key.Seal(nil, packet.Header{Kind: packet.KindReport, Block: 2}, packet.Report{State: packet.StateReceiving}.Append(nil))
+				p, err = key.Seal(nil, header, body)
 			}
 			if err != nil {
 				t.Fatal(err)

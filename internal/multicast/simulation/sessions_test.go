@@ -52,7 +52,8 @@ func TestCost(t *testing.T) {
 	}
 }
 
-// cost runs a session and gives its bytes on the wire over the payload, and its time over that of one pass without loss.
+// cost runs a session and gives its bytes on the wire over the payload, and its time over
+// that of one pass without loss.
 func cost(t *testing.T, seed uint64, receivers int, p path) (wire, passes float64) {
 	t.Helper()
 	w := newWorld(t, seed, config{payload: 16e6, line: 100 * mbit})
@@ -142,8 +143,8 @@ func TestSlowReceiver(t *testing.T) {
 	}
 }
 
-// TestSlowPorts varies when the first reports come: what the slow port carries is seen before its buffer is full or later. The
-// others never wait for it.
+// TestSlowPorts varies when the first reports come: what the slow port carries is seen before its buffer is full or
+// later. The others never wait for it.
 func TestSlowPorts(t *testing.T) {
 	type port struct {
 		seed          uint64
@@ -164,7 +165,8 @@ func TestSlowPorts(t *testing.T) {
 		w.run(600*ms, 2*time.Minute)
 		for _, n := range w.nodes[1:] {
 			if passes := float64(n.done-600*ms) / float64(w.onePass()); passes > 1.5 {
-				t.Errorf("seed %d, a port of %.1f Mbit/s: receiver %d takes %.2f passes", p.seed, w.nodes[0].path.rate/mbit, n.id, passes)
+				t.Errorf("seed %d, a port of %.1f Mbit/s: receiver %d takes %.2f passes",
+					p.seed, w.nodes[0].path.rate/mbit, n.id, passes)
 			}
 		}
 		if state, reason := w.nodes[0].r.State(); state != packet.StateDone || reason != packet.ReasonNetwork {
@@ -173,8 +175,8 @@ func TestSlowPorts(t *testing.T) {
 	}
 }
 
-// TestFastLateJoiners lets three fast receivers join one behind a slow port, which has had the rate to itself: they do not
-// stay at its rate.
+// TestFastLateJoiners lets three fast receivers join one behind a slow port, which has had the rate to
+// itself: they do not stay at its rate.
 func TestFastLateJoiners(t *testing.T) {
 	w := newWorld(t, 13, config{payload: 32e6, line: 100 * mbit})
 	slow := w.join(0, path{delay: ms, rate: 10 * mbit}, nil)
@@ -229,8 +231,8 @@ func TestRateRecovers(t *testing.T) {
 	}
 }
 
-// TestStall lets one of three receivers stand still for most of a second at a low rate: it stays in the group, and nobody waits
-// for it.
+// TestStall lets one of three receivers stand still for most of a second at a low rate: it stays in the
+// group, and nobody waits for it.
 func TestStall(t *testing.T) {
 	w := newWorld(t, 5, config{payload: 8e6, line: 8 * mbit})
 	for i := range 3 {
@@ -251,8 +253,8 @@ func TestStall(t *testing.T) {
 	}
 }
 
-// TestSharedCard runs two sessions on one network card, each with half of its rate. Neither is slower than its half allows, and
-// when the first one is over the other one has all.
+// TestSharedCard runs two sessions on one network card, each with half of its rate. Neither is slower than its half
+// allows, and when the first one is over the other one has all.
 func TestSharedCard(t *testing.T) {
 	const line = 100 * mbit
 	for name, loss := range map[string]float64{"clean": 0, "lossy": 0.01} {
@@ -302,8 +304,8 @@ func TestSecondSession(t *testing.T) {
 	}
 }
 
-// TestDropped drops one receiver in the middle: it turns to unicast, where it is refused, the others go on, and the session ends
-// without it, also when it was the last one.
+// TestDropped drops one receiver in the middle: it turns to unicast, where it is refused, the others go on, and the
+// session ends without it, also when it was the last one.
 func TestDropped(t *testing.T) {
 	w := newWorld(t, 12, config{payload: 16e6, line: 100 * mbit})
 	for range 3 {
@@ -392,8 +394,8 @@ func TestWorlds(t *testing.T) {
 	}
 }
 
-// TestSeedsRepeat runs worlds twice: the same seed gives the same packets at the same times, so that a failing run can be
-// looked at again.
+// TestSeedsRepeat runs worlds twice: the same seed gives the same packets at the same times, so that a
+// failing run can be looked at again.
 func TestSeedsRepeat(t *testing.T) {
 	for seed := range uint64(5) {
 		var runs [2]string

@@ -158,7 +158,10 @@ type config struct {
 func newWorld(t testing.TB, seed uint64, c config) *world {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 9))
-	w := &world{t: t, seed: seed, rng: rng, line: c.line, card: &card{}, geo: blocks.Geometry{Payload: int64(c.payload)}, buf: make([]byte, 0, sender.Batch*packet.MaxSize), waking: -1}
+	w := &world{
+		t: t, seed: seed, rng: rng, line: c.line, card: &card{}, geo: blocks.Geometry{Payload: int64(c.payload)},
+		buf: make([]byte, 0, sender.Batch*packet.MaxSize), waking: -1,
+	}
 	w.payload = make([]byte, c.payload)
 	for i := 0; i+8 <= len(w.payload); i += 8 {
 		binary.LittleEndian.PutUint64(w.payload[i:], rng.Uint64())
@@ -171,7 +174,10 @@ func newWorld(t testing.TB, seed uint64, c config) *world {
 	if c.floor == 0 {
 		c.floor = c.line / 100
 	}
-	s, err := sender.New(sender.Config{Geometry: w.geo, Group: w.key("group", packet.PurposeGroup), Probe: w.key("group", packet.PurposeProbe), Signer: w.signer, Source: w, Floor: c.floor, Ceiling: c.ceiling, Memory: 64})
+	s, err := sender.New(sender.Config{
+		Geometry: w.geo, Group: w.key("group", packet.PurposeGroup), Probe: w.key("group", packet.PurposeProbe),
+		Signer: w.signer, Source: w, Floor: c.floor, Ceiling: c.ceiling, Memory: 64,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +212,10 @@ func (w *world) at(at time.Duration, do func()) {
 
 // join adds a receiver at a time.
 func (w *world) join(at time.Duration, p path, need *blocks.Set) *node {
-	n := &node{w: w, id: uint32(len(w.nodes) + 1), path: p, need: need, written: blocks.NewSet(w.geo.Count()), joined: at, done: -1, memory: 350}
+	n := &node{
+		w: w, id: uint32(len(w.nodes) + 1), path: p, need: need, written: blocks.NewSet(w.geo.Count()),
+		joined: at, done: -1, memory: 350,
+	}
 	if need == nil {
 		n.need = blocks.FullSet(w.geo.Count())
 	}
@@ -221,7 +230,8 @@ func (n *node) begin() {
 	if n.killed {
 		return
 	}
-	if err := w.sender.Add(w.now, n.id, w.key(name, packet.PurposeUp), w.key(name, packet.PurposeDown), n.need.Clone()); err != nil {
+	up, down := w.key(name, packet.PurposeUp), w.key(name, packet.PurposeDown)
+	if err := w.sender.Add(w.now, n.id, up, down, n.need.Clone()); err != nil {
 		w.fatalf("receiver %d joins: %v", n.id, err)
 	}
 	code, err := fec.New(packet.SymbolSize)
@@ -230,9 +240,10 @@ func (n *node) begin() {
 	}
 	n.code = code
 	n.r = receiver.New(w.now, receiver.Config{
-		ID: n.id, Session: session, Geometry: w.geo, Group: w.key("group", packet.PurposeGroup), Probe: w.key("group", packet.PurposeProbe), Sender: w.signer.Public().(ed25519.PublicKey),
-		Up: w.key(name, packet.PurposeUp), Down: w.key(name, packet.PurposeDown), Need: n.need, Memory: n.memory, Seed: w.seed,
-		OtherSubnet: n.path.subnet,
+		ID: n.id, Session: session, Geometry: w.geo, Sender: w.signer.Public().(ed25519.PublicKey),
+		Group: w.key("group", packet.PurposeGroup), Probe: w.key("group", packet.PurposeProbe),
+		Up: w.key(name, packet.PurposeUp), Down: w.key(name, packet.PurposeDown),
+		Need: n.need, Memory: n.memory, Seed: w.seed, OtherSubnet: n.path.subnet,
 	})
 	if n.need.Len() == 0 {
 		n.done = w.now
@@ -339,7 +350,8 @@ func (w *world) multicast(batch []byte, size int, way packet.Paths) {
 	for at := 0; at < len(batch); at += size {
 		packets = append(packets, slices.Clone(batch[at:min(at+size, len(batch))]))
 	}
-	w.card.freeAt = max(w.card.freeAt, w.now) + time.Duration(float64(len(batch)+len(packets)*sender.FrameOverhead)/w.line*1e9)
+	onWire := float64(len(batch) + len(packets)*sender.FrameOverhead)
+	w.card.freeAt = max(w.card.freeAt, w.now) + time.Duration(onWire/w.line*1e9)
 	if w.tap != nil {
 		for _, p := range packets {
 			w.tap(p)
@@ -523,7 +535,9 @@ func (w *world) check() {
 // everyDone tells whether the receivers that are left have come to an end. One that was cut off is
 // served by unicast after the session.
 func (w *world) everyDone() bool {
-	return !slices.ContainsFunc(w.nodes, func(n *node) bool { return !n.killed && !n.dropped && (n.r == nil || n.done < 0) })
+	return !slices.ContainsFunc(w.nodes, func(n *node) bool {
+		return !n.killed && !n.dropped && (n.r == nil || n.done < 0)
+	})
 }
 
 // onePass is how long the payload takes on the line, headers included.
