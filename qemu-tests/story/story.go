@@ -6,11 +6,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 
 	"clonecast/qemu-tests/lab"
 	"clonecast/qemu-tests/testdisk"
 	"clonecast/qemu-tests/vm"
 )
+
+// shortHash finds the hash over all files, of which eight digits are enough to see.
+var shortHash = regexp.MustCompile(`\b([0-9a-f]{8})[0-9a-f]{24}\b`)
 
 // Image is the name under which PC A is captured.
 const Image = "lab-pc"
@@ -117,7 +121,7 @@ func (r *Room) Deploy(t vm.T, say Say) {
 func BootBoth(t vm.T, pc *lab.PC, say Say) {
 	t.Helper()
 	linux := pc.BootDisk("linux")
-	say("%s boots from its disk: %s", pc.Name, linux.WaitLine(testdisk.LinuxStarted)[0])
+	say("%s boots from its disk: %s", pc.Name, shortHash.ReplaceAllString(linux.WaitLine(testdisk.LinuxStarted)[0], "$1…"))
 	linux.Wait()
 	windows := pc.BootDisk(testdisk.WindowsTag)
 	say("%s boots from its disk: %s", pc.Name, windows.WaitLine(testdisk.WindowsStarted)[0])

@@ -168,21 +168,21 @@ func (a *API) imageDetail(ctx context.Context, ref string) (ImageDetail, error) 
 type Order struct {
 	Kind     string   `json:"kind" enum:"capture,deploy,cast"`
 	Machines []string `json:"machines" minItems:"1" maxItems:"2000" doc:"by name, id or MAC"`
-	From     string   `json:"from,omitempty" maxLength:"128" doc:"cast: the machine to capture; the others become it meanwhile"`
+	From     string   `json:"from,omitempty" maxLength:"128" doc:"cast: the machine to capture; the others become it"`
 	Image    string   `json:"image" maxLength:"160" doc:"capture, cast: a name; deploy: NAME, NAME@SEQUENCE or NAME@ID"`
 	Comment  string   `json:"comment,omitempty" maxLength:"1024"`
 	Force    bool     `json:"force,omitempty" doc:"capture: also a hibernated system"`
-	Fill     bool     `json:"fill_bad_sectors,omitempty" doc:"capture: store zeroes in the place of sectors that cannot be read"`
-	Replay   bool     `json:"replay,omitempty" doc:"capture: let the machine's kernel replay the journals of file systems that were not unmounted; changes the disk"`
+	Fill     bool     `json:"fill_bad_sectors,omitempty" doc:"capture: zeroes for sectors that cannot be read"`
+	Replay   bool     `json:"replay,omitempty" doc:"capture: replay journals first; changes the disk"`
 	NoTrim   bool     `json:"no_trim,omitempty" doc:"deploy: do not tell the disk which blocks are free"`
-	Disks    []string `json:"disks,omitempty" maxItems:"64" doc:"rules that name the disks, one each (docs/disks.md); default: the rule of the hardware class"`
-	FromDisk []string `json:"from_disks,omitempty" maxItems:"64" doc:"cast: rules that name the disks to capture; disks and grow are for the others, policies for the capture"`
-	Grow     string   `json:"grow,omitempty" maxLength:"160" doc:"deploy, cast: partitions that take the free room behind them: last, or numbers: 2,3"`
+	Disks    []string `json:"disks,omitempty" maxItems:"64" doc:"rules that name the disks; default: that of the class"`
+	FromDisk []string `json:"from_disks,omitempty" maxItems:"64" doc:"cast: rules for the disks to capture"`
+	Grow     string   `json:"grow,omitempty" maxLength:"160" doc:"deploy, cast: partitions to grow: last, or 2,3"`
 	AllDisks bool     `json:"all_disks,omitempty" doc:"capture: every disk that fits the rule"`
-	Policies []string `json:"policies,omitempty" maxItems:"64" doc:"what to do with partitions: 3=skip, or 2:3=raw for the second disk; a deploy can only skip"`
+	Policies []string `json:"policies,omitempty" maxItems:"64" doc:"3=skip, 2:3=raw for disk 2; a deploy only skips"`
 	Then     string   `json:"then,omitempty" enum:"poweroff,reboot,"`
 	DryRun   bool     `json:"dry_run,omitempty" doc:"say what would happen and change nothing"`
-	Unseen   bool     `json:"unseen,omitempty" doc:"order although the disks, as they were last seen, do not fit the rules"`
+	Unseen   bool     `json:"unseen,omitempty" doc:"order although the disks, as last seen, do not fit the rules"`
 	SessionOrder
 }
 

@@ -9,11 +9,11 @@ import (
 
 // SessionOrder says whether an order uses multicast, and when its session begins.
 type SessionOrder struct {
-	Multicast     bool      `json:"multicast,omitempty" doc:"deploy, cast: all machines get the same frames in multicast sessions"`
-	StartWhen     int       `json:"start_when,omitempty" doc:"begin when so many machines are there; default: all machines of the task"`
+	Multicast     bool      `json:"multicast,omitempty" doc:"deploy, cast: one transfer for all machines"`
+	StartWhen     int       `json:"start_when,omitempty" doc:"begin when so many machines are there; default: all"`
 	StartAt       time.Time `json:"start_at,omitzero" doc:"begin at this time instead"`
 	StartManually bool      `json:"start_manually,omitempty" doc:"begin on command only"`
-	WaitSeconds   int       `json:"wait_seconds,omitempty" doc:"begin at the latest so long after the first machine is there; default: 300"`
+	WaitSeconds   int       `json:"wait_seconds,omitempty" doc:"at most so long after the first machine; default: 300"`
 }
 
 // maxWait bounds the wait for machines, in seconds.
