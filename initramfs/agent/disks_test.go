@@ -67,7 +67,7 @@ func TestSeveralDisks(t *testing.T) {
 	}
 	st, err = runOn(t, s, protocol.Operation{Kind: protocol.OpCapture, Image: "two", AllDisks: true}, a, b, stick)
 	if err != nil || st.State != protocol.StateDone ||
-		!strings.HasPrefix(st.Notes[1], "disk 2: partition 1 is copied whole") {
+		!strings.HasPrefix(st.Notes[1], "disk 2: partition 1 is copied block by block") {
 		t.Fatalf("%+v, %v", st, err)
 	}
 	deploy := protocol.Operation{Kind: protocol.OpDeploy, Image: "two", Version: s.published.Version}
