@@ -20,7 +20,8 @@ func benchDisk() (*memDisk, *layout.Layout) {
 	for at := 0; at < size; at += 8192 {
 		clear(disk.b[at : at+4096])
 	}
-	l := &layout.Layout{Geometry: clone.Geometry{Size: size, LogicalSector: 512, PhysicalSector: 512}, Table: partition.Table{Kind: partition.None}}
+	g := clone.Geometry{Size: size, LogicalSector: 512, PhysicalSector: 512}
+	l := &layout.Layout{Geometry: g, Table: partition.Table{Kind: partition.None}}
 	l.Partitions = []layout.Partition{layout.NewPartition(partition.Partition{Length: size},
 		filesystem.Volume{Type: "ext4", Allocated: []quantity.Extent{{Length: size}}})}
 	return disk, l

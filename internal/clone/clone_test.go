@@ -333,8 +333,8 @@ func TestVerifyFindsLostWrites(t *testing.T) {
 	}
 }
 
-// TestFlippedBits: a medium that flips a bit anywhere in what a deploy writes is found: in the first chunks of partitions,
-// in boot areas, in data and in the table.
+// TestFlippedBits: a medium that flips a bit anywhere in what a deploy writes is found: in the first chunks of
+// partitions, in boot areas, in data and in the table.
 func TestFlippedBits(t *testing.T) {
 	disk, l := testDisk(1)
 	store := &memStore{}
@@ -359,7 +359,7 @@ func TestFlippedBits(t *testing.T) {
 	}
 }
 
-// TestPlanIsAValue: plans of the same deploy are equal, show all that happens, and nothing happens that they do not say.
+// TestPlanIsAValue: plans of the same deploy are equal, and a deploy does nothing that its plan does not show.
 func TestPlanIsAValue(t *testing.T) {
 	disk, l := testDisk(1)
 	store := &memStore{}

@@ -110,27 +110,29 @@ func inspectDamaged(t *testing.T, name, path string) string {
 // undumped makes a btrfs that btrfs-image has restored look like one that was never dumped, so
 // that its trees are read: a dump is marked in the superblock, and is none of ours.
 func undumped(f io.ReaderAt) io.ReaderAt {
-	const place, flags, dumped = 0x10000, 0x38, 1<<33 | 1<<34
+	const superblock, flagsAt, dumped = 0x10000, 0x38, 1<<33 | 1<<34
 	b := make([]byte, 4096)
-	if n, _ := f.ReadAt(b, place); n < len(b) || string(b[0x40:0x48]) != "_BHRfS_M" || binary.LittleEndian.Uint64(b[flags:])&dumped == 0 {
+	n, _ := f.ReadAt(b, superblock)
+	flags := binary.LittleEndian.Uint64(b[flagsAt:])
+	if n < len(b) || string(b[0x40:0x48]) != "_BHRfS_M" || flags&dumped == 0 {
 		return f
 	}
-	binary.LittleEndian.PutUint64(b[flags:], binary.LittleEndian.Uint64(b[flags:])&^dumped)
+	binary.LittleEndian.PutUint64(b[flagsAt:], flags&^dumped)
 	binary.LittleEndian.PutUint32(b, crc32.Checksum(b[32:], crc32.MakeTable(crc32.Castagnoli)))
-	return &patched{f, place, b}
+	return &patched{f, superblock, b}
 }
 
 // patched is a disk of which some bytes are others.
 type patched struct {
 	io.ReaderAt
-	place int64
-	data  []byte
+	offset int64
+	data   []byte
 }
 
 func (p *patched) ReadAt(b []byte, off int64) (int, error) {
 	n, err := p.ReaderAt.ReadAt(b, off)
-	if from, to := max(p.place, off), min(p.place+int64(len(p.data)), off+int64(n)); from < to {
-		copy(b[from-off:to-off], p.data[from-p.place:])
+	if from, to := max(p.offset, off), min(p.offset+int64(len(p.data)), off+int64(n)); from < to {
+		copy(b[from-off:to-off], p.data[from-p.offset:])
 	}
 	return n, err
 }

@@ -30,9 +30,14 @@ func TestDiscardedBytes(t *testing.T) {
 	disk, l := testDisk(1)
 	everything := captureTo(t, &memStore{}, disk, l).Read
 	p := &l.Partitions[0]
-	page := []quantity.Extent{{Start: 8192, Length: 4096}, {Start: 8192 + 200<<10, Length: 512}, {Start: 3<<20 + 1024, Length: 1 << 20}}
+	page := []quantity.Extent{
+		{Start: 8192, Length: 4096}, {Start: 8192 + 200<<10, Length: 512}, {Start: 3<<20 + 1024, Length: 1 << 20},
+	}
 	log := []quantity.Extent{{Start: 8192 + 4096, Length: 4096}, {Start: 10<<20 - 4096, Length: 4096}}
-	p.Volume.Discarded = []filesystem.Discard{{What: "pagefile.sys", Extents: page}, {What: "$LogFile", Fill: 0xff, Extents: log}}
+	p.Volume.Discarded = []filesystem.Discard{
+		{What: "pagefile.sys", Extents: page},
+		{What: "$LogFile", Fill: 0xff, Extents: log},
+	}
 	discarded := quantity.Total(page) + quantity.Total(log)
 	if got := p.Discarded(); got != discarded {
 		t.Errorf("Discarded() = %d, want %d", got, discarded)

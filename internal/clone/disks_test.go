@@ -12,6 +12,16 @@ import (
 	"clonecast/internal/quantity"
 )
 
+// toCapture gives disks with their layouts, as a capture takes them.
+func toCapture(t *testing.T, disks []*memDisk) []capture.Disk {
+	t.Helper()
+	var out []capture.Disk
+	for _, d := range disks {
+		out = append(out, capture.Disk{Reader: d, Layout: inspected(t, d, nil)})
+	}
+	return out
+}
+
 // twoDisks captures two disks as one version.
 func twoDisks(t *testing.T) (*memStore, []*memDisk, capture.Result) {
 	t.Helper()
@@ -19,13 +29,9 @@ func twoDisks(t *testing.T) (*memStore, []*memDisk, capture.Result) {
 		tableDisk(t, 1, "label: dos\nstart=63,size=2000\nstart=4096,size=8192,type=5\nstart=4159,size=1000\n"),
 		tableDisk(t, 2, "label: gpt\nstart=2048,size=3000\n"),
 	}
-	var captured []capture.Disk
-	for _, d := range disks {
-		captured = append(captured, capture.Disk{Reader: d, Layout: inspected(t, d, nil)})
-	}
 	store := &memStore{}
 	var total, last quantity.Bytes
-	r, err := captureDisks(captured, store, captureOrder{Image: "two",
+	r, err := captureDisks(toCapture(t, disks), store, captureOrder{Image: "two",
 		Progress: func(_ string, done, all quantity.Bytes) {
 			if done < last {
 				t.Errorf("progress goes back from %d to %d", last, done)
@@ -96,7 +102,8 @@ func TestDeployDisksChecksAllFirst(t *testing.T) {
 		t.Errorf("the second target is too small: %v after %d writes", err, disks[0].writes)
 	}
 	same := []*memDisk{{b: sources[0].b}, {b: sources[1].b}}
-	if r, err := deployDisks(deployments(store.manifest, same), store, deployOrder{}); err != nil || same[0].writes+same[1].writes != 0 {
+	r, err := deployDisks(deployments(store.manifest, same), store, deployOrder{})
+	if err != nil || same[0].writes+same[1].writes != 0 {
 		t.Errorf("both are up to date: %+v, %v", r, err)
 	}
 }

@@ -159,13 +159,18 @@ const smallDiskSize = 2 << 20
 // in place of a skipped partition.
 func smallDisk(seed byte) (*memDisk, *layout.Layout) {
 	disk := &memDisk{b: randomBytes(seed, smallDiskSize)}
-	l := &layout.Layout{Geometry: clone.Geometry{Size: smallDiskSize, LogicalSector: 512, PhysicalSector: 512}, Table: partition.Table{Kind: partition.MBR, Areas: []partition.Area{
+	g := clone.Geometry{Size: smallDiskSize, LogicalSector: 512, PhysicalSector: 512}
+	l := &layout.Layout{Geometry: g, Table: partition.Table{Kind: partition.MBR, Areas: []partition.Area{
 		{Kind: partition.AreaTable, Start: 0, Length: 512}, {Kind: partition.AreaBoot, Start: 512, Length: 62 * 512}}}}
 	// Most places where stale signatures are looked for are allocated: each look is a read.
-	extents := []quantity.Extent{{Start: 0, Length: 280 << 10}, {Start: 300 << 10, Length: 512}, {Start: 500 << 10, Length: 200 << 10}}
+	extents := []quantity.Extent{
+		{Start: 0, Length: 280 << 10}, {Start: 300 << 10, Length: 512}, {Start: 500 << 10, Length: 200 << 10},
+	}
 	l.Partitions = []layout.Partition{
-		layout.NewPartition(partition.Partition{Number: 1, Start: 63 * 512, Length: 700 << 10}, filesystem.Volume{Type: "ext4", Allocated: extents}),
-		layout.NewPartition(partition.Partition{Number: 2, Start: 1 << 20, Length: 300<<10 + 512}, filesystem.Volume{Doubt: &filesystem.Doubt{Reason: "no known file system"}}),
+		layout.NewPartition(partition.Partition{Number: 1, Start: 63 * 512, Length: 700 << 10},
+			filesystem.Volume{Type: "ext4", Allocated: extents}),
+		layout.NewPartition(partition.Partition{Number: 2, Start: 1 << 20, Length: 300<<10 + 512},
+			filesystem.Volume{Doubt: &filesystem.Doubt{Reason: "no known file system"}}),
 		{ // as versions have it that were made before headers were stored
 			Partition: partition.Partition{Number: 3, Start: 3 << 19, Length: 40 << 10}, Mode: image.ModeSwap,
 			Volume: filesystem.Volume{Type: "swap", UUID: "0b5e0005-1111-4a4a-8888-c10eca570005", BlockSize: 4096},
@@ -181,7 +186,9 @@ func deployOver(d *image.Disk, l *layout.Layout, target deploy.Target, source fr
 
 // wholeAgain runs a deploy once more, without faults, and checks that the disk is what it is
 // after a deploy that nothing disturbed.
-func wholeAgain(t *testing.T, what string, d *image.Disk, l *layout.Layout, source, before, sound, now []byte, store *memStore) {
+func wholeAgain(
+	t *testing.T, what string, d *image.Disk, l *layout.Layout, source, before, sound, now []byte, store *memStore,
+) {
 	t.Helper()
 	target := newFaultyDisk(now, &faults{})
 	if _, err := deployOver(d, l, target, store); err != nil {
@@ -221,6 +228,8 @@ func TestDeployFaults(t *testing.T) {
 			for kind := range f.hits {
 				kinds[kind]++
 			}
+			now := target.durable
+			newBoot := !bytes.Equal(now[:512], before[:512]) && !clone.AllZero(now[:512])
 			switch retried := !lasts && f.hits["read"] > 0; {
 			case len(f.hits) == 0:
 				t.Fatalf("%s: nothing failed", what)
@@ -228,13 +237,13 @@ func TestDeployFaults(t *testing.T) {
 				t.Fatalf("%s: went unreported: %v", what, f.hits)
 			case err != nil && !errors.Is(err, errFault):
 				t.Fatalf("%s: Deploy = %v", what, err)
-			case err != nil && !bytes.Equal(target.durable[:512], before[:512]) && !clone.AllZero(target.durable[:512]) && !bytes.Equal(target.durable, target.b):
+			case err != nil && newBoot && !bytes.Equal(now, target.b):
 				t.Fatalf("%s: the disk could boot", what)
 			}
-			if bytes.Equal(target.durable, before) {
+			if bytes.Equal(now, before) {
 				continue // the next deploy is the first one
 			}
-			wholeAgain(t, what, d, l, disk.b, before, sound.durable, target.durable, store)
+			wholeAgain(t, what, d, l, disk.b, before, sound.durable, now, store)
 		}
 	}
 	for _, kind := range []string{"read", "write", "sync", "drop", "frames", "frame"} {

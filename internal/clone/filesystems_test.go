@@ -121,7 +121,8 @@ func f2fsRecipes() map[string]recipe {
 	f2fs := func(partclone, args string) recipe {
 		return recipe{
 			size: 100 * quantity.MiB, mkfs: "mkfs.f2fs -q -f " + args + " DEV", check: "fsck.f2fs -f --dry-run DEV",
-			copy: "sload.f2fs -f DIR DEV", hashes: disktest.HashesF2FS, files: 60, longest: 120 * quantity.KiB, partclone: partclone,
+			copy: "sload.f2fs -f DIR DEV", hashes: disktest.HashesF2FS,
+			files: 60, longest: 120 * quantity.KiB, partclone: partclone,
 		}
 	}
 	return map[string]recipe{
@@ -136,7 +137,8 @@ func windowsRecipes() map[string]recipe {
 	out := map[string]recipe{}
 	for _, cluster := range []int{512, 4096, 65536, 2 << 20} {
 		out[fmt.Sprintf("ntfs %d", cluster)] = recipe{
-			size: max(64*quantity.MiB, quantity.Bytes(64*cluster)), mkfs: fmt.Sprintf("mkntfs -q -F -Q -c %d DEV", cluster), mount: "ntfs-3g DEV DIR",
+			size: max(64*quantity.MiB, quantity.Bytes(64*cluster)),
+			mkfs: fmt.Sprintf("mkntfs -q -F -Q -c %d DEV", cluster), mount: "ntfs-3g DEV DIR",
 			check: "ntfsresize -i -f DEV", files: min(150, 60<<20/cluster), longest: 120 * quantity.KiB, partclone: "ntfs",
 		}
 	}
@@ -194,8 +196,9 @@ func punchHoles(t *testing.T, path string, n int) {
 	if err := f.Sync(); err != nil { // blocks are given out now
 		t.Fatal(err)
 	}
+	const mode = unix.FALLOC_FL_KEEP_SIZE | unix.FALLOC_FL_PUNCH_HOLE
 	for i := range n {
-		if err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE|unix.FALLOC_FL_PUNCH_HOLE, int64(2*i*1024), 1024); err != nil {
+		if err := unix.Fallocate(int(f.Fd()), mode, int64(2*i*1024), 1024); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -231,7 +234,8 @@ func TestFileSystems(t *testing.T) {
 func makeDisk(t *testing.T, r recipe, part quantity.Extent) string {
 	t.Helper()
 	path := randomDisk(t, 1, part.End()+quantity.MiB)
-	disktest.Run(t, fmt.Sprintf("label: dos\nstart=%d, size=%d\n", part.Start/512, r.size/512), "sfdisk", "-q", "--wipe=never", path)
+	table := fmt.Sprintf("label: dos\nstart=%d, size=%d\n", part.Start/512, r.size/512)
+	disktest.Run(t, table, "sfdisk", "-q", "--wipe=never", path)
 	return path
 }
 
@@ -334,7 +338,8 @@ func (r recipe) checkAllocated(t *testing.T, dev string, allocated []quantity.Ex
 	}
 	used := disktest.Partclone(t, r.partclone, dev)
 	if missing := disktest.Subtract(used, allocated); len(missing) > 0 {
-		t.Errorf("partclone.%s stores %v more in %d extents, the first %+v", r.partclone, quantity.Total(missing), len(missing), missing[0])
+		t.Errorf("partclone.%s stores %v more in %d extents, the first %+v",
+			r.partclone, quantity.Total(missing), len(missing), missing[0])
 	}
 	got, want := quantity.Total(allocated), quantity.Total(used)
 	if got > want+want/50 {

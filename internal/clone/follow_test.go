@@ -16,13 +16,14 @@ import (
 	"clonecast/internal/quantity"
 )
 
-// liveStore hands a capture on. It holds the engine to its promise: what it tells is stored.
+// liveStore is the store of a capture and its followers. It holds the engine to its promise: chunks
+// that it announces are stored.
 type liveStore struct {
 	*memStore
-	t       *testing.T
-	outline *image.Manifest
-	told    []chunk.ID
-	calls   int
+	t         *testing.T
+	outline   *image.Manifest
+	announced []chunk.ID
+	calls     int
 }
 
 func (s *liveStore) Outline(_ context.Context, m *image.Manifest) error {
@@ -35,8 +36,8 @@ func (s *liveStore) Outline(_ context.Context, m *image.Manifest) error {
 	if err == nil {
 		s.outline = &parsed.Manifest
 	}
-	if s.told != nil {
-		s.t.Error("chunks were told before the outline")
+	if s.announced != nil {
+		s.t.Error("chunks were announced before the outline")
 	}
 	return err
 }
@@ -44,9 +45,9 @@ func (s *liveStore) Outline(_ context.Context, m *image.Manifest) error {
 func (s *liveStore) Stored(ctx context.Context, ids []chunk.ID) error {
 	missing, err := s.Missing(ctx, ids)
 	if slices.Contains(missing, true) {
-		s.t.Error("a chunk is told before it is stored")
+		s.t.Error("a chunk is announced before it is stored")
 	}
-	s.told = append(s.told, ids...)
+	s.announced = append(s.announced, ids...)
 	s.calls++
 	return err
 }
@@ -61,13 +62,18 @@ func live(t *testing.T, store *memStore, captured ...capture.Disk) *liveStore {
 	for id := range store.manifest.Chunks() {
 		want = append(want, id)
 	}
-	if !slices.Equal(s.told, want) {
-		t.Fatalf("%d chunks were told, which are not the version's %d in their order", len(s.told), len(want))
+	if !slices.Equal(s.announced, want) {
+		t.Fatalf("%d chunks were announced, which are not the version's %d in their order", len(s.announced), len(want))
 	}
 	return s
 }
 
-// follow gives the ids to a follower in parts of so many.
+// firstDisk is the deploy of the outline's first disk to a target.
+func (s *liveStore) firstDisk(target *memDisk, g clone.Geometry) []deploy.Disk {
+	return []deploy.Disk{{Image: &s.outline.Disks[0], Target: target, Geometry: g}}
+}
+
+// followAll gives all chunks to a follower, in parts of length.
 func followAll(s *liveStore, disks []deploy.Disk, length int, opts deployOrder) error {
 	_, err := followed(s, disks, length, opts)
 	return err
@@ -79,7 +85,7 @@ func followed(s *liveStore, disks []deploy.Disk, length int, opts deployOrder) (
 		return deploy.Result{}, err
 	}
 	defer f.Close()
-	for ids := range slices.Chunk(s.told, length) {
+	for ids := range slices.Chunk(s.announced, length) {
 		if err := f.Part(context.Background(), ids, sourceOf(s)); err != nil {
 			return f.Result(), err
 		}
@@ -106,7 +112,7 @@ func TestCaptureTellsFollowers(t *testing.T) {
 				}
 			}
 			if s := live(t, store, capture.Disk{Reader: disk, Layout: l}); s.calls < 2 {
-				t.Errorf("%d chunks were told in %d calls: followers wait for the end", len(s.told), s.calls)
+				t.Errorf("%d chunks were announced in %d calls: followers wait for the end", len(s.announced), s.calls)
 			}
 		})
 	}
@@ -128,7 +134,7 @@ func TestFollow(t *testing.T) {
 		},
 		SaveTable: func(context.Context, int, saved.Copy) error { saves++; return nil },
 	}
-	sum, err := followed(s, []deploy.Disk{{Image: &s.outline.Disks[0], Target: target, Geometry: l.Geometry}}, 3, opts)
+	sum, err := followed(s, s.firstDisk(target, l.Geometry), 3, opts)
 	if err != nil || sum.Written != quantity.Bytes(target.written) || sum.Fetched == 0 || sum.Kept != 0 {
 		t.Fatalf("%+v, %v; %d bytes were written", sum, err, target.written)
 	}
@@ -150,7 +156,7 @@ func TestFollow(t *testing.T) {
 	}
 	// Of a disk that is up to date nothing is taken away.
 	target.writes = 0
-	if err := followAll(s, []deploy.Disk{{Image: &s.outline.Disks[0], Target: target, Geometry: l.Geometry}}, 5, deployOrder{}); err != nil || target.writes != 0 {
+	if err := followAll(s, s.firstDisk(target, l.Geometry), 5, deployOrder{}); err != nil || target.writes != 0 {
 		t.Errorf("a disk that is up to date: %v after %d writes", err, target.writes)
 	}
 }
@@ -165,7 +171,7 @@ func TestFollowCutAtEveryWrite(t *testing.T) {
 	before := randomBytes(9, testDiskSize)
 	run := func(target *memDisk, following bool) error {
 		if following {
-			if err := followAll(s, []deploy.Disk{{Image: &s.outline.Disks[0], Target: target, Geometry: l.Geometry}}, 7, deployOrder{}); err != nil {
+			if err := followAll(s, s.firstDisk(target, l.Geometry), 7, deployOrder{}); err != nil {
 				return err
 			}
 		}
@@ -199,7 +205,7 @@ func TestFollowDisks(t *testing.T) {
 		tableDisk(t, 1, "label: dos\nstart=63,size=2000\nstart=4096,size=8192\n"),
 		tableDisk(t, 2, "label: gpt\nstart=2048,size=3000\n"),
 	}
-	s := live(t, &memStore{}, capture.Disk{Reader: sources[0], Layout: inspected(t, sources[0], nil)}, capture.Disk{Reader: sources[1], Layout: inspected(t, sources[1], nil)})
+	s := live(t, &memStore{}, toCapture(t, sources)...)
 	kept := image.Manifest{Disks: slices.Clone(s.outline.Disks)}
 	var err error
 	if kept.Disks[0], err = deploy.Keep(s.outline.Disks[0], map[int]image.Mode{2: image.ModeSkip}); err != nil {
@@ -233,22 +239,23 @@ func TestFollowDisks(t *testing.T) {
 	}
 }
 
-// A source that is asked once for all disks has its say before anything is changed.
+// A source that is asked once for all disks is prepared before anything is changed.
 func TestFollowWholeSource(t *testing.T) {
 	sources := []*memDisk{
 		tableDisk(t, 1, "label: dos\nstart=63,size=2000\nstart=4096,size=8192\n"),
 		tableDisk(t, 2, "label: gpt\nstart=2048,size=3000\n"),
 	}
-	s := live(t, &memStore{}, capture.Disk{Reader: sources[0], Layout: inspected(t, sources[0], nil)}, capture.Disk{Reader: sources[1], Layout: inspected(t, sources[1], nil)})
+	s := live(t, &memStore{}, toCapture(t, sources)...)
 	for _, refuse := range []error{nil, errors.New("no session")} {
 		targets := []*memDisk{{b: randomBytes(8, tableDiskSize)}, {b: randomBytes(9, tableDiskSize)}}
 		source := &wholeStore{memStore: s.memStore, disks: targets, refuse: refuse}
 		var last, total quantity.Bytes
-		f, err := newFollower(s.outline, deployments(s.outline, targets), deployOrder{Progress: func(_ string, done, all quantity.Bytes) { last, total = done, all }})
+		progress := func(_ string, done, all quantity.Bytes) { last, total = done, all }
+		f, err := newFollower(s.outline, deployments(s.outline, targets), deployOrder{Progress: progress})
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = f.Part(context.Background(), s.told, sourceOf(source))
+		err = f.Part(context.Background(), s.announced, sourceOf(source))
 		f.Close()
 		source.checkPrepared(t, err)
 		if refuse != nil {
@@ -279,8 +286,9 @@ func TestFollowRefuses(t *testing.T) {
 	blank := func(size int) *memDisk { return &memDisk{b: make([]byte, size)} }
 
 	small := blank(18<<20 - 512)
+	tooSmall := clone.Geometry{Size: 18<<20 - 512, LogicalSector: 512}
 	var refused *clone.RefusedError
-	_, err := newFollower(s.outline, []deploy.Disk{{Image: &s.outline.Disks[0], Target: small, Geometry: clone.Geometry{Size: 18<<20 - 512, LogicalSector: 512}}}, deployOrder{})
+	_, err := newFollower(s.outline, s.firstDisk(small, tooSmall), deployOrder{})
 	if !errors.As(err, &refused) || refused.Remedy == "" || small.writes != 0 {
 		t.Errorf("a small disk: %v after %d writes, want a refusal", err, small.writes)
 	}
@@ -289,37 +297,38 @@ func TestFollowRefuses(t *testing.T) {
 	}
 
 	target := blank(testDiskSize)
-	f, err := newFollower(s.outline, []deploy.Disk{{Image: &s.outline.Disks[0], Target: target, Geometry: l.Geometry}}, deployOrder{})
+	f, err := newFollower(s.outline, s.firstDisk(target, l.Geometry), deployOrder{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
 	var missing *chunk.MissingError
-	other := s.frames[s.told[len(s.told)-1]]
-	if err := f.Part(context.Background(), s.told[:2], sourceOf(liar{other})); !errors.As(err, &missing) {
+	other := s.frames[s.announced[len(s.announced)-1]]
+	if err := f.Part(context.Background(), s.announced[:2], sourceOf(liar{other})); !errors.As(err, &missing) {
 		t.Errorf("a source that gives other chunks: %v, want a MissingError", err)
 	}
 	if !clone.AllZero(target.b) {
 		t.Error("bytes of other chunks were written")
 	}
-	damaged := bytes.Clone(s.frames[s.told[0]])
+	damaged := bytes.Clone(s.frames[s.announced[0]])
 	damaged[len(damaged)-1] ^= 1
-	f, err = newFollower(s.outline, []deploy.Disk{{Image: &s.outline.Disks[0], Target: target, Geometry: l.Geometry}}, deployOrder{})
+	f, err = newFollower(s.outline, s.firstDisk(target, l.Geometry), deployOrder{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := f.Part(context.Background(), s.told[:2], sourceOf(liar{damaged})); err == nil || !clone.AllZero(target.b) {
+	err = f.Part(context.Background(), s.announced[:2], sourceOf(liar{damaged}))
+	if err == nil || !clone.AllZero(target.b) {
 		t.Errorf("a damaged frame: %v", err)
 	}
-	if err := f.Part(context.Background(), append(slices.Clone(s.told), chunk.ID{}), sourceOf(s)); err == nil {
+	if err := f.Part(context.Background(), append(slices.Clone(s.announced), chunk.ID{}), sourceOf(s)); err == nil {
 		t.Error("a part with more chunks than the outline has room for is accepted")
 	}
 
 	fails := errors.New("the server does not take it")
 	old := tableDisk(t, 3, "label: dos\nstart=63,size=1000\n")
 	old.b = append(old.b, make([]byte, testDiskSize-len(old.b))...)
-	err = followAll(s, []deploy.Disk{{Image: &s.outline.Disks[0], Target: old, Geometry: l.Geometry}}, 9, deployOrder{
+	err = followAll(s, s.firstDisk(old, l.Geometry), 9, deployOrder{
 		SaveTable: func(context.Context, int, saved.Copy) error { return fails }})
 	if !errors.Is(err, fails) || old.writes != 0 {
 		t.Errorf("the old table cannot be saved: %v after %d writes", err, old.writes)

@@ -33,7 +33,8 @@ type growCase struct {
 func TestGrowFileSystems(t *testing.T) {
 	const start, larger = 8 * quantity.MiB, 150 * quantity.MiB
 	gpt := "label: gpt\n1 : start=2048, size=2048, type=uefi\n3 : start=START, size=SIZE\n"
-	logical := "label: dos\n1 : start=63, size=1000, type=7\n2 : start=4096, size=EXTENDED, type=5\n5 : start=START, size=SIZE\n"
+	logical := "label: dos\n1 : start=63, size=1000, type=7\n" +
+		"2 : start=4096, size=EXTENDED, type=5\n5 : start=START, size=SIZE\n"
 	ntfs, ntfs512, xfs := windowsRecipes()["ntfs 4096"], windowsRecipes()["ntfs 512"], xfsRecipes()["xfs"]
 	ntfs.size, ntfs.files, ntfs512.size, ntfs512.files = 24*quantity.MiB, 40, 24*quantity.MiB, 40
 	xfs.mount = "mount -t xfs -o nouuid DEV DIR"
@@ -73,7 +74,8 @@ func TestGrowFileSystems(t *testing.T) {
 			}
 			var grown deploy.Grown
 			for _, run := range []string{"first", "second"} {
-				r := deployFile(t, store, target, deployOrder{Grow: rule, Grower: kernelfs.Disks{{Path: target, Sector: 512}}, Verify: true})
+				grower := kernelfs.Disks{{Path: target, Sector: 512}}
+				r := deployFile(t, store, target, deployOrder{Grow: rule, Grower: grower, Verify: true})
 				grown = r.Grown[0]
 				if run == "second" && (r.Written > r.Compared/2 || r.Kept < r.Compared/2) {
 					t.Errorf("the second deploy wrote %v and kept %v of %v", r.Written, r.Kept, r.Compared)
@@ -92,7 +94,8 @@ func TestGrowFileSystems(t *testing.T) {
 			deployFile(t, store, target, deployOrder{})
 			g := clone.Geometry{Size: fileSize(t, disktest.Open(t, target)), LogicalSector: 512}
 			l, err := layout.Inspect(disktest.Open(t, target), g)
-			if p := l.Partitions[len(l.Partitions)-1]; err != nil || p.Length != part.Length && tc.table != "" || p.Mode != image.ModeClone {
+			p := l.Partitions[len(l.Partitions)-1]
+			if err != nil || p.Length != part.Length && tc.table != "" || p.Mode != image.ModeClone {
 				t.Errorf("deployed without growing: %+v, %v", p, err)
 			}
 		})
@@ -100,15 +103,19 @@ func TestGrowFileSystems(t *testing.T) {
 }
 
 // checkGrown looks at the partition and the file system that fills it.
-func checkGrown(t *testing.T, tc growCase, target string, part quantity.Extent, grown deploy.Grown, want map[string]string) {
+func checkGrown(
+	t *testing.T, tc growCase, target string, part quantity.Extent, grown deploy.Grown, want map[string]string,
+) {
 	t.Helper()
-	l, err := layout.Inspect(disktest.Open(t, target), clone.Geometry{Size: fileSize(t, disktest.Open(t, target)), LogicalSector: 512})
+	g := clone.Geometry{Size: fileSize(t, disktest.Open(t, target)), LogicalSector: 512}
+	l, err := layout.Inspect(disktest.Open(t, target), g)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := l.Partitions[len(l.Partitions)-1]
 	if p.Start != part.Start || p.Length != grown.To || len(l.Table.Notes) != 0 {
-		t.Fatalf("the partition is %d bytes at %d, want %d at %d; notes %q", p.Length, p.Start, grown.To, part.Start, l.Table.Notes)
+		t.Fatalf("the partition is %d bytes at %d, want %d at %d; notes %q",
+			p.Length, p.Start, grown.To, part.Start, l.Table.Notes)
 	}
 	where := quantity.Extent{Start: p.Start, Length: p.Length}
 	dev := disktest.LoopPart(t, target, where)
@@ -154,7 +161,8 @@ func captureFile(t *testing.T, source string) *memStore {
 func deployFile(t *testing.T, store *memStore, target string, opts deployOrder) deploy.Result {
 	t.Helper()
 	to := fileTarget{disktest.Open(t, target)}
-	r, err := deployOne(&store.manifest.Disks[0], to, clone.Geometry{Size: fileSize(t, to.File), LogicalSector: 512}, store, opts)
+	g := clone.Geometry{Size: fileSize(t, to.File), LogicalSector: 512}
+	r, err := deployOne(&store.manifest.Disks[0], to, g, store, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,10 +180,12 @@ func TestPlanGrowth(t *testing.T) {
 		part(1, mib, 100*mib, "ntfs"), part(2, 101*mib, 600*mib, "ntfs"), part(3, 701*mib, 298*mib, "ntfs")}}
 	windows.Partitions[2].Type = recoveryMBR
 	linux := image.Disk{Size: 1000 * mib, LogicalSector: 512, TableKind: "mbr",
-		Table:      []image.TableArea{{Data: make([]byte, 512)}, {Start: 500 * mib, Data: make([]byte, 512)}},
-		Partitions: []image.Partition{part(1, mib, 400*mib, "ext4"), part(5, 501*mib, 300*mib, "xfs"), part(6, 900*mib, 90*mib, "vfat")}}
+		Table: []image.TableArea{{Data: make([]byte, 512)}, {Start: 500 * mib, Data: make([]byte, 512)}},
+		Partitions: []image.Partition{
+			part(1, mib, 400*mib, "ext4"), part(5, 501*mib, 300*mib, "xfs"), part(6, 900*mib, 90*mib, "vfat")}}
 	linux.Partitions[2].Filesystem.Type = "fat32"
-	raw := image.Disk{Size: 100 * mib, LogicalSector: 512, TableKind: "none", Partitions: []image.Partition{part(0, 0, 100*mib, "ext4")}}
+	raw := image.Disk{Size: 100 * mib, LogicalSector: 512, TableKind: "none",
+		Partitions: []image.Partition{part(0, 0, 100*mib, "ext4")}}
 	raw.Partitions[0].Mode, raw.Partitions[0].Reason = image.ModeRaw, "journal needs recovery"
 	for name, tc := range map[string]struct {
 		disk   image.Disk
@@ -183,13 +193,29 @@ func TestPlanGrowth(t *testing.T) {
 		grow   string
 		want   []string
 	}{
-		"recovery behind Windows": {windows, 2000 * mib, "last", []string{"partition 2 (ntfs): stays at 600.0 MiB: partition 3 follows it"}},
-		"the recovery by number":  {windows, 2000 * mib, "3", []string{"partition 3 (ntfs): 298.0 MiB to 1.3 GiB"}},
-		"as large as before":      {windows, 1000 * mib, "2,3", []string{"partition 2 (ntfs): stays at 600.0 MiB: partition 3 follows it", "partition 3 (ntfs): 298.0 MiB to 299.0 MiB"}},
-		"gaps":                    {linux, 2000 * mib, "1,5,6", []string{"partition 1 (ext4): 400.0 MiB to 499.0 MiB: the table of a logical partition follows it", "partition 5 (xfs): 300.0 MiB to 399.0 MiB: partition 6 follows it", "partition 6 (fat32): stays at 90.0 MiB: a FAT has no room for more clusters; a larger one would move all files"}},
-		"2 TiB":                   {windows, 3 * quantity.TiB, "3", []string{"partition 3 (ntfs): 298.0 MiB to 2.0 TiB: an MBR can describe 2.0 TiB of the disk"}},
-		"raw":                     {raw, 200 * mib, "last", []string{"partition 0 (ext4): stays at 100.0 MiB: it was copied block by block: journal needs recovery"}},
-		"nobody":                  {windows, 2000 * mib, "", nil},
+		"recovery behind Windows": {windows, 2000 * mib, "last", []string{
+			"partition 2 (ntfs): stays at 600.0 MiB: partition 3 follows it",
+		}},
+		"the recovery by number": {windows, 2000 * mib, "3", []string{
+			"partition 3 (ntfs): 298.0 MiB to 1.3 GiB",
+		}},
+		"as large as before": {windows, 1000 * mib, "2,3", []string{
+			"partition 2 (ntfs): stays at 600.0 MiB: partition 3 follows it",
+			"partition 3 (ntfs): 298.0 MiB to 299.0 MiB",
+		}},
+		"gaps": {linux, 2000 * mib, "1,5,6", []string{
+			"partition 1 (ext4): 400.0 MiB to 499.0 MiB: the table of a logical partition follows it",
+			"partition 5 (xfs): 300.0 MiB to 399.0 MiB: partition 6 follows it",
+			"partition 6 (fat32): stays at 90.0 MiB: a FAT has no room for more clusters; " +
+				"a larger one would move all files",
+		}},
+		"2 TiB": {windows, 3 * quantity.TiB, "3", []string{
+			"partition 3 (ntfs): 298.0 MiB to 2.0 TiB: an MBR can describe 2.0 TiB of the disk",
+		}},
+		"raw": {raw, 200 * mib, "last", []string{
+			"partition 0 (ext4): stays at 100.0 MiB: it was copied block by block: journal needs recovery",
+		}},
+		"nobody": {windows, 2000 * mib, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			rule, err := image.ParseGrow(tc.grow)
@@ -210,7 +236,8 @@ func TestPlanGrowth(t *testing.T) {
 		})
 	}
 	var refused *clone.RefusedError
-	if _, err := deploy.PlanGrowth(&windows, clone.Geometry{Size: 2000 * mib, LogicalSector: 512}, image.GrowDisk{Numbers: []int{7}}); !errors.As(err, &refused) {
+	g := clone.Geometry{Size: 2000 * mib, LogicalSector: 512}
+	if _, err := deploy.PlanGrowth(&windows, g, image.GrowDisk{Numbers: []int{7}}); !errors.As(err, &refused) {
 		t.Errorf("a partition that the image has not: %v", err)
 	}
 }

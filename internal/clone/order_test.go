@@ -35,7 +35,9 @@ func TestAnyOrder(t *testing.T) {
 		w.end()
 	}
 	t.Log(counts)
-	for _, what := range []string{"capture", "capture, server cut", "deploy", "deploy, PC cut", "deploy, nothing to do", "delete", "removed packs"} {
+	for _, what := range []string{
+		"capture", "capture, server cut", "deploy", "deploy, PC cut", "deploy, nothing to do", "delete", "removed packs",
+	} {
 		if counts[what] == 0 {
 			t.Errorf("never %s: the test has lost its bite", what)
 		}
@@ -63,7 +65,11 @@ type world struct {
 
 func newWorld(t *testing.T, seed uint64, counts map[string]int) *world {
 	t.Helper()
-	w := &world{t: t, random: rand.New(rand.NewPCG(seed, 11)), counts: counts, medium: memfs.New(), now: time.Unix(1_800_000_000, 0), versions: map[uint64][]byte{}}
+	w := &world{
+		t: t, random: rand.New(rand.NewPCG(seed, 11)), counts: counts,
+		medium: memfs.New(), now: time.Unix(1_800_000_000, 0),
+		versions: map[uint64][]byte{},
+	}
 	if _, err := local.CreateFS(w.medium, w.options()); err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +163,8 @@ func (w *world) recall(before map[uint64][]byte) {
 		w.versions[v.Sequence] = disk
 	}
 	if len(w.versions) != len(before) && len(w.versions) != len(after) {
-		w.t.Fatalf("%s: %d versions after the cut, before the step %d, without a cut %d", w.name, len(w.versions), len(before), len(after))
+		w.t.Fatalf("%s: %d versions after the cut, before the step %d, without a cut %d",
+			w.name, len(w.versions), len(before), len(after))
 	}
 }
 
@@ -234,7 +241,8 @@ func (w *world) remove() {
 
 func (w *world) collect() {
 	w.now = w.now.Add(time.Duration(w.random.IntN(20)) * time.Hour)
-	r, err := w.store.Collect(w.t.Context(), chunkstore.CollectOptions{MinAge: []time.Duration{0, 24 * time.Hour}[w.random.IntN(2)]})
+	minAge := []time.Duration{0, 24 * time.Hour}[w.random.IntN(2)]
+	r, err := w.store.Collect(w.t.Context(), chunkstore.CollectOptions{MinAge: minAge})
 	w.must("collect", err)
 	w.counts["removed packs"] += r.Removed
 }

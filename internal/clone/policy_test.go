@@ -19,9 +19,12 @@ import (
 // random bytes; the FAT was not unmounted.
 func policyDisk(t *testing.T) *memDisk {
 	t.Helper()
-	disk := tableDisk(t, 1, "label: dos\nstart=64,size=4096,type=1\nstart=4160,size=6000\nstart=10160,size=2000,type=82\nstart=12160,size=2000\n")
+	disk := tableDisk(t, 1, "label: dos\nstart=64,size=4096,type=1\nstart=4160,size=6000\n"+
+		"start=10160,size=2000,type=82\nstart=12160,size=2000\n")
 	for start, command := range map[int]string{
-		64:    "truncate -s 2M $P; mkfs.fat -F 12 -n DATA -i 12345678 $P; echo secret content | mcopy -i $P - ::/secret.txt; printf '\\001' | dd of=$P bs=1 seek=37 conv=notrunc status=none",
+		64: "truncate -s 2M $P; mkfs.fat -F 12 -n DATA -i 12345678 $P; " +
+			"echo secret content | mcopy -i $P - ::/secret.txt; " +
+			"printf '\\001' | dd of=$P bs=1 seek=37 conv=notrunc status=none",
 		4160:  "truncate -s 3072000 $P; mkfs.ext4 -q $P",
 		10160: "truncate -s 1024000 $P; mkswap -L SWAP $P",
 	} {
@@ -38,7 +41,8 @@ func policyDisk(t *testing.T) *memDisk {
 
 func TestPolicies(t *testing.T) {
 	source := policyDisk(t)
-	l := inspected(t, source, map[int]image.Mode{1: image.ModeFormat, 2: image.ModeRaw, 3: image.ModeFormat, 4: image.ModeSkip})
+	policy := map[int]image.Mode{1: image.ModeFormat, 2: image.ModeRaw, 3: image.ModeFormat, 4: image.ModeSkip}
+	l := inspected(t, source, policy)
 	store := &memStore{}
 	captureTo(t, store, source, l)
 	d := &store.manifest.Disks[0]
@@ -69,7 +73,8 @@ func TestPolicies(t *testing.T) {
 			t.Fatal(err)
 		}
 		disktest.Run(t, "", "fsck.fat", "-n", path)
-		if out := disktest.Run(t, "", "blkid", "-p", "-o", "export", path); !strings.Contains(out, "UUID=1234-5678") || !strings.Contains(out, "LABEL=DATA") {
+		out := disktest.Run(t, "", "blkid", "-p", "-o", "export", path)
+		if !strings.Contains(out, "UUID=1234-5678") || !strings.Contains(out, "LABEL=DATA") {
 			t.Errorf("blkid says\n%s", out)
 		}
 		if out := disktest.Run(t, "", "mdir", "-b", "-i", path, "::/"); out != "" {

@@ -26,22 +26,29 @@ type tableCase struct {
 
 var tableCases = map[string]tableCase{
 	"no table": {commands: "true", bare: true},
-	"MBR, twenty logicals": {commands: `{ echo "label: dos"; echo "1 : start=63,size=$((S/8)),bootable"; echo "2 : start=$S,type=f"
+	"MBR, twenty logicals": {commands: `{ echo "label: dos"; echo "1 : start=63,size=$((S/8)),bootable"; ` +
+		`echo "2 : start=$S,type=f"
 		for i in $(seq 20); do echo "$((i+4)) : size=$((S/8+i))"; done; } | $SFDISK $D`},
-	"MBR, logicals out of order, with gaps": {commands: `printf "label: dos\n1 : start=63,size=900\n3 : start=$S,size=$((5*S)),type=5\n5 : start=$((S+100)),size=90\n` +
-		`6 : start=$((4*S)),size=90\n7 : start=$((2*S)),size=90\n8 : start=$((3*S)),size=95\n9 : start=$((S+400)),size=90\n" | $SFDISK $D`},
-	"MBR, logicals deleted": {commands: `{ echo "label: dos"; echo "4 : start=$S,type=5"; for i in 5 6 7 8 9; do echo "$i : size=$((S/8))"; done; } | $SFDISK $D
+	"MBR, logicals out of order, with gaps": {commands: `printf "label: dos\n1 : start=63,size=900\n` +
+		`3 : start=$S,size=$((5*S)),type=5\n5 : start=$((S+100)),size=90\n6 : start=$((4*S)),size=90\n` +
+		`7 : start=$((2*S)),size=90\n8 : start=$((3*S)),size=95\n9 : start=$((S+400)),size=90\n" | $SFDISK $D`},
+	"MBR, logicals deleted": {commands: `{ echo "label: dos"; echo "4 : start=$S,type=5"; ` +
+		`for i in 5 6 7 8 9; do echo "$i : size=$((S/8))"; done; } | $SFDISK $D
 		$SFDISK --delete $D 5; $SFDISK --delete $D 7`},
 	"MBR, empty container": {commands: `printf "label: dos\n1 : start=2048,size=500\n2 : start=$S,type=5\n" | $SFDISK $D`},
-	"MBR by parted":        {commands: `parted -s $D mklabel msdos mkpart primary 1MiB 5MiB mkpart extended 6MiB 20MiB mkpart logical 7MiB 9MiB mkpart logical 12MiB 14MiB`},
-	"GPT":                  {commands: `printf "label: gpt\nstart=$S,size=900,type=U\nsize=$S,name=data\n7 : size=100\n" | $SFDISK $D`},
-	"GPT, 8 entries":       {commands: `sgdisk -o -n 1:$S:+900 $D; sgdisk --resize-table=8 $D`},
-	"GPT, 1024 entries":    {commands: `sgdisk -o -n 1:$S:+900 $D; sgdisk --resize-table=1024 $D`},
-	"GPT, moved entries":   {commands: `sgdisk -o -n 1:$S:+900 $D; sgdisk --move-main-table=50 $D`},
-	"hybrid MBR":           {commands: `sgdisk -o -n 1:$S:+900 -n 2:$((2*S)):+900 $D; sgdisk --hybrid=1:2 $D`},
-	"GPT by parted":        {commands: `parted -s $D mklabel gpt mkpart one 1MiB 5MiB mkpart two 6MiB 20MiB`},
-	"GPT, bad primary":     {commands: `sgdisk -o -n 1:$S:+900 $D; printf bad | dd of=$D bs=1 seek=$((SECTOR+60)) conv=notrunc status=none`, repaired: true},
-	"GPT, bad backup":      {commands: `sgdisk -o -n 1:$S:+900 $D; printf bad | dd of=$D bs=1 seek=$((BYTES-SECTOR+60)) conv=notrunc status=none`, repaired: true},
+	"MBR by parted": {commands: `parted -s $D mklabel msdos mkpart primary 1MiB 5MiB mkpart extended 6MiB 20MiB ` +
+		`mkpart logical 7MiB 9MiB mkpart logical 12MiB 14MiB`},
+	"GPT": {commands: `printf "label: gpt\nstart=$S,size=900,type=U\n` +
+		`size=$S,name=data\n7 : size=100\n" | $SFDISK $D`},
+	"GPT, 8 entries":     {commands: `sgdisk -o -n 1:$S:+900 $D; sgdisk --resize-table=8 $D`},
+	"GPT, 1024 entries":  {commands: `sgdisk -o -n 1:$S:+900 $D; sgdisk --resize-table=1024 $D`},
+	"GPT, moved entries": {commands: `sgdisk -o -n 1:$S:+900 $D; sgdisk --move-main-table=50 $D`},
+	"hybrid MBR":         {commands: `sgdisk -o -n 1:$S:+900 -n 2:$((2*S)):+900 $D; sgdisk --hybrid=1:2 $D`},
+	"GPT by parted":      {commands: `parted -s $D mklabel gpt mkpart one 1MiB 5MiB mkpart two 6MiB 20MiB`},
+	"GPT, bad primary": {repaired: true, commands: `sgdisk -o -n 1:$S:+900 $D; ` +
+		`printf bad | dd of=$D bs=1 seek=$((SECTOR+60)) conv=notrunc status=none`},
+	"GPT, bad backup": {repaired: true, commands: `sgdisk -o -n 1:$S:+900 $D; ` +
+		`printf bad | dd of=$D bs=1 seek=$((BYTES-SECTOR+60)) conv=notrunc status=none`},
 }
 
 // sfdisk leaves the kernel out: partitions of a loop device would outlive it. parted does
@@ -79,7 +86,9 @@ func TestTables(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%d", name, sector), func(t *testing.T) {
 				t.Parallel() // sgdisk waits a second after each change
 				source := newDevice(t, 1, tablesDisk, sector)
-				disktest.Run(t, "", "sh", "-ec", fmt.Sprintf("D=%s S=%d SECTOR=%d BYTES=%d SFDISK='%s'\n%s", source, 4*quantity.MiB/quantity.Bytes(sector), sector, tablesDisk, sfdisk, tc.commands))
+				variables := fmt.Sprintf("D=%s S=%d SECTOR=%d BYTES=%d SFDISK='%s'\n",
+					source, 4*quantity.MiB/quantity.Bytes(sector), sector, tablesDisk, sfdisk)
+				disktest.Run(t, "", "sh", "-ec", variables+tc.commands)
 				store := &memStore{}
 				manifest := captureDevice(t, store, source)
 				isGPT := manifest.Disks[0].TableKind == "gpt"
@@ -233,7 +242,9 @@ func TestGPTOnSmallerDisk(t *testing.T) {
 	disk := tableDisk(t, 1, "label: gpt\nstart=2048,size=4096\n") // ends at 3 MiB
 	store := &memStore{}
 	captureTo(t, store, disk, inspected(t, disk, nil))
-	for size, fits := range map[quantity.Bytes]bool{4 * quantity.MiB: true, 6177 * 512: true, 6176 * 512: false, 3 * quantity.MiB: false} {
+	for size, fits := range map[quantity.Bytes]bool{
+		4 * quantity.MiB: true, 6177 * 512: true, 6176 * 512: false, 3 * quantity.MiB: false,
+	} {
 		target := &memDisk{b: randomBytes(9, int(size))}
 		g := tableGeometry
 		g.Size = size

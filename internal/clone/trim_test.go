@@ -49,7 +49,8 @@ func TestTrim(t *testing.T) {
 		t.Errorf("%v trimmed, %v in the result, %v are free", target.trimmed, r.Trimmed, free)
 	}
 	for _, p := range d.Partitions[1:] { // one is stored whole, one skipped
-		if p.Mode == image.ModeSkip && !bytes.Equal(target.b[p.Content.Start:p.Content.Start+p.Content.Length], before[p.Content.Start:p.Content.Start+p.Content.Length]) {
+		from, to := p.Content.Start, p.Content.Start+p.Content.Length
+		if p.Mode == image.ModeSkip && !bytes.Equal(target.b[from:to], before[from:to]) {
 			t.Errorf("the skipped partition %d was changed", p.Number)
 		}
 	}

@@ -43,7 +43,7 @@ func (s *wholeStore) Frames(ctx context.Context, ids []chunk.ID, yield func([]by
 	return err
 }
 
-// checkPrepared checks that the source had its say once, before anything was written, and that nothing was if it refused.
+// checkPrepared checks that the source was prepared once, before any write, and that nothing was written if it refused.
 func (s *wholeStore) checkPrepared(t *testing.T, err error) {
 	t.Helper()
 	if !errors.Is(err, s.refuse) || len(s.prepared) != 1 || s.writes != 0 {
@@ -54,7 +54,7 @@ func (s *wholeStore) checkPrepared(t *testing.T, err error) {
 	}
 }
 
-// TestWholeSource deploys two disks from a source that is asked once for both, and has a say before anything is written.
+// TestWholeSource deploys two disks from a source that is asked once for both, and is prepared before any write.
 func TestWholeSource(t *testing.T) {
 	store, sources, _ := twoDisks(t)
 	for _, refuse := range []error{nil, errors.New("no session")} {

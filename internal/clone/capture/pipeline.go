@@ -92,9 +92,11 @@ func (s *pipeline) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// inOrder lets workers do what newWorker gives to the batches that come in, side by side,
-// and hands them on in the order in which they came.
-func inOrder(ctx context.Context, g *errgroup.Group, in <-chan *batch, newWorker func() (func(*batch) error, error)) <-chan *batch {
+// inOrder processes the batches that come in with parallel workers, which newWorker makes, and
+// hands them on in the order in which they came.
+func inOrder(
+	ctx context.Context, g *errgroup.Group, in <-chan *batch, newWorker func() (func(*batch) error, error),
+) <-chan *batch {
 	work, order, out := make(chan *batch), make(chan *batch, 2*clone.Workers()+2), make(chan *batch)
 	g.Go(func() error {
 		defer close(work)

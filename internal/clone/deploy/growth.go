@@ -20,7 +20,7 @@ type Grown struct {
 	Filesystem string         `json:"filesystem"`
 	From       quantity.Bytes `json:"from"`                       // length of the partition
 	To         quantity.Bytes `json:"to"`                         // the same when it stays as it is
-	Volume     quantity.Bytes `json:"filesystem_bytes,omitempty"` // size of the file system afterwards; 0 when it did not grow
+	Volume     quantity.Bytes `json:"filesystem_bytes,omitempty"` // the file system's new size; 0 when it did not grow
 	Note       string         `json:"note,omitempty"`             // why not, or why not by more
 
 	start quantity.Bytes

@@ -100,7 +100,7 @@ const (
 // AllDisks is the Disk of a step that is done for all disks at once.
 const AllDisks = -1
 
-// Step is one thing to do.
+// Step is one action of a deploy.
 type Step struct {
 	Do      Action         `json:"do"`
 	Disk    int            `json:"disk"`              // from 0, or AllDisks

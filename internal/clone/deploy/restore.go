@@ -11,7 +11,8 @@ import (
 func Restore(t Target, g clone.Geometry, c saved.Copy) error {
 	if c.Size != g.Size || c.Sector != g.LogicalSector || c.Serial != g.Serial {
 		return &clone.RefusedError{
-			Reason: fmt.Sprintf("the table was saved from a disk of %d bytes in sectors of %d, serial %q; this one has %d in sectors of %d, serial %q",
+			Reason: fmt.Sprintf("the table was saved from a disk of %d bytes in sectors of %d, serial %q; "+
+				"this one has %d in sectors of %d, serial %q",
 				c.Size, c.Sector, c.Serial, g.Size, g.LogicalSector, g.Serial),
 			Remedy: "choose the disk that it was saved from",
 		}

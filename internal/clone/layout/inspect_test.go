@@ -20,7 +20,8 @@ import (
 // bitmapOf gives the place of the first block bitmap in the ext2 of a disk.
 func bitmapOf(t *testing.T, path string) quantity.Bytes {
 	t.Helper()
-	out := disktest.Run(t, "", "sh", "-ec", "dd if="+path+" of="+path+".fs bs=1M skip=1 count=64 status=none; dumpe2fs "+path+".fs 2>/dev/null")
+	out := disktest.Run(t, "", "sh", "-ec", "dd if="+path+" of="+path+".fs bs=1M skip=1 count=64 status=none; "+
+		"dumpe2fs "+path+".fs 2>/dev/null")
 	m := regexp.MustCompile(`Block bitmap at (\d+)`).FindStringSubmatch(out)
 	if m == nil {
 		t.Fatalf("dumpe2fs says %s", out)
@@ -59,7 +60,8 @@ func TestUnreadable(t *testing.T) {
 		"superblock": {quantity.Extent{Start: quantity.MiB, Length: 4096}, image.ModeRaw, "no known file system"},
 		"block bitmap": {quantity.Extent{Start: quantity.MiB + bitmapOf(t, path), Length: 4096}, image.ModeRaw,
 			"cannot be read where it was looked into"},
-		"backup table":   {quantity.Extent{Start: g.Size - 64*quantity.KiB, Length: 64 * quantity.KiB}, image.ModeClone, "table: "},
+		"backup table": {quantity.Extent{Start: g.Size - 64*quantity.KiB, Length: 64 * quantity.KiB},
+			image.ModeClone, "table: "},
 		"primary header": {quantity.Extent{Start: 512, Length: 512}, image.ModeClone, "table: "},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -120,11 +122,17 @@ func TestUnusableTables(t *testing.T) {
 		bad  []quantity.Extent
 		want string
 	}{
-		"overlap": {make: `printf 'label: dos\nstart=2048,size=4096\n' | sfdisk -q $D
-			printf '\0\0\0\0\203\0\0\0\0\010\0\0\0\020\0\0' | dd of=$D bs=1 seek=462 conv=notrunc status=none`, want: "overlaps"},
-		"counted in 4 KiB": {make: `mke2fs -q -t ext4 -b 4096 $D.fs 4M; dd if=$D.fs of=$D bs=1M seek=1 conv=notrunc status=none
+		"overlap": {
+			make: `printf 'label: dos\nstart=2048,size=4096\n' | sfdisk -q $D
+			printf '\0\0\0\0\203\0\0\0\0\010\0\0\0\020\0\0' | dd of=$D bs=1 seek=462 conv=notrunc status=none`,
+			want: "overlaps",
+		},
+		"counted in 4 KiB": {
+			make: `mke2fs -q -t ext4 -b 4096 $D.fs 4M; dd if=$D.fs of=$D bs=1M seek=1 conv=notrunc status=none
 			printf '\0\0\0\0\203\0\0\0\0\001\0\0\0\004\0\0' | dd of=$D bs=1 seek=446 conv=notrunc status=none
-			printf '\125\252' | dd of=$D bs=1 seek=510 conv=notrunc status=none`, want: "sectors of 4096 bytes"},
+			printf '\125\252' | dd of=$D bs=1 seek=510 conv=notrunc status=none`,
+			want: "sectors of 4096 bytes",
+		},
 		"sector 0": {make: `printf 'label: dos\nstart=2048,size=4096\n' | sfdisk -q $D`,
 			bad: []quantity.Extent{{Length: 512}}, want: "cannot be read"},
 	} {
@@ -148,7 +156,8 @@ func TestUnusableTables(t *testing.T) {
 	path, g := ext2Disk(t)
 	var refused *clone.RefusedError
 	both := map[int]image.Mode{0: image.ModeRaw, 1: image.ModeSkip}
-	if _, err := (Options{Policy: both}).Inspect(disktest.Open(t, path), g); !errors.As(err, &refused) || refused.Remedy == "" {
+	_, err := Options{Policy: both}.Inspect(disktest.Open(t, path), g)
+	if !errors.As(err, &refused) || refused.Remedy == "" {
 		t.Errorf("the whole disk, and a partition apart: %v, want a refusal", err)
 	}
 }

@@ -56,7 +56,8 @@ type ReplayOptions struct {
 // Remedy is what can be done about a doubt, in an operator's words.
 func Remedy(d *filesystem.Doubt) string {
 	if d.Replay {
-		return d.Remedy + "; or capture with --replay, which changes this disk: the kernel mounts the file system and replays its journal"
+		return d.Remedy + "; or capture with --replay, which changes this disk: " +
+			"the kernel mounts the file system and replays its journal"
 	}
 	return d.Remedy
 }
@@ -64,7 +65,9 @@ func Remedy(d *filesystem.Doubt) string {
 // Replay replays the journals that are all that is wrong with file systems of the disk r, and
 // inspects it again. It changes the disk. If the capture that is to follow would be refused,
 // nothing is changed.
-func Replay(ctx context.Context, r io.ReaderAt, l *Layout, replayer Replayer, opts ReplayOptions) (*Layout, []Replayed, error) {
+func Replay(
+	ctx context.Context, r io.ReaderAt, l *Layout, replayer Replayer, opts ReplayOptions,
+) (*Layout, []Replayed, error) {
 	replayed := l.dirty(opts.Policy)
 	if len(replayed) == 0 {
 		return l, nil, nil
@@ -103,7 +106,8 @@ func (l *Layout) dirty(policy map[int]image.Mode) []Replayed {
 			continue
 		}
 		if p.Volume.Doubt != nil && p.Volume.Doubt.Replay {
-			out = append(out, Replayed{Number: p.Number, Filesystem: p.Volume.Type, place: quantity.Extent{Start: p.Start, Length: p.Length}})
+			place := quantity.Extent{Start: p.Start, Length: p.Length}
+			out = append(out, Replayed{Number: p.Number, Filesystem: p.Volume.Type, place: place})
 		}
 		for _, part := range p.Volume.Whole {
 			if part.Doubt.Replay && part.Place.Length > 0 {
