@@ -16,8 +16,8 @@ import (
 	"clonecast/internal/quantity"
 )
 
-// liveStore stands for the followers of a capture. It holds the engine to its promise: chunks that
-// it announces are stored.
+// liveStore is the store of a capture and its followers. It holds the engine to its promise: chunks
+// that it announces are stored.
 type liveStore struct {
 	*memStore
 	t         *testing.T
