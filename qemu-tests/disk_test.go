@@ -311,32 +311,40 @@ func TestDiskDoubt(t *testing.T) {
 }
 
 // TestStoreDamage damages the store in every way of the list. Deploy must say so and leave a disk that boots nothing.
+// What is there twice is damaged in both places; in one of them it is only said.
 func TestStoreDamage(t *testing.T) {
 	source := testdisk.DualBootOriginal(t, 2048)
 	original := filepath.Join(t.TempDir(), "store")
 	capture(t, source, "pc", original)
+	flip := func(b []byte) []byte { b[len(b)/2] ^= 1; return b }
+	short := func(b []byte) []byte { return b[:len(b)-1] }
 	cases := map[string]struct {
-		file   string // pattern of the file's path inside the store
+		files  []string // patterns of the files' paths inside the store
 		damage func(data []byte) []byte
+		heals  bool
 	}{
-		"flipped bit in a pack": {"pack", func(b []byte) []byte { b[len(b)/2] ^= 1; return b }},
-		"truncated pack":        {"pack", func(b []byte) []byte { return b[:len(b)/2] }},
-		"altered manifest":      {"manifest", func(b []byte) []byte { b[len(b)/2] ^= 1; return b }},
-		"truncated manifest":    {"manifest", func(b []byte) []byte { return b[:len(b)-1] }},
+		"flipped bit in a pack":  {[]string{"packs/"}, flip, false},
+		"truncated pack":         {[]string{"packs/"}, func(b []byte) []byte { return b[:len(b)/2] }, false},
+		"altered manifests":      {[]string{"copies/images/pc/", "images/pc/"}, flip, false},
+		"truncated manifests":    {[]string{"copies/images/pc/", "images/pc/"}, short, false},
+		"one altered manifest":   {[]string{"images/pc/"}, flip, true},
+		"one truncated manifest": {[]string{"copies/images/pc/"}, short, true},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			store := filepath.Join(t.TempDir(), "store")
 			mustRun(t, "cp", "-a", original, store)
-			damageFile(t, store, c.file, c.damage)
+			for _, file := range c.files {
+				damageFile(t, store, file, c.damage)
+			}
 			disk := lab.BlankDisk(t, size(t, source))
 			r := lab.Clonecast(t, "disk", "deploy", "pc", disk, "--store", store, "--yes")
-			if r.Exit == 0 || !strings.Contains(r.Stderr, "clonecast: error: ") {
-				t.Errorf("deploy ended with exit code %d and %q, want an error", r.Exit, r.Stderr)
+			if healed := r.Exit == 0; healed != c.heals || healed == strings.Contains(r.Stderr, "clonecast: error: ") {
+				t.Errorf("deploy ended with exit code %d and %q; want success: %v", r.Exit, r.Stderr, c.heals)
 			}
 			t.Logf("deploy: %s", r.Stderr)
-			if boots(t, disk) {
-				t.Error("the disk has a boot sector with its signature")
+			if boots(t, disk) != c.heals {
+				t.Errorf("the disk has a boot sector with its signature: %v, want %v", !c.heals, c.heals)
 			}
 			r = lab.Clonecast(t, "store", "check", "--read-data", "--store", store)
 			if r.Exit != 1 {
@@ -347,12 +355,12 @@ func TestStoreDamage(t *testing.T) {
 	}
 }
 
-// damageFile changes the largest file of the store whose path has the word.
+// damageFile changes the largest file of the store whose path begins with the word.
 func damageFile(t *testing.T, store, word string, damage func([]byte) []byte) {
 	t.Helper()
 	largest, most := "", int64(-1)
 	err := filepath.WalkDir(store, func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && strings.Contains(strings.TrimPrefix(path, store), word) &&
+		if err == nil && d.Type().IsRegular() && strings.HasPrefix(strings.TrimPrefix(path, store+"/"), word) &&
 			size(t, path) > most {
 			largest, most = path, size(t, path)
 		}

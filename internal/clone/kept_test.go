@@ -79,6 +79,9 @@ var keptCases = map[string]struct {
 	"other GPT": {map[int]image.Mode{2: image.ModeSkip},
 		"label: gpt\nstart=2048,size=100\nstart=4096,size=2048\nstart=7000,size=9000\n",
 		"label: gpt\nstart=2048,size=1000,type=U\nstart=4096,size=2048\nstart=8192,size=2000\n", [2]int{4096, 2048}, 2048},
+	"logical becomes primary": {map[int]image.Mode{2: image.ModeSkip}, // the old EBR stands in a gap of the new table
+		"label: dos\nstart=2048,size=6144\nstart=8192,size=8192,type=5\nstart=9999,size=500\n",
+		"label: dos\nstart=2048,size=6144\nstart=9999,size=500\n", [2]int{9999, 500}, -1},
 	"MBR becomes GPT": {map[int]image.Mode{2: image.ModeSkip},
 		"label: dos\nstart=4096,size=2048\n",
 		"label: gpt\nstart=2048,size=1000,type=U\nstart=4096,size=2048\nstart=8192,size=2000\n", [2]int{4096, 2048}, 2048},
