@@ -134,8 +134,8 @@ func (fullGrower) Grow(_ context.Context, _ int, _ string, where quantity.Extent
 	return where.Length, nil
 }
 
-// TestGrowthAndTails: a file system does not grow over what the version keeps behind it; what a target held there before
-// does not matter.
+// TestGrowthAndTails: a file system does not grow over what the version keeps behind it; what a target held there
+// before does not matter.
 func TestGrowthAndTails(t *testing.T) {
 	const size = 20 << 20
 	for _, tail := range []string{"", "footer"} {

@@ -340,17 +340,18 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
-// TestEveryLength reads tables of disks of which the end is missing, at every length: what lies behind the end is left out,
-// or the table is refused.
+// TestEveryLength reads tables of disks of which the end is missing, at every length: what lies behind the end is left
+// out, or the table is refused.
 func TestEveryLength(t *testing.T) {
 	const size = 16 * quantity.MiB
 	path := disktest.Image(t, size)
-	disktest.Run(t, "label: dos\nstart=63,size=100\nstart=1000,size=30000,type=5\nstart=5000,size=3000\nstart=9000,size=3000\n",
-		"sfdisk", "-q", "--force", path)
+	const table = "label: dos\nstart=63,size=100\nstart=1000,size=30000,type=5\n" +
+		"start=5000,size=3000\nstart=9000,size=3000\n"
+	disktest.Run(t, table, "sfdisk", "-q", "--force", path)
 	f := disktest.Open(t, path)
 	read := 0
 	for n := quantity.Bytes(1024); n <= size; n += 37 * 512 {
-		got, err := Read(io.NewSectionReader(f, 0, int64(n)), n, 512)
+		got, err := mbr.Read(io.NewSectionReader(f, 0, int64(n)), n, 512)
 		if err != nil {
 			continue
 		}
