@@ -38,6 +38,7 @@ unit:
 # test-long runs what takes too long for every change, or judges how fast something is and so needs a quiet machine.
 test-long: deps build
 	CLONECAST_LONG=1 $(GO) test -count=1 -p 1 -timeout 2h ./...
+	CLONECAST_LONG=1 CLONECAST_QEMU=1 $(GO) test -v -count=1 -timeout 2h -run TestFaults ./qemu-tests
 	$(MAKE) fuzz
 	$(MAKE) damaged
 

@@ -3,6 +3,7 @@ package qemutests
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -33,7 +34,11 @@ func TestFaults(t *testing.T) {
 	say("the space under B's disk runs out")
 	noSpace(t, room)
 	say("the power fails at random moments")
-	powerCuts(t, room, 20)
+	cuts := 6
+	if os.Getenv("CLONECAST_LONG") != "" {
+		cuts = 20
+	}
+	powerCuts(t, room, cuts)
 }
 
 // failed waits until the only operation of a task has failed and checks that the words are in what is said about it.

@@ -41,31 +41,9 @@ func (v shelved) String() string { return fmt.Sprintf("%s@%d", v.Image, v.Sequen
 // shownVersion is a version with its disks.
 type shownVersion struct {
 	shelved
-	Creator string      `json:"creator"`
-	Engine  string      `json:"engine"`
-	Layout  []shownDisk `json:"disks"`
-}
-
-type shownDisk struct {
-	Size       int64            `json:"size"`
-	Sector     int64            `json:"logical_sector"`
-	Model      string           `json:"model"`
-	Serial     string           `json:"serial"`
-	Table      string           `json:"table"`
-	DiskID     string           `json:"disk_id"`
-	Partitions []shownPartition `json:"partitions"`
-}
-
-type shownPartition struct {
-	Number     int    `json:"number"`
-	Start      int64  `json:"start"`
-	Size       int64  `json:"size"`
-	Filesystem string `json:"filesystem"`
-	UUID       string `json:"uuid"`
-	Label      string `json:"label"`
-	Mode       string `json:"mode"`
-	Reason     string `json:"reason,omitempty"`
-	Allocated  int64  `json:"allocated"`
+	Creator string           `json:"creator"`
+	Engine  string           `json:"engine"`
+	Layout  []api.DiskDetail `json:"disks"`
 }
 
 // openShelf opens the server, or the store in a directory, for reading or also for deletions.
@@ -107,17 +85,7 @@ func (s serverShelf) show(ctx context.Context, v shelved) (shownVersion, error) 
 	if err := s.call(ctx, "GET", s.path(v), nil, &d); err != nil {
 		return shownVersion{}, err
 	}
-	shown := shownVersion{shelvedThere(d.Version), d.Creator, d.Engine, []shownDisk{}}
-	for _, disk := range d.Layout {
-		parts := []shownPartition{}
-		for _, p := range disk.Partitions {
-			parts = append(parts, shownPartition{p.Number, p.Start, p.Size, p.Filesystem, p.UUID, p.Label, p.Mode,
-				p.Reason, p.Allocated})
-		}
-		shown.Layout = append(shown.Layout, shownDisk{disk.Bytes, disk.SectorSize, disk.Model, disk.Serial,
-			disk.Table, disk.DiskID, parts})
-	}
-	return shown, nil
+	return shownVersion{shelvedThere(d.Version), d.Creator, d.Engine, d.Layout}, nil
 }
 
 func (s serverShelf) delete(ctx context.Context, v shelved) error {
@@ -164,16 +132,9 @@ func (s storeShelf) show(ctx context.Context, v shelved) (shownVersion, error) {
 	if err != nil {
 		return shownVersion{}, err
 	}
-	shown := shownVersion{v, m.Creator, m.Engine, []shownDisk{}}
+	shown := shownVersion{v, m.Creator, m.Engine, []api.DiskDetail{}}
 	for _, d := range m.Disks {
-		parts := []shownPartition{}
-		for _, p := range d.Partitions {
-			parts = append(parts, shownPartition{p.Number, int64(p.Content.Start), int64(p.Content.Length),
-				p.Filesystem.Type, p.Filesystem.UUID,
-				p.Filesystem.Label, string(p.Mode), p.Reason, int64(p.Content.Allocated())})
-		}
-		shown.Layout = append(shown.Layout, shownDisk{int64(d.Size), int64(d.LogicalSector), d.Model, d.Serial,
-			d.TableKind, d.DiskID, parts})
+		shown.Layout = append(shown.Layout, api.DetailOf(d))
 	}
 	return shown, nil
 }

@@ -173,12 +173,14 @@ func confirmDeploy(ctx context.Context, cl *client, o orderFlags, stdin io.Reade
 		if len(m.Disks) > 0 {
 			disk = describeDisks(m.Disks)
 		}
-		if len(m.Disks) == 1 && m.Disks[0].Bytes < size {
+		if len(m.Disks) == 1 && len(m.Plan) == 0 && m.Problem == "" && m.Disks[0].Bytes < size {
 			disk += " (smaller than the captured disk: the machine may refuse)"
 		}
 		fmt.Fprintf(t, "  %s\t%s\n", m.Name, disk)
-		for _, line := range m.Grow {
-			fmt.Fprintf(t, "  \tgrow: %s\n", line)
+		for _, d := range m.Plan {
+			for _, g := range d.Growth {
+				fmt.Fprintf(t, "  \tgrow: %v\n", g)
+			}
 		}
 	}
 	if err := t.Flush(); err != nil {

@@ -52,8 +52,8 @@ type ImageDetail struct {
 
 // DiskDetail is a captured disk.
 type DiskDetail struct {
-	Bytes      int64             `json:"bytes"`
-	SectorSize int64             `json:"sector_bytes"`
+	Size       int64             `json:"size"`
+	Sector     int64             `json:"logical_sector"`
 	Model      string            `json:"model"`
 	Serial     string            `json:"serial"`
 	Table      string            `json:"table"`
@@ -150,18 +150,23 @@ func (a *API) imageDetail(ctx context.Context, ref string) (ImageDetail, error) 
 	}
 	d := ImageDetail{Version: versionOf(v), Creator: m.Creator, Engine: m.Engine, Layout: []DiskDetail{}}
 	for _, disk := range m.Disks {
-		dd := DiskDetail{int64(disk.Size), int64(disk.LogicalSector), disk.Model, disk.Serial,
-			disk.TableKind, disk.DiskID, []PartitionDetail{}}
-		for _, p := range disk.Partitions {
-			dd.Partitions = append(dd.Partitions, PartitionDetail{
-				p.Number, int64(p.Content.Start), int64(p.Content.Length),
-				p.Filesystem.Type, p.Filesystem.UUID, p.Filesystem.Label,
-				string(p.Mode), p.Reason, int64(p.Content.Allocated()),
-			})
-		}
-		d.Layout = append(d.Layout, dd)
+		d.Layout = append(d.Layout, DetailOf(disk))
 	}
 	return d, nil
+}
+
+// DetailOf describes a captured disk.
+func DetailOf(d image.Disk) DiskDetail {
+	out := DiskDetail{int64(d.Size), int64(d.LogicalSector), d.Model, d.Serial, d.TableKind, d.DiskID,
+		[]PartitionDetail{}}
+	for _, p := range d.Partitions {
+		out.Partitions = append(out.Partitions, PartitionDetail{
+			p.Number, int64(p.Content.Start), int64(p.Content.Length),
+			p.Filesystem.Type, p.Filesystem.UUID, p.Filesystem.Label,
+			string(p.Mode), p.Reason, int64(p.Content.Allocated()),
+		})
+	}
+	return out
 }
 
 // Order is what an admin wants machines to do.
@@ -197,12 +202,14 @@ type Ordered struct {
 // Target is a machine of an order and the disks that the rules choose there, as far as the
 // server knows the machine.
 type Target struct {
-	ID      string          `json:"id"`
-	Name    string          `json:"name"`
-	State   string          `json:"state"`
-	Disks   []protocol.Disk `json:"disks,omitempty"`
-	Grow    []string        `json:"grow,omitempty"` // what becomes of the partitions that are to grow
-	Problem string          `json:"problem,omitempty"`
+	ID    string          `json:"id"`
+	Name  string          `json:"name"`
+	State string          `json:"state"`
+	Disks []protocol.Disk `json:"disks,omitempty"`
+	// Plan is what the deploy does to each of the disks. What they hold now is not known here: what differs is what it
+	// writes at most.
+	Plan    []deploy.DiskPlan `json:"plan,omitempty"`
+	Problem string            `json:"problem,omitempty"`
 }
 
 type orderIn struct{ Body Order }
@@ -219,7 +226,6 @@ func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 	op := q.operation()
 	answer := Ordered{Machines: []Target{}}
 	var deployed *image.Manifest
-	wants := make([]diskrule.Want, max(1, len(q.Disks)))
 	if q.Kind == protocol.OpDeploy {
 		v, m, err := a.version(ctx, q.Image)
 		if err != nil {
@@ -228,7 +234,7 @@ func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 		if err := growable(m, q.Grow); err != nil {
 			return Ordered{}, err
 		}
-		deployed, wants = m, deploy.Wants(m)
+		deployed = m
 		op.Image, op.Version = v.Image, v.ID.String()
 		seen := versionOf(v)
 		answer.Version = &seen
@@ -243,12 +249,9 @@ func (a *API) order(ctx context.Context, i *orderIn) (Ordered, error) {
 		n.Title = "capture " + q.Image
 	}
 	for _, ref := range q.Machines {
-		t, err := a.target(ctx, q, ref, wants)
+		t, err := a.versionTarget(ctx, q, ref, deployed)
 		if err != nil {
 			return Ordered{}, err
-		}
-		if deployed != nil {
-			t.Grow = growth(deployed, t.Disks, q.Grow)
 		}
 		answer.Machines = append(answer.Machines, t)
 		n.Machines = append(n.Machines, t.ID)
@@ -283,14 +286,35 @@ func (a *API) target(ctx context.Context, q Order, ref string, wants []diskrule.
 		return Target{}, err
 	}
 	t := Target{ID: m.ID, Name: m.Name, State: m.State}
-	if t.Disks, err = a.foretell(m, q, wants); err != nil {
-		t.Problem = err.Error()
+	t.Disks, err = a.foretell(m, q, wants)
+	return t, q.refuse(&t, err)
+}
+
+// versionTarget is a target of a deploy; without a version of it, of a capture. It foretells what the deploy does.
+func (a *API) versionTarget(ctx context.Context, q Order, ref string, m *image.Manifest) (Target, error) {
+	if m == nil {
+		return a.target(ctx, q, ref, make([]diskrule.Want, max(1, len(q.Disks))))
 	}
-	if err != nil && !q.DryRun && !q.Unseen {
-		return Target{}, &protocol.Problem{
-			Code: protocol.CodeConflict, Title: fmt.Sprintf("machine %s: %v", m.Name, err), Hint: unseenHint}
+	t, err := a.target(ctx, q, ref, deploy.Wants(m))
+	if err != nil || t.Problem != "" {
+		return t, err
 	}
-	return t, nil
+	t.Plan, err = foretold(m, t.Disks, q.Grow)
+	return t, q.refuse(&t, err)
+}
+
+// refuse notes why a machine will refuse the order, and ends the order for that unless it is to be tried or ordered all
+// the same.
+func (q Order) refuse(t *Target, why error) error {
+	if why == nil {
+		return nil
+	}
+	t.Problem = why.Error()
+	if q.DryRun || q.Unseen {
+		return nil
+	}
+	return &protocol.Problem{
+		Code: protocol.CodeConflict, Title: fmt.Sprintf("machine %s: %v", t.Name, why), Hint: unseenHint}
 }
 
 // create orders the task of an order, unless that is only to be tried.

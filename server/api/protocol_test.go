@@ -23,6 +23,7 @@ import (
 	"clonecast/internal/chunk"
 	"clonecast/internal/chunkstore"
 	"clonecast/internal/chunkstore/local"
+	"clonecast/internal/clone/deploy"
 	"clonecast/internal/image"
 	"clonecast/internal/protocol"
 	"clonecast/internal/quantity"
@@ -348,9 +349,15 @@ func TestCaptureAndDeploy(t *testing.T) {
 	var plan Ordered
 	order := Order{Kind: "deploy", Machines: []string{"b"}, Image: "win", Grow: "last", DryRun: true}
 	s.must(s.local, "", "POST", "/api/v1/tasks", order, &plan)
-	if len(plan.Machines) != 1 || len(plan.Machines[0].Grow) != 1 ||
-		!strings.Contains(plan.Machines[0].Grow[0], "partition 1 (no file system): stays at 1.2 MiB") {
-		t.Errorf("plan %+v, want what becomes of partition 1", plan.Machines)
+	if len(plan.Machines) != 1 || len(plan.Machines[0].Plan) != 1 {
+		t.Fatalf("plan %+v, want one machine with one disk", plan.Machines)
+	}
+	on := plan.Machines[0].Plan[0]
+	if len(on.Growth) != 1 || !strings.Contains(on.Growth[0].String(), "partition 1 (no file system): stays at 1.2 MiB") {
+		t.Errorf("growth %+v, want what becomes of partition 1", on.Growth)
+	}
+	if n := len(on.Regions) - 1; n < 0 || on.Regions[n].Fate != deploy.Write || on.Regions[n].Differ == 0 {
+		t.Errorf("regions %+v, want that the partition is written", on.Regions)
 	}
 	s.order(Order{Kind: "deploy", Machines: []string{"b"}, Image: "win", Grow: "last"})
 	if op = s.next(b, protocol.OpDeploy); op.Grow != "last" {

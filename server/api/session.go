@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"time"
 
-	"clonecast/internal/clone/deploy"
 	"clonecast/internal/multicast/packet"
 	"clonecast/internal/protocol"
 	"clonecast/server/sessions"
@@ -163,13 +162,9 @@ func (a *API) joining(ctx context.Context, i *addIn, operations []tasks.Operatio
 	if err != nil {
 		return Target{}, Version{}, err
 	}
-	q := Order{Disks: op.Disks, DryRun: i.Body.DryRun, Unseen: i.Body.Unseen}
-	t, err := a.target(ctx, q, i.Machine, deploy.Wants(manifest))
-	if err != nil {
-		return Target{}, Version{}, err
-	}
-	t.Grow = growth(manifest, t.Disks, op.Grow)
-	return t, versionOf(v), nil
+	q := Order{Disks: op.Disks, Grow: op.Grow, DryRun: i.Body.DryRun, Unseen: i.Body.Unseen}
+	t, err := a.versionTarget(ctx, q, i.Machine, manifest)
+	return t, versionOf(v), err
 }
 
 // dropFromSession cancels a machine's run and lets it go at once.

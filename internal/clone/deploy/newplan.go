@@ -43,6 +43,28 @@ func NewPlan(ctx context.Context, disks []Disk, s Source, opts Options, progress
 	return p, nil
 }
 
+// Foretell says what a deploy does to a target that cannot be read now: what it writes at most, what it
+// leaves, and what grows. A target that cannot hold the disk is a *clone.RefusedError.
+func Foretell(d *image.Disk, g clone.Geometry, grow image.GrowDisk) (DiskPlan, error) {
+	if err := Fits(d, g); err != nil {
+		return DiskPlan{}, err
+	}
+	growth, err := PlanGrowth(d, g, grow)
+	if err != nil {
+		return DiskPlan{}, err
+	}
+	p := DiskPlan{Geometry: g, Regions: regions(d), Growth: growth}
+	for i := range p.Regions {
+		r := &p.Regions[i]
+		if r.Fate == Leave {
+			continue
+		}
+		r.Fate, r.Differ = Write, r.Content.Allocated()
+		p.Differ += r.Differ
+	}
+	return p, nil
+}
+
 // target is a disk of which the plan is made.
 type target struct {
 	Disk

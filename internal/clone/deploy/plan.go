@@ -22,8 +22,8 @@ type Plan struct {
 // DiskPlan says what becomes of one target.
 type DiskPlan struct {
 	clone.Geometry
-	Regions []Region `json:"regions"` // boot areas, then partitions by their place
-	Now     []Lost   `json:"now"`     // what the target holds now; only where the caller asked for it
+	Regions []Region `json:"regions"`       // boot areas, then partitions by their place
+	Now     []Lost   `json:"now,omitempty"` // what the target holds now; only where the caller asked for it
 	Growth  []Grown  `json:"growth,omitempty"`
 
 	Compared quantity.Bytes `json:"bytes_compared"`  // allocated bytes of the version

@@ -33,6 +33,7 @@ import (
 	"io"
 
 	"clonecast/internal/filesystem"
+	"clonecast/internal/filesystem/swap"
 	"clonecast/internal/quantity"
 )
 
@@ -91,8 +92,7 @@ func (rd *reader) unlessHibernated(doubt *filesystem.Doubt) *filesystem.Doubt {
 		return asleep
 	}
 	if err != nil {
-		doubt.Replay = false
-		doubt.Reason += fmt.Sprintf("; whether a swap file holds a hibernated system is not known: %v", err)
+		return swap.Unsure(doubt, err)
 	}
 	return doubt
 }

@@ -23,10 +23,7 @@ func (rd *reader) hibernation(doubt *filesystem.Doubt) *filesystem.Doubt {
 	number, err := rd.suspendedFile()
 	switch {
 	case err != nil:
-		unsure := *doubt
-		unsure.Replay = false
-		unsure.Reason += fmt.Sprintf("; whether a swap file holds a hibernated system is not known: %v", err)
-		return &unsure
+		return swap.Unsure(doubt, err)
 	case number != 0:
 		return swap.Hibernated(fmt.Sprintf("a swap file (inode %d)", number))
 	}
@@ -78,7 +75,7 @@ func (w *walker) holdsSystem(number uint32, raw []byte) (bool, error) {
 		return false, err
 	}
 	if in.Mode&modeType != modeRegular || in.Links == 0 || in.Flags&flagInlineData != 0 ||
-		in.size() < uint64(swap.MinFile) || in.size()%uint64(swap.MinPage) != 0 {
+		!swap.IsFileSize(in.size()) {
 		return false, nil
 	}
 	f, err := w.file(number, in)

@@ -109,12 +109,8 @@ func tuxOnIce(b []byte) bool {
 	return bytes.HasPrefix(b, []byte{0xed, 0xc3, 0x02, 0xe9, 0x98, 0x56, 0xe5, 0x0c})
 }
 
-// A file is a swap area only if it has MinFile bytes; mkswap takes whole pages, of MinPage bytes at
-// least.
-const (
-	MinPage = minPage
-	MinFile = minPages * minPage
-)
+// IsFileSize tells whether mkswap takes a file of that size: whole pages, and not too few.
+func IsFileSize(size uint64) bool { return size >= uint64(minPages*minPage) && size%uint64(minPage) == 0 }
 
 // HoldsSystem tells whether the first bytes of a swap area, or of a file that is used as one, are
 // those of a hibernated system. MaxHeader bytes are enough.
@@ -150,6 +146,15 @@ func Hibernated(area string) *filesystem.Doubt {
 		Refuse:     true,
 		Hibernated: true,
 	}
+}
+
+// Unsure is the doubt about a file system that was not unmounted, in which swap files cannot be looked for: a hibernated
+// system may be there, so its journal must not be replayed.
+func Unsure(doubt *filesystem.Doubt, why error) *filesystem.Doubt {
+	unsure := *doubt
+	unsure.Replay = false
+	unsure.Reason += fmt.Sprintf("; whether a swap file holds a hibernated system is not known: %v", why)
+	return &unsure
 }
 
 // parse reads the identity from page 0 of an area on a partition of the given size.

@@ -25,10 +25,7 @@ func (rd *reader) hibernation(doubt *filesystem.Doubt) *filesystem.Doubt {
 	found, err := rd.suspendedFile()
 	switch {
 	case err != nil:
-		unsure := *doubt
-		unsure.Replay = false
-		unsure.Reason += fmt.Sprintf("; whether a swap file holds a hibernated system is not known: %v", err)
-		return &unsure
+		return swap.Unsure(doubt, err)
 	case found != 0:
 		return swap.Hibernated(fmt.Sprintf("a swap file (inode %d)", found))
 	}
@@ -188,8 +185,7 @@ func (s *swapSearch) suspended(raw []byte) (bool, error) {
 	if _, err := binary.Decode(raw, binary.BigEndian, &in); err != nil {
 		return false, err
 	}
-	if in.Magic != dinodeMagic || in.Mode&modeType != modeRegular || in.Size < uint64(swap.MinFile) ||
-		in.Size%uint64(swap.MinPage) != 0 {
+	if in.Magic != dinodeMagic || in.Mode&modeType != modeRegular || !swap.IsFileSize(in.Size) {
 		return false, nil
 	}
 	core, end := dinodeCoreV2, len(raw)

@@ -32,23 +32,21 @@ func growable(m *image.Manifest, text string) error {
 	return err
 }
 
-// growth foretells what becomes of partitions on a machine's disks; nothing where they are
-// not known, or where the deploy will be refused.
-func growth(m *image.Manifest, disks []protocol.Disk, text string) []string {
+// foretold says what a deploy does to the disks of a machine, as far as that follows from what is known of them. A
+// machine whose disks are not known, or not as many, has no plan. The error says why the machine will refuse.
+func foretold(m *image.Manifest, disks []protocol.Disk, text string) ([]deploy.DiskPlan, error) {
 	grow, err := image.ParseGrow(text)
 	if err != nil || len(disks) != len(m.Disks) {
-		return nil
+		return nil, err
 	}
-	var out []string
+	var plan []deploy.DiskPlan
 	for i, d := range disks {
 		g := clone.Geometry{Size: quantity.Bytes(d.Bytes), LogicalSector: quantity.SectorSize(d.LogicalSector)}
-		plan, err := deploy.PlanGrowth(&m.Disks[i], g, grow[i])
+		p, err := deploy.Foretell(&m.Disks[i], g, grow[i])
 		if err != nil {
-			return nil
+			return nil, err
 		}
-		for _, p := range plan {
-			out = append(out, p.String())
-		}
+		plan = append(plan, p)
 	}
-	return out
+	return plan, nil
 }
