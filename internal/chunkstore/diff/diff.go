@@ -242,28 +242,19 @@ func (r *Region) sort() {
 // find splits a region into what only one version stores, and the chunks' places to compare.
 func (p *pair) find() {
 	ids := [2]map[quantity.Bytes]chunk.ID{chunksAt(&p.a), chunksAt(&p.b)}
-	open := map[quantity.Bytes]*job{}
+	var both []quantity.Extent
 	for _, s := range segments(p.a.Extents, p.b.Extents) {
-		if s.kind != Changed {
+		if s.kind == Changed {
+			both = append(both, s.Extent)
+		} else {
 			p.add(Range{s.Start, s.Length, s.kind})
-			continue
-		}
-		for at := s.Start; at < s.End(); {
-			place := at / chunk.Size * chunk.Size
-			end := min(s.End(), place+chunk.Size)
-			if a, b := ids[0][place], ids[1][place]; a != b {
-				if open[place] == nil {
-					open[place] = &job{a: a, b: b}
-				}
-				open[place].parts = append(open[place].parts, quantity.Extent{Start: at, Length: end - at})
-			}
-			at = end
 		}
 	}
-	for _, j := range open {
-		p.open = append(p.open, *j)
+	for c := range image.Places(both, max(p.a.Length, p.b.Length)) {
+		if a, b := ids[0][c.Start], ids[1][c.Start]; a != b {
+			p.open = append(p.open, job{a, b, slices.Clone(c.Allocated)})
+		}
 	}
-	slices.SortFunc(p.open, func(x, y job) int { return cmp.Compare(x.parts[0].Start, y.parts[0].Start) })
 }
 
 // chunksAt gives a content's chunks by where they begin.
@@ -343,10 +334,10 @@ func (c *comparer) compare(p *pair) error {
 
 // blocks compares a part of a chunk's place block by block.
 func (p *pair) blocks(part quantity.Extent, a, b []byte) {
-	place := part.Start / chunk.Size * chunk.Size
+	start := part.Start / chunk.Size * chunk.Size // of the chunk
 	for at := part.Start; at < part.End(); {
 		end := min(part.End(), (at/block+1)*block)
-		if !bytes.Equal(a[at-place:end-place], b[at-place:end-place]) {
+		if !bytes.Equal(a[at-start:end-start], b[at-start:end-start]) {
 			p.add(Range{at, end - at, Changed})
 		}
 		at = end

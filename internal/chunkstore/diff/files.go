@@ -164,7 +164,7 @@ type partitionReader struct {
 	ctx    context.Context
 	store  chunkstore.Reader
 	length quantity.Bytes
-	ids    map[quantity.Bytes]chunk.ID // by place
+	ids    map[quantity.Bytes]chunk.ID // by where they begin
 	plain  map[chunk.ID][]byte
 	order  []chunk.ID // of plain, the oldest first
 }
@@ -180,17 +180,17 @@ func (r *partitionReader) ReadAt(p []byte, off int64) (n int, err error) {
 		if at < 0 || at >= r.length {
 			return n, io.EOF
 		}
-		place := at / chunk.Size * chunk.Size
-		part := p[n:][:min(quantity.Bytes(len(p)-n), min(place+chunk.Size, r.length)-at)]
-		id, stored := r.ids[place]
+		start := at / chunk.Size * chunk.Size
+		part := p[n:][:min(quantity.Bytes(len(p)-n), min(start+chunk.Size, r.length)-at)]
+		id, stored := r.ids[start]
 		if !stored {
 			clear(part)
 		} else if b, err := r.chunk(id); err != nil {
 			return n, err
-		} else if int(at-place)+len(part) > len(b) {
+		} else if int(at-start)+len(part) > len(b) {
 			return n, &chunk.InvalidError{ID: id, Problem: "it is shorter than its place"}
 		} else {
-			copy(part, b[at-place:])
+			copy(part, b[at-start:])
 		}
 		n += len(part)
 	}
