@@ -41,6 +41,9 @@ func foretold(m *image.Manifest, disks []protocol.Disk, text string) ([]deploy.D
 	}
 	var plan []deploy.DiskPlan
 	for i, d := range disks {
+		if d.Bytes <= 0 || d.LogicalSector <= 0 {
+			return nil, nil
+		}
 		g := clone.Geometry{Size: quantity.Bytes(d.Bytes), LogicalSector: quantity.SectorSize(d.LogicalSector)}
 		p, err := deploy.Foretell(&m.Disks[i], g, grow[i])
 		if err != nil {

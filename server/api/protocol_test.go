@@ -163,7 +163,7 @@ func (s *site) register(name string, n int) string {
 	facts := protocol.Facts{
 		UUID:  "uuid-" + name,
 		NICs:  []protocol.NIC{{Name: "eth0", MAC: fmt.Sprintf("02:00:00:00:00:%02x", n), Booted: true}},
-		Disks: []protocol.Disk{{Name: "sda", Serial: "disk-" + name, Bytes: 1 << 30}},
+		Disks: []protocol.Disk{{Name: "sda", Serial: "disk-" + name, Bytes: 1 << 30, LogicalSector: 512}},
 	}
 	request := protocol.RegisterRequest{Version: protocol.Version, Facts: facts}
 	s.must(s.tls, "", "POST", protocol.PathRegister, request, &answer)
