@@ -13,12 +13,12 @@ import (
 func TestMutations(t *testing.T) {
 	image := makeVolume(t, 24*quantity.MiB, "-c", "512", "-z", "1")
 	mounted(t, image, func(dir string) { disktest.Fill(t, dir, 60, 20_000) })
-	mutate(t, image)
+	mutate(t, image, 3000)
 }
 
-// mutate reads damaged copies of a volume. Fixups are made to fit, so that more than torn
+// mutate reads so many damaged copies of a volume. Fixups are made to fit, so that more than torn
 // writes is found.
-func mutate(t *testing.T, image string) {
+func mutate(t *testing.T, image string, runs int) {
 	t.Helper()
 	base := disktest.Load(t, image)
 	v := open(t, image)
@@ -39,7 +39,6 @@ func mutate(t *testing.T, image string) {
 		quantity.Extent{Start: log, Length: 512})
 	rng := rand.New(rand.NewPCG(1, 9))
 	clean := 0
-	const runs = 3000
 	for range runs {
 		s := base.Clone()
 		for range 1 + rng.IntN(4) {

@@ -73,7 +73,7 @@ func TestMatchesNtfsinfo(t *testing.T) {
 // TestFragmentedMFT provokes an attribute list in $MFT: on a volume full of
 // small files with every other one deleted, $MFT grows into single free clusters.
 func TestFragmentedMFT(t *testing.T) {
-	const size = 40 * quantity.MiB
+	const size = 31 * quantity.MiB
 	image := makeVolume(t, size, "-c", "512", "-z", "1")
 	var want map[string]string
 	mounted(t, image, func(dir string) {
@@ -87,7 +87,7 @@ func TestFragmentedMFT(t *testing.T) {
 	} else if _, err := r.find(typeList, ""); err != nil {
 		t.Fatalf("$MFT with %d runs has no attribute list: %v", len(v.mft.runs), err)
 	}
-	mutate(t, image)
+	mutate(t, image, 300) // each takes 10 ms
 	disktest.Scribble(t, image, disktest.Volume(t, image, Read).Allocated)
 	mounted(t, image, func(dir string) {
 		if diff := cmp.Diff(want, disktest.Hashes(t, dir)); diff != "" {
@@ -101,7 +101,7 @@ func TestFragmentedMFT(t *testing.T) {
 func fillWithHoles(t *testing.T, dir string) {
 	t.Helper()
 	filler := bytes.Repeat([]byte("x"), 1024)
-	if err := os.WriteFile(filepath.Join(dir, "big"), make([]byte, 26<<20), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "big"), make([]byte, 18<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	var made []string
