@@ -11,7 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
+
+	"clonecast/internal/await"
 )
 
 // command runs clonecast with arguments.
@@ -26,8 +27,7 @@ func command(ctx context.Context, stdout io.Writer, args ...string) error {
 // TestMulticastFile sends a file over the loopback interface: the receiver needs the code that the
 // sender shows, and both end with a summary.
 func TestMulticastFile(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	ctx := await.Context(t)
 	dir := t.TempDir()
 	payload := make([]byte, 1_000_003)
 	rand.NewChaCha8([32]byte{4}).Read(payload)

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"clonecast/internal/await"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -38,7 +40,7 @@ func program(ctx context.Context, dir string, args ...string) *exec.Cmd {
 // hung bounds a process that should not wait for anything.
 func hung(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Limit)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -72,42 +74,57 @@ func TestSignals(t *testing.T) {
 	for signal, code := range map[syscall.Signal]int{syscall.SIGHUP: 129, syscall.SIGINT: 130, syscall.SIGTERM: 143} {
 		t.Run(signal.String(), func(t *testing.T) {
 			dir := t.TempDir()
-			noise(t, filepath.Join(dir, "disk"), 48<<20)
-			var out, errs bytes.Buffer
-			cmd := program(hung(t), dir, "disk", "capture", "disk", "lab", "--store", "s", "--json")
-			pipe, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			cmd.Stderr = &errs
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			first := make([]byte, 1)
-			if _, err := io.ReadFull(pipe, first); err != nil { // its first line of progress
-				t.Fatal(err)
-			}
-			if err := cmd.Process.Signal(signal); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := io.Copy(&out, pipe); err != nil {
-				t.Fatal(err)
-			}
-			_ = cmd.Wait()
-			if got := cmd.ProcessState.ExitCode(); got != code || !strings.HasSuffix(errs.String(),
-				"\nclonecast: error: interrupted, run it again to go on\n") ||
-				strings.Contains(errs.String(), "cancel") {
-				t.Errorf("exit code %d, want %d; stderr %q", got, code, errs.String())
+			got, stdout, stderr := interrupt(t, dir, signal)
+			if got != code || !strings.HasSuffix(stderr, "\nclonecast: error: interrupted, run it again to go on\n") ||
+				strings.Contains(stderr, "cancel") {
+				t.Errorf("exit code %d, want %d; stderr %q", got, code, stderr)
 			}
 			var last failure
-			if err := json.Unmarshal([]byte(lastLine(out.String())), &last); err != nil || last.Type != "error" ||
+			if err := json.Unmarshal([]byte(lastLine(stdout)), &last); err != nil || last.Type != "error" ||
 				last.Code != code {
-				t.Errorf("the last line is %s", lastLine(out.String()))
+				t.Errorf("the last line is %s", lastLine(stdout))
 			}
 			runProgram(t, dir, exitOK, "disk", "capture", "disk", "lab", "--store", "s")
 			runProgram(t, dir, exitOK, "store", "check", "--read-data", "--store", "s")
 		})
 	}
+}
+
+// interrupt sends a capture of dir/disk into dir/s a signal, and gives how it ended. On a busy machine a capture can be
+// done before the signal reaches it; then the next disk is larger.
+func interrupt(t *testing.T, dir string, signal syscall.Signal) (code int, stdout, stderr string) {
+	t.Helper()
+	for size := 48 << 20; size <= 1<<30; size *= 2 {
+		noise(t, filepath.Join(dir, "disk"), size)
+		if err := os.RemoveAll(filepath.Join(dir, "s")); err != nil {
+			t.Fatal(err)
+		}
+		var out, errs bytes.Buffer
+		cmd := program(hung(t), dir, "disk", "capture", "disk", "lab", "--store", "s", "--json")
+		pipe, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Stderr = &errs
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.CopyN(&out, pipe, 1); err != nil { // of its first line of progress
+			t.Fatal(err)
+		}
+		if err := cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(&out, pipe); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait()
+		if code = cmd.ProcessState.ExitCode(); code != exitOK {
+			return code, out.String(), errs.String()
+		}
+	}
+	t.Fatalf("no capture was long enough for %v", signal)
+	return
 }
 
 // TestKilledAtAnyMoment kills each command that writes, at many moments; then the same command succeeds, and

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"clonecast/internal/await"
 	"clonecast/internal/chunkstore/storetest"
 	"clonecast/internal/multicast"
 	"clonecast/internal/multicast/blocks"
@@ -77,14 +78,12 @@ func (r *room) receive(pc string) <-chan error {
 // wait runs a command until its output has a text.
 func (r *room) wait(line, want string) {
 	r.t.Helper()
-	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		out := r.run("", exitOK, line)
-		if strings.Contains(out, want) {
-			return
-		}
-		if time.Now().After(end) {
-			r.t.Fatalf("clonecast %s: no %q in\n%s", line, want, out)
-		}
+	var out string
+	if !await.True(func() bool {
+		out = r.run("", exitOK, line)
+		return strings.Contains(out, want)
+	}) {
+		r.t.Fatalf("clonecast %s: no %q in\n%s", line, want, out)
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"clonecast/internal/await"
 	"clonecast/internal/multicast/blocks"
@@ -134,8 +133,7 @@ func TestGoodbye(t *testing.T) {
 	_, payload := payloadOf(200 * blocks.Size)
 	opts := offered(t, payload)
 	opts.MaxRate = 2e6
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	ctx := await.Context(t)
 	sending, stop := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() {

@@ -148,8 +148,8 @@ func Hibernated(area string) *filesystem.Doubt {
 	}
 }
 
-// Unsure is the doubt about a file system that was not unmounted, in which swap files cannot be looked for: a hibernated
-// system may be there, so its journal must not be replayed.
+// Unsure is the doubt about a file system that was not unmounted, and in which swap files cannot be looked for: a
+// hibernated system may be there, so its journal must not be replayed.
 func Unsure(doubt *filesystem.Doubt, why error) *filesystem.Doubt {
 	unsure := *doubt
 	unsure.Replay = false
