@@ -156,7 +156,7 @@ func (s *Server) openHTTPS(ctx context.Context) error {
 	}
 	s.closers = append(s.closers, closed(l.Close))
 	addresses := func() ([]netip.Addr, error) { return addressesOf(s.opts.Interface) }
-	certificates := &leaf{authority: s.data.authority, directory: s.data.Directory, addresses: addresses}
+	certificates := &leaf{authorities: s.data.authorities, directory: s.data.Directory, addresses: addresses}
 	if _, err := certificates.get(nil); err != nil {
 		return err
 	}
@@ -421,12 +421,6 @@ func explainPort(network string, port int, err error) error {
 		}
 		return err
 	}
-	return err
-}
-
-// CheckInterface tells what is wrong with an interface before anything else is done.
-func CheckInterface(name string) error {
-	_, err := addressOf(name)
 	return err
 }
 

@@ -233,8 +233,8 @@ func TestBootDecisions(t *testing.T) {
 	}
 	ca := data.CA()
 	data = openData(t, dir)
-	if data.Password != "" || !bytes.Equal(ca, data.CA()) {
-		t.Errorf("second start: password %q, authority changed %v", data.Password, !bytes.Equal(ca, data.CA()))
+	if password, err := data.FirstPassword(t.Context()); password != "" || err != nil || !bytes.Equal(ca, data.CA()) {
+		t.Errorf("second start: password %q, %v, authority changed %v", password, err, !bytes.Equal(ca, data.CA()))
 	}
 	r = serve(t, data, dhcp.Off)
 	defer func() { r.stop() }()
@@ -284,7 +284,11 @@ func TestFirstStart(t *testing.T) {
 	}
 	var login api.LoginAnswer
 	https := pinned(data.CA())
-	credentials := api.Login{User: "admin", Password: data.Password}
+	password, err := data.FirstPassword(t.Context())
+	if err != nil || password == "" {
+		t.Fatalf("password of the first start: %q, %v", password, err)
+	}
+	credentials := api.Login{User: "admin", Password: password}
 	if status := call(t, https, "POST", r.URL()+"/api/v1/login", "", credentials, &login); status != 200 {
 		t.Errorf("log-in with the password of the first start: %d", status)
 	}
@@ -380,12 +384,12 @@ func TestErrorsThatPeopleMeet(t *testing.T) {
 
 func TestLeafFollowsAddresses(t *testing.T) {
 	dir := t.TempDir()
-	a, err := openAuthority(dir)
+	a, err := openAuthorities(dir, time.Now(), quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
 	addresses := []netip.Addr{netip.MustParseAddr("10.0.0.1")}
-	l := &leaf{authority: a, directory: dir, addresses: func() ([]netip.Addr, error) { return addresses, nil }}
+	l := &leaf{authorities: a, directory: dir, addresses: func() ([]netip.Addr, error) { return addresses, nil }}
 	get := func(l *leaf) *x509.Certificate {
 		t.Helper()
 		c, err := l.get(nil)
@@ -395,7 +399,7 @@ func TestLeafFollowsAddresses(t *testing.T) {
 		return c.Leaf
 	}
 	first := get(l)
-	if kept := get(&leaf{authority: a, directory: dir, addresses: l.addresses}); !kept.Equal(first) {
+	if kept := get(&leaf{authorities: a, directory: dir, addresses: l.addresses}); !kept.Equal(first) {
 		t.Error("a restart makes a new certificate")
 	}
 	addresses = append(addresses, netip.MustParseAddr("10.0.0.2"))
@@ -407,15 +411,15 @@ func TestLeafFollowsAddresses(t *testing.T) {
 	if second.Equal(first) || second.VerifyHostname("10.0.0.2") != nil || second.VerifyHostname("10.0.0.1") != nil {
 		t.Errorf("certificate is for %v", second.IPAddresses)
 	}
-	soon := &leaf{authority: a, current: l.current}
+	soon := &leaf{authorities: a, current: l.current}
 	if soon.fits(second, addresses, second.NotAfter.Add(-leafRenewal/2)) || !soon.fits(second, addresses, time.Now()) {
 		t.Error("renewal does not follow the certificate's end")
 	}
-	other, err := openAuthority(t.TempDir())
+	other, err := openAuthorities(t.TempDir(), time.Now(), quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if (&leaf{authority: other}).fits(second, addresses, time.Now()) {
+	if (&leaf{authorities: other}).fits(second, addresses, time.Now()) {
 		t.Error("another authority's certificate fits")
 	}
 }

@@ -28,7 +28,7 @@ import (
 type settings struct {
 	built  bootparam.Appliance
 	params bootparam.Params
-	ca     *x509.Certificate
+	cas    []*x509.Certificate
 	keys   []ed25519.PublicKey
 }
 
@@ -60,9 +60,10 @@ func boot(ctx context.Context, screen *console.Console) (agent.Outcome, error) {
 	if err := bringup.SeedEntropy(); err != nil {
 		return 0, err
 	}
-	// Nothing was built before its certificate authority was.
-	if err := bringup.SetClock(s.ca.NotBefore.Add(time.Minute)); err != nil {
-		screen.Say("%v", err)
+	for _, ca := range s.cas { // nothing was built before its certificate authorities were
+		if err := bringup.SetClock(ca.NotBefore.Add(time.Minute)); err != nil {
+			screen.Say("%v", err)
+		}
 	}
 	loader, err := bringup.NewLoader(func(err error) { screen.Say("%v", err) })
 	if err != nil {
@@ -85,7 +86,7 @@ func boot(ctx context.Context, screen *console.Console) (agent.Outcome, error) {
 	network.Hold(ctx)
 	bringup.WaitDisks(ctx, diskPatience)
 	a, err := agent.New(agent.Config{
-		Server: s.params.Server, CA: s.ca, Keys: s.keys, BootToken: s.params.Token,
+		Server: s.params.Server, CAs: s.cas, Keys: s.keys, BootToken: s.params.Token,
 		LoadModule: func(name string) error { return loader.Load(name) },
 		Build:      "clonecast-init " + s.built.Build, Console: screen, Disks: agent.MachineDisks{}, Disk: s.built.Disk,
 		Inventory: func() protocol.Facts {
@@ -143,23 +144,31 @@ func readSettings() (settings, error) {
 	if s.params.Server == "" {
 		return s, errors.New("neither the kernel command line (clonecast.server) nor the appliance names a server")
 	}
-	if s.ca, err = readCA("/" + bootparam.CAFile); err != nil {
+	if s.cas, err = readCAs("/" + bootparam.CAFile); err != nil {
 		return s, err
 	}
 	s.keys, err = readKeys("/" + bootparam.KeysFile)
 	return s, err
 }
 
-func readCA(path string) (*x509.Certificate, error) {
+// readCAs reads the server's certificate authority, and its successor if there is one already.
+func readCAs(path string) ([]*x509.Certificate, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	block, _ := pem.Decode(b)
-	if block == nil {
+	var list []*x509.Certificate
+	for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		list = append(list, c)
+	}
+	if len(list) == 0 {
 		return nil, fmt.Errorf("%s holds no certificate", path)
 	}
-	return x509.ParseCertificate(block.Bytes)
+	return list, nil
 }
 
 // readKeys reads Ed25519 public keys, in hex, one a line.

@@ -37,7 +37,7 @@ import (
 // Config is what an agent works with.
 type Config struct {
 	Server    string              // base URL, https
-	CA        *x509.Certificate   // who may sign the server's certificate
+	CAs       []*x509.Certificate // who may sign the server's certificate
 	Keys      []ed25519.PublicKey // who may sign manifests
 	BootToken string
 	Build     string // name and build of the appliance, for the manifest's engine field
