@@ -225,6 +225,14 @@ func (b *build) pack(ctx context.Context) (initramfs.Compressed, error) {
 	if err := archive.AddFile(bootparam.ClassFile, append(info, '\n'), false); err != nil {
 		return initramfs.Compressed{}, err
 	}
+	size, err := json.Marshal(bootparam.Archive{Unpacked: int64(len(plain))})
+	if err != nil {
+		return initramfs.Compressed{}, err
+	}
+	err = errors.Join(archive.AddFile(bootparam.SizeFile, size, false), archive.AddFile(bootparam.WholeFile, size, false))
+	if err != nil {
+		return initramfs.Compressed{}, err
+	}
 	if plain, err = archive.Bytes(); err != nil {
 		return initramfs.Compressed{}, err
 	}

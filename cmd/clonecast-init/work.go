@@ -50,15 +50,45 @@ func work(ctx context.Context, screen *console.Console) int {
 }
 
 func boot(ctx context.Context, screen *console.Console) (agent.Outcome, error) {
+	failure := checkMemory("/")
+	if crash := os.Getenv(crashVariable); crash != "" {
+		failure = &crashError{crash}
+	} else if failure != nil {
+		screen.Fail(failure.Error(), agent.Hint(failure))
+	}
+	a, err := prepare(ctx, screen)
+	if failure == nil && err == nil {
+		return a.Run(ctx)
+	}
+	if failure == nil {
+		return 0, err
+	}
+	if err == nil { // what there is of the appliance may be enough to tell the server
+		limited, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		err = a.Report(limited, failure)
+	}
+	var crashed *crashError
+	if errors.As(failure, &crashed) {
+		return agent.LocalBoot, err
+	}
+	if err != nil {
+		screen.Say("the server cannot be told: %v", err)
+	}
+	return agent.LocalBoot, failure
+}
+
+// prepare makes devices and network ready to talk to the server.
+func prepare(ctx context.Context, screen *console.Console) (*agent.Agent, error) {
 	s, err := readSettings()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	bringup.Quiet(s.params.Debug)
 	limitMemory()
 	screen.Say("clonecast appliance %s (%s), server %s", s.built.Build, s.built.Class, s.params.Server)
 	if err := bringup.SeedEntropy(); err != nil {
-		return 0, err
+		return nil, err
 	}
 	for _, ca := range s.cas { // nothing was built before its certificate authorities were
 		if err := bringup.SetClock(ca.NotBefore.Add(time.Minute)); err != nil {
@@ -67,7 +97,7 @@ func boot(ctx context.Context, screen *console.Console) (agent.Outcome, error) {
 	}
 	loader, err := bringup.NewLoader(func(err error) { screen.Say("%v", err) })
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if err := loader.Load(s.built.Always...); err != nil {
 		screen.Say("%v", err)
@@ -80,12 +110,12 @@ func boot(ctx context.Context, screen *console.Console) (agent.Outcome, error) {
 	options := bringup.NetworkOptions{Server: s.params.Server, MAC: s.params.MAC, Say: screen.Say}
 	network, err := bringup.Connect(ctx, options)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	screen.Say("%s: address %s, router %s", network.Interface, network.Address, network.Router)
 	network.Hold(ctx)
 	bringup.WaitDisks(ctx, diskPatience)
-	a, err := agent.New(agent.Config{
+	return agent.New(agent.Config{
 		Server: s.params.Server, CAs: s.cas, Keys: s.keys, BootToken: s.params.Token,
 		LoadModule: func(name string) error { return loader.Load(name) },
 		Build:      "clonecast-init " + s.built.Build, Console: screen, Disks: agent.MachineDisks{}, Disk: s.built.Disk,
@@ -95,15 +125,6 @@ func boot(ctx context.Context, screen *console.Console) (agent.Outcome, error) {
 			return facts
 		},
 	})
-	if err != nil {
-		return 0, err
-	}
-	if crash := os.Getenv(crashVariable); crash != "" {
-		ctx, cancel := context.WithTimeout(ctx, time.Minute)
-		defer cancel()
-		return agent.LocalBoot, a.Report(ctx, &crashError{crash})
-	}
-	return a.Run(ctx)
 }
 
 // crashError is the crash of an earlier child.

@@ -79,6 +79,9 @@ type Agent struct {
 	patience time.Duration
 	// partChunks is the length of a cast's parts.
 	partChunks int
+	// halfWritten tells whether the last operation left a disk that does not start.
+	halfWritten bool
+	orderWait   time.Duration
 }
 
 // newBoot names a boot that the server did not name.
@@ -100,7 +103,7 @@ func New(config Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Agent{config: config, client: c, patience: diskPatience, partChunks: partChunks}, nil
+	return &Agent{config: config, client: c, patience: diskPatience, partChunks: partChunks, orderWait: orderWait}, nil
 }
 
 // Run talks to the server until there is nothing left to do.
@@ -189,6 +192,7 @@ func seconds(n int, standard, most time.Duration) time.Duration {
 
 // work runs operations until the server has none left.
 func (a *Agent) work(ctx context.Context) (Outcome, error) {
+	var idle time.Time // since when there is nothing to do though a disk is half written
 	for {
 		op, err := a.client.next(ctx)
 		if err != nil {
@@ -196,6 +200,9 @@ func (a *Agent) work(ctx context.Context) (Outcome, error) {
 		}
 		switch op.Kind {
 		case protocol.OpNone:
+			if a.another(ctx, &idle) {
+				continue
+			}
 			a.say("nothing to do; going on to the local disk")
 			return LocalBoot, nil
 		case protocol.OpReboot:

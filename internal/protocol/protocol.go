@@ -219,6 +219,7 @@ type Status struct {
 	Error    string          `json:"error,omitempty"`  // cause when failed
 	Hint     string          `json:"hint,omitempty"`   // what to do
 	Notes    []string        `json:"notes,omitempty"`  // what a person should know: raw copies with reason
+	Disks    []DiskState     `json:"disks,omitempty"`  // those that are, or are about to be, written
 }
 
 // StatusResponse may order the machine to stop.

@@ -67,6 +67,11 @@ type API struct {
 func New(c Config) *API {
 	a := &API{Config: c, access: map[string]access{}, mux: http.NewServeMux(), patience: 2 * time.Minute}
 	a.captures.log, a.captures.silence = c.Log, captureSilence
+	a.captures.gone = func(machine, task string, index int, silent time.Duration) {
+		if err := c.Tasks.Abandon(context.Background(), machine, task, index, silent); err != nil {
+			c.Log.Error("a capture that others follow was silent for too long", "machine", machine, "task", task, "error", err)
+		}
+	}
 	a.versions.store = c.Store
 	a.differ = sync.OnceValues(func() (*chunkstore.Differ, error) { return chunkstore.NewDiffer(c.Store) })
 	a.logins.slots = make(chan struct{}, 2)

@@ -29,17 +29,20 @@ const captureSilence = 30 * time.Minute
 type captures struct {
 	log     *slog.Logger
 	silence time.Duration
+	// gone is told of a silent machine that others follow.
+	gone func(machine, task string, index int, silent time.Duration)
 
 	mu        sync.Mutex
 	byMachine map[string]*capture
-	changed   chan struct{} // closed when a cast has more parts, or another outline; nil when nobody waits
-	publish   sync.Mutex    // manifests are big: one at a time
+	changed   map[string]chan struct{} // by task: closed when its cast has more parts, or another outline
+	publish   sync.Mutex               // manifests are big: one at a time
 }
 
 type capture struct {
 	mu      sync.RWMutex // held for writing by Close
 	task    string
 	index   int
+	casts   bool // others follow
 	session chunkstore.Session
 	closed  bool
 	cast    *cast // for followers, guarded by captures.mu; nil before the outline
@@ -72,7 +75,7 @@ func (s *captures) get(
 	if s.byMachine == nil {
 		s.byMachine = map[string]*capture{}
 	}
-	c := &capture{task: op.TaskID, index: op.Index, session: session, heard: time.Now()}
+	c := &capture{task: op.TaskID, index: op.Index, casts: op.Cast, session: session, heard: time.Now()}
 	c.expiry = time.AfterFunc(s.silence, func() { s.expire(machine, c) })
 	s.byMachine[machine] = c
 	return c, nil
@@ -110,6 +113,9 @@ func (s *captures) expire(machine string, c *capture) {
 	c.mu.Unlock()
 	s.log.Warn("a capture was silent for too long: what it holds in the store is given back, its chunks stay",
 		"machine", machine, "task", c.task, "silent", silent.Round(time.Second), "error", err)
+	if c.casts {
+		go s.gone(machine, c.task, c.index, silent)
+	}
 }
 
 func (c *capture) close() error {

@@ -113,24 +113,27 @@ func (s *captures) cast(op tasks.Operation) (*cast, error) {
 	return c.cast, nil
 }
 
-// news gives a channel that is closed at the next change of a cast.
-func (s *captures) news() <-chan struct{} {
+// news gives a channel that is closed at the next change of the cast of a task.
+func (s *captures) news(task string) <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.changed == nil {
-		s.changed = make(chan struct{})
+	if s.changed[task] == nil {
+		if s.changed == nil {
+			s.changed = map[string]chan struct{}{}
+		}
+		s.changed[task] = make(chan struct{})
 	}
-	return s.changed
+	return s.changed[task]
 }
 
-// tell closes the channel of news after a change.
-func (s *captures) tell(change func()) {
+// tell closes the channel of news of a task after a change.
+func (s *captures) tell(task string, change func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change()
-	if s.changed != nil {
-		close(s.changed)
-		s.changed = nil
+	if changed := s.changed[task]; changed != nil {
+		close(changed)
+		delete(s.changed, task)
 	}
 }
 
@@ -180,7 +183,7 @@ func (a *API) outline(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return fmt.Errorf("sign the outline: %w", err)
 	}
-	a.captures.tell(func() { c.cast = begun })
+	a.captures.tell(op.TaskID, func() { c.cast = begun })
 	a.Log.Info("cast begins", "machine", machine.Name, "task", op.TaskID, "chunks", begun.count)
 	return writeJSON(w, protocol.OutlineResponse{Cast: begun.id.String()})
 }
@@ -224,6 +227,6 @@ func (a *API) part(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return fmt.Errorf("make a part: %w", err)
 	}
-	a.captures.tell(func() {})
+	a.captures.tell(op.TaskID, func() {})
 	return writeJSON(w, struct{}{})
 }
