@@ -82,6 +82,8 @@ type Agent struct {
 	// halfWritten tells whether the last operation left a disk that does not start.
 	halfWritten bool
 	orderWait   time.Duration
+	// reported tells whether the end of the last operation was told.
+	reported bool
 }
 
 // newBoot names a boot that the server did not name.
@@ -194,6 +196,7 @@ func seconds(n int, standard, most time.Duration) time.Duration {
 func (a *Agent) work(ctx context.Context) (Outcome, error) {
 	var idle time.Time // since when there is nothing to do though a disk is half written
 	for {
+		a.reported = false
 		op, err := a.client.next(ctx)
 		if err != nil {
 			return LocalBoot, fmt.Errorf("ask for the next operation: %w", err)
@@ -211,6 +214,7 @@ func (a *Agent) work(ctx context.Context) (Outcome, error) {
 			return Poweroff, a.client.finish(ctx, protocol.Status{State: protocol.StateDone})
 		}
 		err = a.run(ctx, op)
+		idle = time.Time{}
 		if errors.Is(err, errCancelled) {
 			a.say("task %s: %v", op.TaskID, err)
 			continue
@@ -225,7 +229,7 @@ func (a *Agent) logoff(ctx context.Context, outcome Outcome, err error) {
 	reasons := map[Outcome]string{LocalBoot: "local boot", Reboot: "reboot", Poweroff: "poweroff"}
 	request := protocol.LogoffRequest{Reason: reasons[outcome]}
 	if err != nil {
-		request = protocol.LogoffRequest{Reason: "failure", Error: err.Error(), Hint: Hint(err)}
+		request = protocol.LogoffRequest{Reason: "failure", Error: err.Error(), Hint: Hint(err), Reported: a.reported}
 	}
 	// The server also learns from silence that the machine is gone.
 	if err := a.client.json(ctx, protocol.PathLogoff, request, nil, 10*time.Second); err != nil {

@@ -88,7 +88,9 @@ func (a *Agent) run(ctx context.Context, op *protocol.Operation) error {
 		return err
 	}
 	a.incomplete(op, status.Disks)
-	if reportErr := a.client.finish(ctx, status); reportErr != nil && !errors.Is(err, errCancelled) {
+	reportErr := a.client.finish(ctx, status)
+	a.reported = reportErr == nil
+	if reportErr != nil && !errors.Is(err, errCancelled) {
 		return errors.Join(err, reportErr)
 	}
 	if err == nil {

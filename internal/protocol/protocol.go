@@ -241,6 +241,8 @@ type LogoffRequest struct {
 	Reason string `json:"reason"` // "local boot", "reboot", "poweroff", or a failure
 	Error  string `json:"error,omitempty"`
 	Hint   string `json:"hint,omitempty"`
+	// Reported says that the error was told as the end of an operation already.
+	Reported bool `json:"reported,omitempty"`
 }
 
 // PublishResponse names the version that a capture made.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -198,10 +197,11 @@ func (a *API) session(r *http.Request) (*capture, tasks.Operation, string, error
 
 // readIDs reads a body of chunk ids.
 func readIDs(w http.ResponseWriter, r *http.Request) ([]chunk.ID, error) {
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(protocol.MaxIDs*len(chunk.ID{}))))
+	b, in, err := body(w, r, int64(protocol.MaxIDs*len(chunk.ID{})))
 	if err != nil {
 		return nil, err
 	}
+	defer in.done()
 	return parseIDs(b)
 }
 
@@ -249,10 +249,11 @@ func (a *API) frame(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	frame, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(chunk.MaxFrameSize)))
+	frame, in, err := body(w, r, int64(chunk.MaxFrameSize))
 	if err != nil {
 		return err
 	}
+	defer in.done()
 	received(w)
 	var stored int64
 	err = c.use(func(s chunkstore.Session) (err error) {
@@ -316,13 +317,14 @@ func (a *API) publish(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	a.captures.publish.Lock()
-	defer a.captures.publish.Unlock()
-	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, image.MaxManifest))
+	raw, in, err := body(w, r, image.MaxManifest)
 	if err != nil {
 		return err
 	}
+	defer in.done()
 	received(w)
+	a.captures.publish.Lock()
+	defer a.captures.publish.Unlock()
 	m, err := image.Parse(raw)
 	if err != nil {
 		return invalidBody("the manifest is not accepted: %v", err)

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"net/http"
 	"sync"
 
@@ -156,11 +155,14 @@ func (a *API) outline(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxOutline))
+	raw, in, err := body(w, r, maxOutline)
 	if err != nil {
 		return err
 	}
+	defer in.done()
 	received(w)
+	a.captures.publish.Lock()
+	defer a.captures.publish.Unlock()
 	o, err := image.ParseOutline(raw)
 	if err != nil {
 		return invalidBody("the outline is not accepted: %v", err)
@@ -200,14 +202,15 @@ func (a *API) part(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(partHeader+image.MaxPart*len(chunk.ID{}))))
+	raw, in, err := body(w, r, int64(partHeader+image.MaxPart*len(chunk.ID{})))
 	if err != nil {
 		return err
 	}
-	if len(body) < partHeader {
-		return invalidBody("%d bytes are no part", len(body))
+	defer in.done()
+	if len(raw) < partHeader {
+		return invalidBody("%d bytes are no part", len(raw))
 	}
-	ids, err := parseIDs(body[partHeader:])
+	ids, err := parseIDs(raw[partHeader:])
 	if err != nil {
 		return err
 	}
@@ -216,10 +219,10 @@ func (a *API) part(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if known.id != image.CastID(body) {
+	if known.id != image.CastID(raw) {
 		return noCast()
 	}
-	first := binary.LittleEndian.Uint64(body[len(image.CastID{}):])
+	first := binary.LittleEndian.Uint64(raw[len(image.CastID{}):])
 	if first > known.count {
 		return invalidBody("the version has no chunk %d", first)
 	}

@@ -122,7 +122,7 @@ func (a *API) next(w http.ResponseWriter, r *http.Request) error {
 
 func (a *API) status(w http.ResponseWriter, r *http.Request) error {
 	var st protocol.Status
-	if err := readJSON(w, r, &st); err != nil {
+	if err := readJSONOf(w, r, maxStatusJSON, jsonCost, &st); err != nil {
 		return err
 	}
 	c := callerOf(r.Context())
@@ -147,7 +147,7 @@ func (a *API) logoff(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if q.Error != "" && !kept { // nothing was ordered that could bear the error
+	if q.Error != "" && !kept && !q.Reported { // nothing was ordered that could bear the error
 		note := a.Now().UTC().Format("2006-01-02 15:04") + ": failed before it had anything to do: " + q.Error
 		if q.Hint != "" {
 			note += "; " + q.Hint

@@ -82,6 +82,9 @@ func (a *API) problem(w http.ResponseWriter, r *http.Request, err error) {
 	if p.Code == protocol.CodeUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
+	if p.Code == protocol.CodeBusy {
+		w.Header().Set("Retry-After", retryAfter)
+	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(statusOf(p.Code))
 	_ = json.NewEncoder(w).Encode(p) // the caller may be gone
@@ -89,27 +92,6 @@ func (a *API) problem(w http.ResponseWriter, r *http.Request, err error) {
 
 func invalidBody(format string, args ...any) error {
 	return &protocol.Problem{Code: protocol.CodeInvalid, Title: fmt.Sprintf(format, args...)}
-}
-
-// readJSON reads a body that is one JSON value.
-func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
-	return readJSONOf(w, r, protocol.MaxBody, v)
-}
-
-// readJSONOf reads a body that is one JSON value of at most limit bytes.
-func readJSONOf(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
-	if err := d.Decode(v); err != nil {
-		var tooLong *http.MaxBytesError
-		if errors.As(err, &tooLong) {
-			return err
-		}
-		return invalidBody("the body is not the JSON that %s takes: %v", r.URL.Path, err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return invalidBody("the body goes on after its JSON value")
-	}
-	return nil
 }
 
 func writeJSON(w http.ResponseWriter, v any) error {

@@ -364,7 +364,7 @@ func (s *Service) LogOff(ctx context.Context, machine string, req protocol.Logof
 		for i, op := range list {
 			switch {
 			case Over(op.State):
-			case req.Error != "":
+			case req.Error != "" && (op.State == Running || !req.Reported):
 				kept = true
 				return s.fail(tx, machine, op.Operation, req.Error, req.Hint, nil)
 			case op.State == Running && ends(op.Kind):
