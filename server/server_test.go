@@ -187,6 +187,9 @@ func TestBootDecisions(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	data := openData(t, dir)
 	defer func() { data.Close() }()
+	if password, err := data.FirstPassword(t.Context()); err != nil || len(password) < 20 {
+		t.Errorf("password of the first start: %q, %v", password, err)
+	}
 	r := serve(t, data, dhcp.Proxy)
 	https, local := pinned(data.CA()), overSocket(data.Socket())
 	const mac, uuid = "02:00:00:00:00:01", "4c4c4544-0042-3510-8051-b4c04f445a31"
