@@ -42,6 +42,7 @@ type leaf struct {
 	authorities authorities
 	directory   string
 	addresses   func() ([]netip.Addr, error)
+	now         func() time.Time
 
 	mu      sync.Mutex
 	current *tls.Certificate
@@ -51,7 +52,7 @@ type leaf struct {
 func (l *leaf) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := time.Now()
+	now := l.now()
 	if l.current != nil && now.Sub(l.checked) < recheck {
 		return l.current, nil
 	}

@@ -156,7 +156,8 @@ func (s *Server) openHTTPS(ctx context.Context) error {
 	}
 	s.closers = append(s.closers, closed(l.Close))
 	addresses := func() ([]netip.Addr, error) { return addressesOf(s.opts.Interface) }
-	certificates := &leaf{authorities: s.data.authorities, directory: s.data.Directory, addresses: addresses}
+	certificates := &leaf{authorities: s.data.authorities, directory: s.data.Directory, addresses: addresses,
+		now: time.Now}
 	if _, err := certificates.get(nil); err != nil {
 		return err
 	}

@@ -353,6 +353,50 @@ func TestErrorsThatPeopleMeet(t *testing.T) {
 	}
 	expect("TFTP port in use", func(*Options) {}, "udp port 69", fmt.Sprintf("process %d", os.Getpid()))
 	u.Close()
+	for what, check := range map[string]struct {
+		change func(*Options)
+		wants  []string
+	}{
+		"range of another network": {func(o *Options) {
+			o.DHCP, o.First, o.Last = dhcp.Full, netip.MustParseAddr("10.0.0.100"), netip.MustParseAddr("10.0.0.200")
+		}, []string{"10.0.0.100", "not inside", "10.99.0.100-10.99.0.200"}},
+		"one port for two": {func(o *Options) { o.HTTPPort = o.HTTPSPort }, []string{"8443", "--http-port"}},
+	} {
+		o := options(t, dhcp.Off)
+		check.change(&o)
+		err := Preflight(t.Context(), o)
+		var p *Problem
+		if !errors.As(err, &p) {
+			t.Errorf("%s: %v", what, err)
+			continue
+		}
+		for _, want := range check.wants {
+			if !strings.Contains(err.Error()+" / "+p.Hint(), want) {
+				t.Errorf("%s: %v / %s has no %q", what, err, p.Hint(), want)
+			}
+		}
+	}
+	for _, mode := range []dhcp.Mode{dhcp.Off, dhcp.Proxy, dhcp.Full} {
+		if err := Preflight(t.Context(), options(t, mode)); err != nil {
+			t.Errorf("nothing is wrong with mode %s: %v", mode, err)
+		}
+	}
+	for network, port := range map[string]int{"tcp": 8443, "udp": 67} {
+		var busy io.Closer
+		if network == "tcp" {
+			busy, err = net.Listen(network, "10.99.0.1:8443")
+		} else {
+			busy, err = net.ListenPacket(network, "0.0.0.0:67")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var p *Problem
+		if err := Preflight(t.Context(), options(t, dhcp.Proxy)); !errors.As(err, &p) || !strings.Contains(p.Hint(), fmt.Sprint(port)) {
+			t.Errorf("port %d in use: %v", port, err)
+		}
+		busy.Close()
+	}
 	expect("no boot programs", func(o *Options) {
 		o.Appliances = []Appliance{{Class: "x", Directory: t.TempDir()}}
 	}, "read boot program", "clonecast build")
@@ -392,7 +436,8 @@ func TestLeafFollowsAddresses(t *testing.T) {
 		t.Fatal(err)
 	}
 	addresses := []netip.Addr{netip.MustParseAddr("10.0.0.1")}
-	l := &leaf{authorities: a, directory: dir, addresses: func() ([]netip.Addr, error) { return addresses, nil }}
+	l := &leaf{authorities: a, directory: dir, addresses: func() ([]netip.Addr, error) { return addresses, nil },
+		now: time.Now}
 	get := func(l *leaf) *x509.Certificate {
 		t.Helper()
 		c, err := l.get(nil)
@@ -402,7 +447,7 @@ func TestLeafFollowsAddresses(t *testing.T) {
 		return c.Leaf
 	}
 	first := get(l)
-	if kept := get(&leaf{authorities: a, directory: dir, addresses: l.addresses}); !kept.Equal(first) {
+	if kept := get(&leaf{authorities: a, directory: dir, addresses: l.addresses, now: time.Now}); !kept.Equal(first) {
 		t.Error("a restart makes a new certificate")
 	}
 	addresses = append(addresses, netip.MustParseAddr("10.0.0.2"))
