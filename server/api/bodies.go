@@ -32,8 +32,12 @@ const (
 const (
 	maxJSON       = 64 << 10
 	maxStatusJSON = 1 << 20
-	// jsonCost is how many times its length a body may take when it is parsed: "{}," becomes a disk or a card.
-	jsonCost = 64
+	// jsonCost is how many times its length a body may take when it is parsed: every item of a list may become a disk,
+	// and lists grow by allocating anew. An item has a comma behind it or is the last one, and what machines send has
+	// one comma in eight bytes at most: with more, a few bytes would become a lot of memory.
+	jsonCost   = 140
+	fewCommas  = 256
+	commaEvery = 8
 	// joinCost is the same for a SessionJoin, which has no lists.
 	joinCost = 8
 )
@@ -192,6 +196,9 @@ func readJSONOf(w http.ResponseWriter, r *http.Request, limit int64, cost int, v
 	defer in.done()
 	if err := in.more(quantity.Bytes(cost * len(b))); err != nil {
 		return err
+	}
+	if n := bytes.Count(b, []byte(",")); n > fewCommas+len(b)/commaEvery {
+		return invalidBody("the body has %d items and fields, that is too many for its length", n)
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	if err := d.Decode(v); err != nil {
