@@ -82,6 +82,7 @@ type Agent struct {
 	// halfWritten tells whether the last operation left a disk that does not start.
 	halfWritten bool
 	orderWait   time.Duration
+	orderPoll   time.Duration
 	// reported tells whether the end of the last operation was told.
 	reported bool
 }
@@ -105,7 +106,8 @@ func New(config Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Agent{config: config, client: c, patience: diskPatience, partChunks: partChunks, orderWait: orderWait}, nil
+	return &Agent{config: config, client: c, patience: diskPatience, partChunks: partChunks, orderWait: orderWait,
+		orderPoll: defaultPoll}, nil
 }
 
 // Run talks to the server until there is nothing left to do.

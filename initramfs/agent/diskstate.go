@@ -91,7 +91,7 @@ func (a *Agent) another(ctx context.Context, since *time.Time) bool {
 	}
 	if since.IsZero() {
 		*since = time.Now()
-		a.say("the disk is half written and does not start: waiting %v for a task that makes it whole", orderWait)
+		a.say("the disk is half written and does not start: waiting %v for a task that makes it whole", a.orderWait)
 	}
-	return time.Since(*since) < a.orderWait && pause(ctx, min(defaultPoll, a.orderWait)) == nil
+	return time.Since(*since) < a.orderWait && pause(ctx, a.orderPoll) == nil
 }
