@@ -47,6 +47,9 @@ the data directory: certificates, signing key, database, store, admin password (
 DHCP modes: proxy works beside the network's DHCP server and hands out no addresses; full is for a network
 that has none; off leaves network boot to the site's DHCP server.
 
+PCs with Secure Boot on do not start the boot programs, which Microsoft did not sign: switch it off in the firmware
+of a PC for the time of its network boots.
+
 ` + exitHelp,
 		Args: words(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

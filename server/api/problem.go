@@ -63,7 +63,7 @@ func (a *API) problemOf(r *http.Request, err error) *protocol.Problem {
 			Hint: "'clonecast image list' shows what there is"}
 	case errors.Is(err, chunkstore.ErrFull), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		a.Log.Error("the store is full", "path", r.URL.Path, "error", err)
-		return &protocol.Problem{Code: protocol.CodeStoreFull, Title: "the server's disk is full",
+		return &protocol.Problem{Code: protocol.CodeStoreFull, Title: fullTitle(err),
 			Hint: "free space on the server, then start the task again: what was sent already is kept"}
 	case errors.As(err, &invalid), errors.As(err, &missing):
 		a.Log.Error("the store is damaged", "path", r.URL.Path, "error", err)
@@ -75,6 +75,15 @@ func (a *API) problemOf(r *http.Request, err error) *protocol.Problem {
 	a.Log.Error("request", "method", r.Method, "path", r.URL.Path, "from", host(r), "error", err)
 	return &protocol.Problem{Code: protocol.CodeInternal, Title: "the server has a problem",
 		Hint: "the server's log says more"}
+}
+
+// fullTitle says that the disk is full, and of the store's reserve where that is the reason.
+func fullTitle(err error) string {
+	var reserve *chunkstore.ReserveError
+	if errors.As(err, &reserve) {
+		return "on the server: " + reserve.Error()
+	}
+	return "the server's disk is full"
 }
 
 func (a *API) problem(w http.ResponseWriter, r *http.Request, err error) {
