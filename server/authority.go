@@ -143,7 +143,8 @@ func (a *authority) describe(number int, valid authorities, now time.Time) Certi
 		state = "signs"
 	}
 	crt, _ := authorityFiles("", number)
-	return CertificateAuthority{crt, a.certificate.Subject.CommonName, a.certificate.NotBefore, a.certificate.NotAfter, state}
+	c := a.certificate
+	return CertificateAuthority{crt, c.Subject.CommonName, c.NotBefore, c.NotAfter, state}
 }
 
 func (a *authority) validAt(now time.Time) bool {

@@ -39,7 +39,7 @@ func trusted(pem []byte, c *x509.Certificate, now time.Time) error {
 	if !roots.AppendCertsFromPEM(pem) {
 		return errors.New("no certificate in PEM")
 	}
-	_, err := c.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	_, err := c.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: now})
 	return err
 }
 
@@ -92,7 +92,8 @@ func TestAuthorityNotValid(t *testing.T) {
 	for now, want := range map[string]string{"2028-01-01": "not yet valid", "2045-01-01": "no longer valid"} {
 		_, err := openAuthorities(dir, at(now), quiet())
 		var p *Problem
-		if !errors.As(err, &p) || !strings.Contains(err.Error(), want) || !strings.Contains(p.Hint(), "clonecast ca renew --data "+dir) {
+		if !errors.As(err, &p) || !strings.Contains(err.Error(), want) ||
+			!strings.Contains(p.Hint(), "clonecast ca renew --data "+dir) {
 			t.Fatalf("at %s: %v", now, err)
 		}
 	}

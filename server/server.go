@@ -443,7 +443,8 @@ func (s *Server) Describe() string {
   %s
 
 what to do next, on this computer:
-  1. boot a PC from the network (UEFI: Secure Boot off, its firmware refuses the boot programs else); it registers and goes on to its own disk after two minutes
+  1. boot a PC from the network, with Secure Boot off (the boot programs are not signed); it registers and goes on to
+     its own disk after two minutes
   2. clonecast machine list%[6]s
      clonecast machine adopt ID --name pc1%[6]s
   3. clonecast task run capture --machine pc1 --image first%[6]s

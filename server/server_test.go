@@ -392,7 +392,8 @@ func TestErrorsThatPeopleMeet(t *testing.T) {
 			t.Fatal(err)
 		}
 		var p *Problem
-		if err := Preflight(t.Context(), options(t, dhcp.Proxy)); !errors.As(err, &p) || !strings.Contains(p.Hint(), fmt.Sprint(port)) {
+		err := Preflight(t.Context(), options(t, dhcp.Proxy))
+		if !errors.As(err, &p) || !strings.Contains(p.Hint(), fmt.Sprint(port)) {
 			t.Errorf("port %d in use: %v", port, err)
 		}
 		busy.Close()

@@ -83,7 +83,8 @@ func TestParseMemory(t *testing.T) {
 			got := after.TotalAlloc - before.TotalAlloc
 			t.Logf("%s of %s: %d bytes, %d allocated (%v)", kind, name, len(input), got, err)
 			if got > uint64(parseCost*len(input))+base {
-				t.Errorf("%s of %s: %d bytes make %d allocated, %d times as many", kind, name, len(input), got, got/uint64(len(input)))
+				t.Errorf("%s of %s: %d bytes make %d allocated, %d times as many",
+					kind, name, len(input), got, got/uint64(len(input)))
 			}
 		}
 	}

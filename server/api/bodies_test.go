@@ -142,7 +142,8 @@ func TestJSONCost(t *testing.T) {
 	parse := func(what, body string, limit int64, cost int, v any) {
 		t.Helper()
 		r := httptest.NewRequest("POST", "/", strings.NewReader(body))
-		r = r.WithContext(context.WithValue(t.Context(), bodiesKey{}, &bodies{room: 1 << 30, by: map[string]quantity.Bytes{}}))
+		room := &bodies{room: 1 << 30, by: map[string]quantity.Bytes{}}
+		r = r.WithContext(context.WithValue(t.Context(), bodiesKey{}, room))
 		r = r.WithContext(context.WithValue(r.Context(), callerKey{}, caller{machine: "a"}))
 		atMostTimes(t, what, cost, len(body), func() { _ = readJSONOf(httptest.NewRecorder(), r, limit, cost, v) })
 	}

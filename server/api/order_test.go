@@ -23,12 +23,14 @@ func (s *site) crowd(n int) (names []string) {
 	defer tx.Rollback()
 	for i := range n {
 		facts := protocol.Facts{
-			UUID: fmt.Sprint("u", i), NICs: []protocol.NIC{{Name: "eth0", MAC: fmt.Sprintf("02:00:00:00:%02x:%02x", i/256, i%256)}},
+			UUID: fmt.Sprint("u", i),
+			NICs: []protocol.NIC{{Name: "eth0", MAC: fmt.Sprintf("02:00:00:00:%02x:%02x", i/256, i%256)}},
 			Disks: []protocol.Disk{{Name: "sda", Bytes: 64 << 30, LogicalSector: 512, Serial: fmt.Sprint("s", i), Bus: "sata"}},
 		}
 		b, _ := json.Marshal(facts) // plain strings and numbers
 		id, name := fmt.Sprintf("%016x", i), fmt.Sprintf("room-%d", i)
-		_, err := tx.Exec("INSERT INTO machines (id, name, state, facts, registered, last_seen) VALUES ($1, $2, $3, $4, $5, $5)",
+		_, err := tx.Exec("INSERT INTO machines (id, name, state, facts, registered, last_seen) "+
+			"VALUES ($1, $2, $3, $4, $5, $5)",
 			id, name, protocol.MachineAdopted, string(b), database.Millis(time.Now()))
 		if err == nil {
 			_, err = tx.Exec("INSERT INTO machine_evidence (machine_id, kind, value, last_seen) VALUES ($1, 'mac', $2, 1)",
@@ -123,11 +125,13 @@ func TestMachineLines(t *testing.T) {
 	}
 	var cancelled tasks.Task
 	s.must(s.local, "", "POST", "/api/v1/tasks/"+task.ID+"/cancel", struct{}{}, &cancelled)
-	if r := cancelled.Runs[0]; r.State != tasks.Cancelled || len(r.Unfinished) != 1 || !strings.Contains(r.Unfinished[0].Name, "serial X") {
+	if r := cancelled.Runs[0]; r.State != tasks.Cancelled || len(r.Unfinished) != 1 ||
+		!strings.Contains(r.Unfinished[0].Name, "serial X") {
 		t.Errorf("cancelled: %+v", r)
 	}
 	// A failure that nothing was ordered for is a note on the machine.
-	s.must(s.tls, a, "POST", protocol.PathLogoff, protocol.LogoffRequest{Error: "no memory", Hint: "more RAM"}, &struct{}{})
+	failed := protocol.LogoffRequest{Error: "no memory", Hint: "more RAM"}
+	s.must(s.tls, a, "POST", protocol.PathLogoff, failed, &struct{}{})
 	s.must(s.local, "", "GET", "/api/v1/machines/a", nil, &detail)
 	if !strings.Contains(detail.Note, "no memory") || !strings.Contains(detail.Note, "more RAM") {
 		t.Errorf("note: %q", detail.Note)

@@ -11,7 +11,9 @@ import (
 
 const diskA, diskB = "64 GB, Test, serial A", "64 GB, Test, serial B"
 
-func tell(t *testing.T, s *Service, machine string, op protocol.Operation, state string, disks ...protocol.DiskState) bool {
+func tell(
+	t *testing.T, s *Service, machine string, op protocol.Operation, state string, disks ...protocol.DiskState,
+) bool {
 	t.Helper()
 	answer, err := s.Report(ctx, machine, protocol.Status{
 		TaskID: op.TaskID, Index: op.Index, State: state, Error: "e", Disks: disks,
@@ -56,7 +58,8 @@ func TestDisksThatAreNotWhole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := task.Runs[0].Unfinished; len(got) != 1 || got[0].Name != diskA || got[0].Image != "win" || task.Runs[1].Unfinished != nil {
+	if got := task.Runs[0].Unfinished; len(got) != 1 || got[0].Name != diskA || got[0].Image != "win" ||
+		task.Runs[1].Unfinished != nil {
 		t.Errorf("the cancelled task says of the disks: %+v, %+v", got, task.Runs[1].Unfinished)
 	}
 	// What the PC tells when it hears of the cancel counts, also of a disk that was begun meanwhile.

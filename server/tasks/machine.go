@@ -406,7 +406,9 @@ func (s *Service) Running(ctx context.Context) (map[string]Operation, error) {
 }
 
 // Of gives a machine's first operation of a kind in a task, and the machine's name.
-func (s *Service) Of(ctx context.Context, task, machine, kind string) (name string, op Operation, found bool, err error) {
+func (s *Service) Of(
+	ctx context.Context, task, machine, kind string,
+) (name string, op Operation, found bool, err error) {
 	rows, err := s.db.QueryContext(ctx, `SELECT m.name, o.spec, o.state, o.attempts, o.boot,
 			o.published, o.result, o.error, o.hint, o.notes, o.started, o.ended
 		FROM operations o JOIN machines m ON m.id = o.machine_id
