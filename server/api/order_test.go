@@ -23,8 +23,8 @@ func (s *site) crowd(n int) (names []string) {
 	defer tx.Rollback()
 	for i := range n {
 		facts := protocol.Facts{
-			UUID: fmt.Sprint("u", i),
-			NICs: []protocol.NIC{{Name: "eth0", MAC: fmt.Sprintf("02:00:00:00:%02x:%02x", i/256, i%256)}},
+			UUID:  fmt.Sprint("u", i),
+			NICs:  []protocol.NIC{{Name: "eth0", MAC: fmt.Sprintf("02:00:00:00:%02x:%02x", i/256, i%256)}},
 			Disks: []protocol.Disk{{Name: "sda", Bytes: 64 << 30, LogicalSector: 512, Serial: fmt.Sprint("s", i), Bus: "sata"}},
 		}
 		b, _ := json.Marshal(facts) // plain strings and numbers
