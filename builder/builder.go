@@ -52,7 +52,7 @@ type Options struct {
 	KernelPackage string              // Debian package file; empty: through apt
 	Cache         string              // directory for packages from apt
 	Init          string              // clonecast-init; empty: FindInit
-	CA            []byte              // server's certificate authority, PEM; may be empty
+	CA            []byte              // server's certificate authorities, PEM; may be empty
 	ManifestKeys  []ed25519.PublicKey // that an appliance accepts; may be empty
 	Server        string              // base URL for appliances that boot without a network; may be empty
 	Log           *slog.Logger        // progress
@@ -80,11 +80,11 @@ func Build(ctx context.Context, o Options) (Result, error) {
 		return Result{}, err
 	}
 	b := build{Options: o, linux: linux, set: set, init: init, firmware: firmware, settings: settings}
-	packed, err := b.pack(ctx)
+	programs, err := o.bootPrograms(ctx) // what may not be to be had comes before the long work
 	if err != nil {
 		return Result{}, err
 	}
-	programs, err := o.bootPrograms(ctx)
+	packed, err := b.pack(ctx)
 	if err != nil {
 		return Result{}, err
 	}
@@ -92,6 +92,31 @@ func Build(ctx context.Context, o Options) (Result, error) {
 	files := programs
 	files[KernelFile], files[InitramfsFile] = linux.Vmlinuz, packed.Data
 	return result, write(o.Output, files, &result)
+}
+
+// Ready finds what would stop a build, before anything long is done, and gives the options with the kernel package
+// that the build will use.
+func Ready(ctx context.Context, o Options) (Options, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if _, err := o.settings(); err != nil {
+		return o, err
+	}
+	if _, err := readInit(o.Init); err != nil {
+		return o, err
+	}
+	if o.KernelPackage == "" {
+		var err error
+		if o.KernelPackage, err = debian.Fetch(ctx, o.Class.Kernel, o.Cache, o.Log); err != nil {
+			return o, err
+		}
+	}
+	if err := debian.Check(o.KernelPackage); err != nil {
+		return o, err
+	}
+	_, err := o.bootPrograms(ctx)
+	return o, err
 }
 
 // build is what goes into one appliance.
@@ -110,14 +135,8 @@ type build struct {
 func (o Options) settings() (map[string][]byte, error) {
 	files := map[string][]byte{}
 	if len(o.CA) > 0 {
-		block, _ := pem.Decode(o.CA)
-		if block == nil || block.Type != "CERTIFICATE" {
-			return nil, errors.New("read CA: it is not a PEM certificate")
-		}
-		if cert, err := x509.ParseCertificate(block.Bytes); err != nil {
+		if err := checkCAs(o.CA); err != nil {
 			return nil, fmt.Errorf("read CA: %w", err)
-		} else if !cert.IsCA {
-			return nil, errors.New("read CA: the certificate is not one of a certificate authority")
 		}
 		files[bootparam.CAFile] = o.CA
 	}
@@ -133,6 +152,27 @@ func (o Options) settings() (map[string][]byte, error) {
 		return nil, fmt.Errorf("server address: %w", err)
 	}
 	return files, nil
+}
+
+// checkCAs finds out whether PEM text holds certificates of authorities and nothing else.
+func checkCAs(text []byte) error {
+	block, rest := pem.Decode(text)
+	if block == nil {
+		return errors.New("it is not a PEM certificate")
+	}
+	for ; block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			return errors.New("it is not a PEM certificate")
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return err
+		}
+		if !cert.IsCA {
+			return errors.New("the certificate is not one of a certificate authority")
+		}
+	}
+	return nil
 }
 
 // modules opens the kernel package and chooses the class's modules.
@@ -183,6 +223,14 @@ func (b *build) pack(ctx context.Context) (initramfs.Compressed, error) {
 		return initramfs.Compressed{}, err
 	}
 	if err := archive.AddFile(bootparam.ClassFile, append(info, '\n'), false); err != nil {
+		return initramfs.Compressed{}, err
+	}
+	size, err := json.Marshal(bootparam.Archive{Unpacked: int64(len(plain))})
+	if err != nil {
+		return initramfs.Compressed{}, err
+	}
+	err = errors.Join(archive.AddFile(bootparam.SizeFile, size, false), archive.AddFile(bootparam.WholeFile, size, false))
+	if err != nil {
 		return initramfs.Compressed{}, err
 	}
 	if plain, err = archive.Bytes(); err != nil {

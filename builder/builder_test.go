@@ -113,9 +113,10 @@ func TestBuild(t *testing.T) {
 		}
 	}
 	want := []string{
-		"etc/clonecast/ca.pem", "etc/clonecast/class.json", "lib/modules/" + kerneltest.Release,
+		bootparam.SizeFile, "etc/clonecast/ca.pem", "etc/clonecast/class.json", "lib/modules/" + kerneltest.Release,
 		dir + "e1000e.ko", dir + "modules.alias", dir + "modules.builtin", dir + "modules.dep", dir + "modules.softdep",
 		dir + "ptp.ko", dir + "sd_mod.ko",
+		bootparam.WholeFile,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("files: -want +got\n%s", diff)

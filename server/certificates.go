@@ -8,10 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"errors"
 	"fmt"
-	"io/fs"
-	"math/big"
 	"net"
 	"net/netip"
 	"os"
@@ -25,66 +22,11 @@ import (
 
 // Lifetimes. A PC whose clock is some days off still accepts the certificate.
 const (
-	authorityLife = 10 * 365 * 24 * time.Hour
-	leafLife      = 365 * 24 * time.Hour
-	leafRenewal   = 60 * 24 * time.Hour // before the end
-	backdate      = 48 * time.Hour
-	recheck       = time.Minute // of addresses
+	leafLife    = 365 * 24 * time.Hour
+	leafRenewal = 60 * 24 * time.Hour // before the end
+	backdate    = 48 * time.Hour
+	recheck     = time.Minute // of addresses
 )
-
-// authority signs the server's certificate. It is made once for a data directory.
-type authority struct {
-	certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
-	pem         []byte
-}
-
-func openAuthority(dir string) (*authority, error) {
-	crt, key := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "ca.key")
-	if _, err := os.Stat(crt); errors.Is(err, fs.ErrNotExist) {
-		if err := createAuthority(crt, key); err != nil {
-			return nil, fmt.Errorf("create certificate authority: %w", err)
-		}
-	}
-	pair, err := tls.LoadX509KeyPair(crt, key)
-	if err != nil {
-		return nil, fmt.Errorf("open certificate authority in %s: %w", dir, err)
-	}
-	private, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("open certificate authority in %s: its key is no ECDSA key", dir)
-	}
-	a := &authority{certificate: pair.Leaf, key: private}
-	a.pem = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Leaf.Raw})
-	return a, nil
-}
-
-func createAuthority(crt, key string) error {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	now := time.Now()
-	template := &x509.Certificate{
-		SerialNumber: serial(), Subject: pkix.Name{CommonName: "clonecast authority " + now.UTC().Format("2006-01-02")},
-		NotBefore: now.Add(-backdate), NotAfter: now.Add(authorityLife),
-		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
-	if err != nil {
-		return err
-	}
-	if err := writeKey(key, private); err != nil {
-		return err
-	}
-	// Last: a directory with ca.crt has everything.
-	return vfs.WriteFile(crt, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
-}
-
-func serial() *big.Int {
-	n, _ := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)) // crypto/rand never fails
-	return n
-}
 
 func writeKey(path string, key *ecdsa.PrivateKey) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
@@ -94,12 +36,13 @@ func writeKey(path string, key *ecdsa.PrivateKey) error {
 	return vfs.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
-// leaf is the server's certificate. It is made anew when an address is not in it or its
-// end comes near.
+// leaf is the server's certificate. It is made anew when an address is not in it, its end comes near, or the
+// clock was set back before its begin.
 type leaf struct {
-	authority *authority
-	directory string
-	addresses func() ([]netip.Addr, error)
+	authorities authorities
+	directory   string
+	addresses   func() ([]netip.Addr, error)
+	now         func() time.Time
 
 	mu      sync.Mutex
 	current *tls.Certificate
@@ -109,7 +52,7 @@ type leaf struct {
 func (l *leaf) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := time.Now()
+	now := l.now()
 	if l.current != nil && now.Sub(l.checked) < recheck {
 		return l.current, nil
 	}
@@ -147,7 +90,8 @@ func (l *leaf) fits(c *x509.Certificate, addresses []netip.Addr, now time.Time) 
 			return false
 		}
 	}
-	return c.CheckSignatureFrom(l.authority.certificate) == nil && now.Add(leafRenewal).Before(c.NotAfter)
+	return c.CheckSignatureFrom(l.authorities.signer(now).certificate) == nil &&
+		!now.Before(c.NotBefore) && now.Add(leafRenewal).Before(c.NotAfter)
 }
 
 func (l *leaf) issue(crt, key string, addresses []netip.Addr, now time.Time) error {
@@ -155,9 +99,14 @@ func (l *leaf) issue(crt, key string, addresses []netip.Addr, now time.Time) err
 	if err != nil {
 		return err
 	}
+	signer := l.authorities.signer(now)
+	from := now.Add(-backdate)
+	if begin := signer.certificate.NotBefore; from.Before(begin) {
+		from = begin // a PC whose clock is wrong judges both at the begin of this one
+	}
 	template := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: "clonecast server"},
-		NotBefore: now.Add(-backdate), NotAfter: now.Add(leafLife),
+		NotBefore: from, NotAfter: now.Add(leafLife),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
 	}
@@ -167,7 +116,7 @@ func (l *leaf) issue(crt, key string, addresses []netip.Addr, now time.Time) err
 	if name, err := os.Hostname(); err == nil && name != "" {
 		template.DNSNames = append(template.DNSNames, name)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, l.authority.certificate, &private.PublicKey, l.authority.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, signer.certificate, &private.PublicKey, signer.key)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -22,20 +23,17 @@ import (
 //
 //	clonecast.db          machines, tasks, log-ins
 //	store/                chunks, manifests, the key that signs them
-//	ca.crt, ca.key        the authority that appliances trust
+//	ca.crt, ca.key        the authority that appliances trust; ca-2.crt, ca-2.key its successor, and so on
 //	server.crt/.key       renewed by itself
 //	appliances/<class>/   boot images
 //	admin.sock            the command line on this computer speaks here
 //	lock                  held while a server runs
 type Data struct {
-	Directory string
-	DB        *sql.DB
-	Store     *local.Store
-	// Password is the admin's one-time password, right after the first start only.
-	Password string
-
-	authority *authority
-	lock      *os.File
+	Directory   string
+	DB          *sql.DB
+	Store       *local.Store
+	authorities authorities
+	lock        *os.File
 }
 
 // DefaultDirectory is where a server keeps its data unless its options name another directory.
@@ -63,7 +61,7 @@ func OpenData(ctx context.Context, dir string, log *slog.Logger) (d *Data, err e
 	if d.lock, err = lock(filepath.Join(dir, "lock")); err != nil {
 		return d, err
 	}
-	if d.authority, err = openAuthority(dir); err != nil {
+	if d.authorities, err = openAuthorities(dir, time.Now(), log); err != nil {
 		return d, err
 	}
 	if d.Store, err = openStore(filepath.Join(dir, "store"), log); err != nil {
@@ -72,12 +70,18 @@ func OpenData(ctx context.Context, dir string, log *slog.Logger) (d *Data, err e
 	if d.DB, err = database.Open(ctx, filepath.Join(dir, "clonecast.db")); err != nil {
 		return d, err
 	}
+	return d, nil
+}
+
+// FirstPassword makes the admin's password if there is none yet; else it is "". It is made when it can be
+// shown, and not before all that may still fail: a password that nobody saw locks everybody out.
+func (d *Data) FirstPassword(ctx context.Context) (string, error) {
 	known, err := api.HasPassword(ctx, d.DB)
 	if err != nil || known {
-		return d, err
+		return "", err
 	}
-	d.Password = rand.Text()[:20]
-	return d, api.SetPassword(ctx, d.DB, d.Password)
+	password := rand.Text()[:20]
+	return password, api.SetPassword(ctx, d.DB, password)
 }
 
 func openStore(dir string, log *slog.Logger) (*local.Store, error) {
@@ -116,8 +120,8 @@ func lock(path string) (*os.File, error) {
 // Socket is where the command line on this computer speaks to the server.
 func (d *Data) Socket() string { return filepath.Join(d.Directory, SocketName) }
 
-// CA is the certificate that appliances pin, as PEM.
-func (d *Data) CA() []byte { return d.authority.pem }
+// CA is the certificates that appliances pin, as PEM.
+func (d *Data) CA() []byte { return d.authorities.pem() }
 
 // Close ends the use of the directory.
 func (d *Data) Close() error {

@@ -156,7 +156,8 @@ func (s *Server) openHTTPS(ctx context.Context) error {
 	}
 	s.closers = append(s.closers, closed(l.Close))
 	addresses := func() ([]netip.Addr, error) { return addressesOf(s.opts.Interface) }
-	certificates := &leaf{authority: s.data.authority, directory: s.data.Directory, addresses: addresses}
+	certificates := &leaf{authorities: s.data.authorities, directory: s.data.Directory, addresses: addresses,
+		now: time.Now}
 	if _, err := certificates.get(nil); err != nil {
 		return err
 	}
@@ -424,12 +425,6 @@ func explainPort(network string, port int, err error) error {
 	return err
 }
 
-// CheckInterface tells what is wrong with an interface before anything else is done.
-func CheckInterface(name string) error {
-	_, err := addressOf(name)
-	return err
-}
-
 // Describe says in plain words where the server listens and what to do next.
 func (s *Server) Describe() string {
 	boot := map[dhcp.Mode]string{
@@ -448,7 +443,8 @@ func (s *Server) Describe() string {
   %s
 
 what to do next, on this computer:
-  1. boot a PC from the network; it registers and goes on to its own disk after two minutes
+  1. boot a PC from the network, with Secure Boot off (the boot programs are not signed); it registers and goes on to
+     its own disk after two minutes
   2. clonecast machine list%[6]s
      clonecast machine adopt ID --name pc1%[6]s
   3. clonecast task run capture --machine pc1 --image first%[6]s

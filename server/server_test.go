@@ -187,6 +187,9 @@ func TestBootDecisions(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	data := openData(t, dir)
 	defer func() { data.Close() }()
+	if password, err := data.FirstPassword(t.Context()); err != nil || len(password) < 20 {
+		t.Errorf("password of the first start: %q, %v", password, err)
+	}
 	r := serve(t, data, dhcp.Proxy)
 	https, local := pinned(data.CA()), overSocket(data.Socket())
 	const mac, uuid = "02:00:00:00:00:01", "4c4c4544-0042-3510-8051-b4c04f445a31"
@@ -233,8 +236,8 @@ func TestBootDecisions(t *testing.T) {
 	}
 	ca := data.CA()
 	data = openData(t, dir)
-	if data.Password != "" || !bytes.Equal(ca, data.CA()) {
-		t.Errorf("second start: password %q, authority changed %v", data.Password, !bytes.Equal(ca, data.CA()))
+	if password, err := data.FirstPassword(t.Context()); password != "" || err != nil || !bytes.Equal(ca, data.CA()) {
+		t.Errorf("second start: password %q, %v, authority changed %v", password, err, !bytes.Equal(ca, data.CA()))
 	}
 	r = serve(t, data, dhcp.Off)
 	defer func() { r.stop() }()
@@ -284,7 +287,11 @@ func TestFirstStart(t *testing.T) {
 	}
 	var login api.LoginAnswer
 	https := pinned(data.CA())
-	credentials := api.Login{User: "admin", Password: data.Password}
+	password, err := data.FirstPassword(t.Context())
+	if err != nil || password == "" {
+		t.Fatalf("password of the first start: %q, %v", password, err)
+	}
+	credentials := api.Login{User: "admin", Password: password}
 	if status := call(t, https, "POST", r.URL()+"/api/v1/login", "", credentials, &login); status != 200 {
 		t.Errorf("log-in with the password of the first start: %d", status)
 	}
@@ -346,6 +353,51 @@ func TestErrorsThatPeopleMeet(t *testing.T) {
 	}
 	expect("TFTP port in use", func(*Options) {}, "udp port 69", fmt.Sprintf("process %d", os.Getpid()))
 	u.Close()
+	for what, check := range map[string]struct {
+		change func(*Options)
+		wants  []string
+	}{
+		"range of another network": {func(o *Options) {
+			o.DHCP, o.First, o.Last = dhcp.Full, netip.MustParseAddr("10.0.0.100"), netip.MustParseAddr("10.0.0.200")
+		}, []string{"10.0.0.100", "not inside", "10.99.0.100-10.99.0.200"}},
+		"one port for two": {func(o *Options) { o.HTTPPort = o.HTTPSPort }, []string{"8443", "--http-port"}},
+	} {
+		o := options(t, dhcp.Off)
+		check.change(&o)
+		err := Preflight(t.Context(), o)
+		var p *Problem
+		if !errors.As(err, &p) {
+			t.Errorf("%s: %v", what, err)
+			continue
+		}
+		for _, want := range check.wants {
+			if !strings.Contains(err.Error()+" / "+p.Hint(), want) {
+				t.Errorf("%s: %v / %s has no %q", what, err, p.Hint(), want)
+			}
+		}
+	}
+	for _, mode := range []dhcp.Mode{dhcp.Off, dhcp.Proxy, dhcp.Full} {
+		if err := Preflight(t.Context(), options(t, mode)); err != nil {
+			t.Errorf("nothing is wrong with mode %s: %v", mode, err)
+		}
+	}
+	for network, port := range map[string]int{"tcp": 8443, "udp": 67} {
+		var busy io.Closer
+		if network == "tcp" {
+			busy, err = net.Listen(network, "10.99.0.1:8443")
+		} else {
+			busy, err = net.ListenPacket(network, "0.0.0.0:67")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var p *Problem
+		err := Preflight(t.Context(), options(t, dhcp.Proxy))
+		if !errors.As(err, &p) || !strings.Contains(p.Hint(), fmt.Sprint(port)) {
+			t.Errorf("port %d in use: %v", port, err)
+		}
+		busy.Close()
+	}
 	expect("no boot programs", func(o *Options) {
 		o.Appliances = []Appliance{{Class: "x", Directory: t.TempDir()}}
 	}, "read boot program", "clonecast build")
@@ -380,12 +432,13 @@ func TestErrorsThatPeopleMeet(t *testing.T) {
 
 func TestLeafFollowsAddresses(t *testing.T) {
 	dir := t.TempDir()
-	a, err := openAuthority(dir)
+	a, err := openAuthorities(dir, time.Now(), quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
 	addresses := []netip.Addr{netip.MustParseAddr("10.0.0.1")}
-	l := &leaf{authority: a, directory: dir, addresses: func() ([]netip.Addr, error) { return addresses, nil }}
+	l := &leaf{authorities: a, directory: dir, addresses: func() ([]netip.Addr, error) { return addresses, nil },
+		now: time.Now}
 	get := func(l *leaf) *x509.Certificate {
 		t.Helper()
 		c, err := l.get(nil)
@@ -395,7 +448,7 @@ func TestLeafFollowsAddresses(t *testing.T) {
 		return c.Leaf
 	}
 	first := get(l)
-	if kept := get(&leaf{authority: a, directory: dir, addresses: l.addresses}); !kept.Equal(first) {
+	if kept := get(&leaf{authorities: a, directory: dir, addresses: l.addresses, now: time.Now}); !kept.Equal(first) {
 		t.Error("a restart makes a new certificate")
 	}
 	addresses = append(addresses, netip.MustParseAddr("10.0.0.2"))
@@ -407,15 +460,15 @@ func TestLeafFollowsAddresses(t *testing.T) {
 	if second.Equal(first) || second.VerifyHostname("10.0.0.2") != nil || second.VerifyHostname("10.0.0.1") != nil {
 		t.Errorf("certificate is for %v", second.IPAddresses)
 	}
-	soon := &leaf{authority: a, current: l.current}
+	soon := &leaf{authorities: a, current: l.current}
 	if soon.fits(second, addresses, second.NotAfter.Add(-leafRenewal/2)) || !soon.fits(second, addresses, time.Now()) {
 		t.Error("renewal does not follow the certificate's end")
 	}
-	other, err := openAuthority(t.TempDir())
+	other, err := openAuthorities(t.TempDir(), time.Now(), quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if (&leaf{authority: other}).fits(second, addresses, time.Now()) {
+	if (&leaf{authorities: other}).fits(second, addresses, time.Now()) {
 		t.Error("another authority's certificate fits")
 	}
 }

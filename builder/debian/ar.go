@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 )
@@ -20,6 +21,19 @@ const (
 type arReader struct {
 	r    io.Reader
 	left io.Reader // rest of the member before, and its padding
+}
+
+// Check finds out whether a file can be read and begins as a package does.
+func Check(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("open package: %w", err)
+	}
+	defer f.Close()
+	if _, err := newAr(f); err != nil {
+		return fmt.Errorf("package %s: %w", file, err)
+	}
+	return nil
 }
 
 func newAr(r io.Reader) (*arReader, error) {

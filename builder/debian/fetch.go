@@ -26,7 +26,11 @@ func (e *NoPackageError) Unwrap() error { return e.Cause }
 
 // Hint says what to do about it.
 func (e *NoPackageError) Hint() string {
-	return "run 'apt-get update' with a network once, or download the package elsewhere and name the file"
+	if strings.HasPrefix(e.Pattern, "linux-image") {
+		return "without a network: get the package elsewhere ('apt-get download') and name the file with " +
+			"--kernel-package FILE; with one: run 'apt-get update' and try again"
+	}
+	return "install it where there is a network: apt-get install " + e.Pattern + "; or run 'apt-get update' and try again"
 }
 
 var errUnknown = errors.New("apt knows no such package")

@@ -36,7 +36,7 @@ func TestReadKeys(t *testing.T) {
 
 func TestReadCA(t *testing.T) {
 	for _, bad := range []string{"", "hello", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"} {
-		if _, err := readCA(write(t, bad)); err == nil {
+		if _, err := readCAs(write(t, bad)); err == nil {
 			t.Errorf("readCA of %q succeeds", bad)
 		}
 	}

@@ -28,7 +28,7 @@ import (
 type settings struct {
 	built  bootparam.Appliance
 	params bootparam.Params
-	ca     *x509.Certificate
+	cas    []*x509.Certificate
 	keys   []ed25519.PublicKey
 }
 
@@ -50,23 +50,54 @@ func work(ctx context.Context, screen *console.Console) int {
 }
 
 func boot(ctx context.Context, screen *console.Console) (agent.Outcome, error) {
+	failure := checkMemory("/")
+	if crash := os.Getenv(crashVariable); crash != "" {
+		failure = &crashError{crash}
+	} else if failure != nil {
+		screen.Fail(failure.Error(), agent.Hint(failure))
+	}
+	a, err := prepare(ctx, screen)
+	if failure == nil && err == nil {
+		return a.Run(ctx)
+	}
+	if failure == nil {
+		return 0, err
+	}
+	if err == nil { // what there is of the appliance may be enough to tell the server
+		limited, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		err = a.Report(limited, failure)
+	}
+	var crashed *crashError
+	if errors.As(failure, &crashed) {
+		return agent.LocalBoot, err
+	}
+	if err != nil {
+		screen.Say("the server cannot be told: %v", err)
+	}
+	return agent.LocalBoot, failure
+}
+
+// prepare makes devices and network ready to talk to the server.
+func prepare(ctx context.Context, screen *console.Console) (*agent.Agent, error) {
 	s, err := readSettings()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	bringup.Quiet(s.params.Debug)
 	limitMemory()
 	screen.Say("clonecast appliance %s (%s), server %s", s.built.Build, s.built.Class, s.params.Server)
 	if err := bringup.SeedEntropy(); err != nil {
-		return 0, err
+		return nil, err
 	}
-	// Nothing was built before its certificate authority was.
-	if err := bringup.SetClock(s.ca.NotBefore.Add(time.Minute)); err != nil {
-		screen.Say("%v", err)
+	for _, ca := range s.cas { // nothing was built before its certificate authorities were
+		if err := bringup.SetClock(ca.NotBefore.Add(time.Minute)); err != nil {
+			screen.Say("%v", err)
+		}
 	}
 	loader, err := bringup.NewLoader(func(err error) { screen.Say("%v", err) })
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if err := loader.Load(s.built.Always...); err != nil {
 		screen.Say("%v", err)
@@ -79,13 +110,13 @@ func boot(ctx context.Context, screen *console.Console) (agent.Outcome, error) {
 	options := bringup.NetworkOptions{Server: s.params.Server, MAC: s.params.MAC, Say: screen.Say}
 	network, err := bringup.Connect(ctx, options)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	screen.Say("%s: address %s, router %s", network.Interface, network.Address, network.Router)
 	network.Hold(ctx)
 	bringup.WaitDisks(ctx, diskPatience)
-	a, err := agent.New(agent.Config{
-		Server: s.params.Server, CA: s.ca, Keys: s.keys, BootToken: s.params.Token,
+	return agent.New(agent.Config{
+		Server: s.params.Server, CAs: s.cas, Keys: s.keys, BootToken: s.params.Token,
 		LoadModule: func(name string) error { return loader.Load(name) },
 		Build:      "clonecast-init " + s.built.Build, Console: screen, Disks: agent.MachineDisks{}, Disk: s.built.Disk,
 		Inventory: func() protocol.Facts {
@@ -94,15 +125,6 @@ func boot(ctx context.Context, screen *console.Console) (agent.Outcome, error) {
 			return facts
 		},
 	})
-	if err != nil {
-		return 0, err
-	}
-	if crash := os.Getenv(crashVariable); crash != "" {
-		ctx, cancel := context.WithTimeout(ctx, time.Minute)
-		defer cancel()
-		return agent.LocalBoot, a.Report(ctx, &crashError{crash})
-	}
-	return a.Run(ctx)
 }
 
 // crashError is the crash of an earlier child.
@@ -143,23 +165,31 @@ func readSettings() (settings, error) {
 	if s.params.Server == "" {
 		return s, errors.New("neither the kernel command line (clonecast.server) nor the appliance names a server")
 	}
-	if s.ca, err = readCA("/" + bootparam.CAFile); err != nil {
+	if s.cas, err = readCAs("/" + bootparam.CAFile); err != nil {
 		return s, err
 	}
 	s.keys, err = readKeys("/" + bootparam.KeysFile)
 	return s, err
 }
 
-func readCA(path string) (*x509.Certificate, error) {
+// readCAs reads the server's certificate authority, and its successor if there is one already.
+func readCAs(path string) ([]*x509.Certificate, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	block, _ := pem.Decode(b)
-	if block == nil {
+	var list []*x509.Certificate
+	for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		list = append(list, c)
+	}
+	if len(list) == 0 {
 		return nil, fmt.Errorf("%s holds no certificate", path)
 	}
-	return x509.ParseCertificate(block.Bytes)
+	return list, nil
 }
 
 // readKeys reads Ed25519 public keys, in hex, one a line.

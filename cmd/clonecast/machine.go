@@ -12,6 +12,7 @@ import (
 	"clonecast/internal/protocol"
 	"clonecast/server/api"
 	"clonecast/server/machines"
+	"clonecast/server/tasks"
 
 	"github.com/spf13/cobra"
 )
@@ -41,7 +42,7 @@ func runMachineList(ctx context.Context, c *connection, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	var list []machines.Machine
+	var list []api.MachineLine
 	if err := cl.call(ctx, "GET", "/api/v1/machines", nil, &list); err != nil {
 		return err
 	}
@@ -56,9 +57,34 @@ func runMachineList(ctx context.Context, c *connection, w io.Writer) error {
 	fmt.Fprintln(t, "ID\tNAME\tSTATE\tMAC\tADDRESS\tLAST SEEN\tHARDWARE\tNOTE")
 	for _, m := range list {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.ID, m.Name, m.State, m.MAC(), m.Address, ago(m.LastSeen),
-			strings.TrimSpace(m.Facts.Manufacturer+" "+m.Facts.Product), m.Note)
+			strings.TrimSpace(m.Facts.Manufacturer+" "+m.Facts.Product), strings.Join(notesOf(m), "; "))
 	}
 	return t.Flush()
+}
+
+// notesOf is what a person should know of a machine: what it does now, and which of its disks do not start.
+func notesOf(m api.MachineLine) []string {
+	var notes []string
+	if op := m.Doing; op != nil {
+		notes = append(notes, "task "+op.TaskID+": "+describeOperation(*op))
+	}
+	for _, d := range m.Unfinished {
+		notes = append(notes, describeUnfinished(d))
+	}
+	if m.Note != "" {
+		notes = append(notes, m.Note)
+	}
+	return notes
+}
+
+// describeUnfinished says of a disk that it is not whole.
+func describeUnfinished(d tasks.UnfinishedDisk) string {
+	return fmt.Sprintf("disk %s is half written with %s and does not start (task %s)", d.Name, d.Image, d.Task)
+}
+
+// makeWhole is the command that makes a machine's disks whole.
+func makeWhole(machine, image string) string {
+	return "clonecast task run deploy --machine " + machine + " --image " + image
 }
 
 // ago says roughly how long ago something was.
@@ -126,6 +152,13 @@ func runMachineShow(ctx context.Context, c *connection, ref string, w io.Writer)
 	line("class", f.Class)
 	line("registered", m.Registered.Local().Format(time.DateTime))
 	line("last seen", ago(m.LastSeen))
+	if m.Doing != nil {
+		line("does", "task "+m.Doing.TaskID+": "+describeOperation(*m.Doing))
+	}
+	for _, d := range m.Unfinished {
+		line("not whole", describeUnfinished(d))
+		line("hint", makeWhole(m.Name, d.Image))
+	}
 	for _, task := range m.Tasks {
 		line("task", task.ID+" "+task.Title+" ("+task.State+")")
 	}
@@ -138,11 +171,20 @@ func runMachineShow(ctx context.Context, c *connection, ref string, w io.Writer)
 	return t.Flush()
 }
 
+// gigabytes gives a size as disks are labelled, in the unit that fits it.
 func gigabytes(n int64) string {
 	if n <= 0 {
 		return ""
 	}
-	return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+	for _, u := range []struct {
+		unit string
+		size float64
+	}{{"GB", 1e9}, {"MB", 1e6}, {"KB", 1e3}} {
+		if float64(n) >= 0.95*u.size {
+			return fmt.Sprintf("%.1f %s", float64(n)/u.size, u.unit)
+		}
+	}
+	return fmt.Sprintf("%d bytes", n)
 }
 
 // describeDisk names a disk by what is printed on it.

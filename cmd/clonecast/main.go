@@ -56,6 +56,7 @@ func newRootCmd() *cobra.Command {
 		newDiskCmd(),
 		newMulticastCmd(),
 		newServeCmd(),
+		newCACmd(),
 		newMachineCmd(),
 		newTaskCmd(),
 		newSessionCmd(),

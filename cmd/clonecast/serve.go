@@ -47,6 +47,9 @@ the data directory: certificates, signing key, database, store, admin password (
 DHCP modes: proxy works beside the network's DHCP server and hands out no addresses; full is for a network
 that has none; off leaves network boot to the site's DHCP server.
 
+PCs with Secure Boot on do not start the boot programs, which Microsoft did not sign: switch it off in the firmware
+of a PC for the time of its network boots.
+
 ` + exitHelp,
 		Args: words(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -84,7 +87,7 @@ func runServe(ctx context.Context, o serveOptions, stdout, stderr io.Writer) err
 	if err := checkInterface(o.iface); err != nil {
 		return err
 	}
-	if err := server.CheckInterface(o.iface); err != nil { // before an appliance is built for minutes
+	if err := server.Preflight(ctx, opts); err != nil {
 		return err
 	}
 	data, err := server.OpenData(ctx, o.data, opts.Log)
@@ -92,12 +95,25 @@ func runServe(ctx context.Context, o serveOptions, stdout, stderr io.Writer) err
 		return err
 	}
 	defer data.Close()
-	if data.Password != "" {
-		fmt.Fprintf(stdout, "first start: everything is kept in %s\n\n    user      admin\n    password  %s\n\n"+
-			"write the password down: it is shown this once\n\n", o.data, data.Password)
-	}
-	if opts.Appliances, err = o.appliances(ctx, data, stdout, newProgressLog(stderr)); err != nil {
+	wanted, err := o.appliances(ctx, data, opts, newProgressLog(stderr))
+	if err != nil {
 		return err
+	}
+	// All that can be checked is right: from here on it may take minutes.
+	password, err := data.FirstPassword(ctx)
+	if err != nil {
+		return err
+	}
+	if password != "" {
+		fmt.Fprintf(stdout, "first start: everything is kept in %s\n\n    user      admin\n    password  %s\n\n"+
+			"write the password down: it is shown this once\n\n", o.data, password)
+	}
+	for _, w := range wanted {
+		a, err := w.make(ctx, stdout)
+		if err != nil {
+			return err
+		}
+		opts.Appliances = append(opts.Appliances, a)
 	}
 	s, err := server.Open(ctx, data, opts)
 	if err != nil {
@@ -146,19 +162,30 @@ func (o serveOptions) server(stderr io.Writer) (server.Options, error) {
 	return opts, nil
 }
 
-// appliances gives the boot images, and builds those that are not there or were built
-// from something else.
+// wantedAppliance is a boot image that is there, or what it is to be built from.
+type wantedAppliance struct {
+	result    builder.Result
+	directory string
+	build     *builder.Options // nil: it is there
+	inputs    string
+}
+
+// stamp is the file that names what an appliance was built from.
+func (w wantedAppliance) stamp() string { return w.directory + ".inputs" }
+
+// appliances gives the boot images. For those that are not there, or were built from something else, it finds
+// out whether they can be built.
 func (o serveOptions) appliances(
-	ctx context.Context, data *server.Data, stdout io.Writer, log *slog.Logger,
-) ([]server.Appliance, error) {
+	ctx context.Context, data *server.Data, opts server.Options, log *slog.Logger,
+) ([]wantedAppliance, error) {
 	if o.appliance != "" {
 		r, err := builder.ReadResult(o.appliance)
 		if err != nil {
 			return nil, withCode(exitFailed, err, "'clonecast build CLASS --output DIR' makes an appliance")
 		}
-		return []server.Appliance{{Class: r.Class, Directory: o.appliance, CommandLine: r.CommandLine, Disk: r.Disk}}, nil
+		return []wantedAppliance{{result: r, directory: o.appliance}}, nil
 	}
-	var list []server.Appliance
+	var list []wantedAppliance
 	for _, name := range o.classes {
 		options, err := buildOptions{
 			class: name, kernelPackage: o.kernelPackage, init: o.init, cache: filepath.Join(o.data, "cache"),
@@ -168,38 +195,55 @@ func (o serveOptions) appliances(
 		}
 		options.CA, options.ManifestKeys, options.Log = data.CA(), data.Store.TrustedKeys(), log
 		options.Output = filepath.Join(o.data, "appliances", options.Class.Name)
-		r, err := o.build(ctx, options, stdout)
+		w, err := o.wanted(ctx, opts, options)
 		if err != nil {
 			return nil, fmt.Errorf("build the appliance of class %s: %w", options.Class.Name, err)
 		}
-		list = append(list, server.Appliance{
-			Class: r.Class, Directory: options.Output, CommandLine: r.CommandLine, Disk: r.Disk,
-		})
+		list = append(list, w)
 	}
 	return list, nil
 }
 
-// build makes an appliance unless the same inputs made the one that is there.
-func (o serveOptions) build(ctx context.Context, options builder.Options, stdout io.Writer) (builder.Result, error) {
-	inputs, err := inputsOf(options)
-	if err != nil {
-		return builder.Result{}, err
+// wanted finds out whether an appliance that the same inputs made is there.
+func (o serveOptions) wanted(
+	ctx context.Context, opts server.Options, options builder.Options,
+) (w wantedAppliance, err error) {
+	w.directory = options.Output
+	if w.inputs, err = inputsOf(options); err != nil {
+		return w, err
 	}
-	stamp := options.Output + ".inputs"
-	if made, err := os.ReadFile(stamp); err == nil && string(made) == inputs {
-		if r, err := builder.ReadResult(options.Output); err == nil {
-			return r, nil
+	if made, err := os.ReadFile(w.stamp()); err == nil && string(made) == w.inputs {
+		if w.result, err = builder.ReadResult(options.Output); err == nil {
+			return w, nil
 		}
 	}
-	fmt.Fprintf(stdout, "building the appliance of class %s, once\n", options.Class.Name)
-	if err := os.MkdirAll(filepath.Dir(options.Output), 0o700); err != nil {
-		return builder.Result{}, err
+	if err := server.PreflightBuild(ctx, o.data, opts); err != nil {
+		return w, err
 	}
-	r, err := builder.Build(ctx, options)
-	if err != nil {
-		return builder.Result{}, err
+	options, err = builder.Ready(ctx, options)
+	w.build = &options
+	return w, err
+}
+
+// make builds the appliance unless it is there.
+func (w wantedAppliance) make(ctx context.Context, stdout io.Writer) (server.Appliance, error) {
+	if w.build != nil {
+		class := w.build.Class.Name
+		fmt.Fprintf(stdout, "building the appliance of class %s, once\n", class)
+		if err := os.MkdirAll(filepath.Dir(w.directory), 0o700); err != nil {
+			return server.Appliance{}, err
+		}
+		var err error
+		if w.result, err = builder.Build(ctx, *w.build); err != nil {
+			return server.Appliance{}, fmt.Errorf("build the appliance of class %s: %w", class, err)
+		}
+		if err := os.WriteFile(w.stamp(), []byte(w.inputs), 0o600); err != nil {
+			return server.Appliance{}, err
+		}
 	}
-	return r, os.WriteFile(stamp, []byte(inputs), 0o600)
+	return server.Appliance{
+		Class: w.result.Class, Directory: w.directory, CommandLine: w.result.CommandLine, Disk: w.result.Disk,
+	}, nil
 }
 
 // inputsOf names everything that an appliance is made of, but for packages that apt chooses.

@@ -244,7 +244,7 @@ func runTaskList(ctx context.Context, c *connection, w io.Writer) error {
 		return printList(w, "task", list)
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "TASK\tSTATE\tWHAT\tMACHINES\tORDERED\tBY")
+	fmt.Fprintln(t, "TASK\tSTATE\tWHAT\tHOW FAR\tMACHINES\tORDERED\tBY")
 	for _, task := range list {
 		var names []string
 		for _, r := range task.Runs[:min(len(task.Runs), 4)] {
@@ -253,10 +253,61 @@ func runTaskList(ctx context.Context, c *connection, w io.Writer) error {
 		if more := len(task.Runs) - len(names); more > 0 {
 			names = append(names, fmt.Sprintf("and %d more", more))
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n",
-			task.ID, task.State, task.Title, strings.Join(names, ", "), ago(task.Created), task.Creator)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", task.ID, task.State, task.Title, howFar(task),
+			strings.Join(names, ", "), ago(task.Created), task.Creator)
 	}
 	return t.Flush()
+}
+
+// maxCause bounds the cause of a failure in a list; 'task show' has it whole.
+const maxCause = 60
+
+// howFar sums up in a few words how far a task is and why it failed: of one machine what it does, of several how
+// many are where.
+func howFar(t tasks.Task) string {
+	count := map[string]int{}
+	share, silent, cause := 0.0, 0, ""
+	for _, r := range t.Runs {
+		count[r.State]++
+		for _, op := range r.Operations {
+			if op.Silent {
+				silent++
+			}
+			if op.State == tasks.Failed && cause == "" {
+				cause = r.Machine + ": " + op.Error
+			}
+			if p := op.Progress; op.State == tasks.Running && p != nil && p.Total > 0 {
+				share += float64(p.Done) / float64(p.Total)
+			}
+			if len(t.Runs) == 1 && op.State == tasks.Running {
+				return strings.TrimPrefix(describeOperation(op), op.Kind+" "+op.Image+": running: ")
+			}
+		}
+	}
+	if runes := []rune(cause); len(runes) > maxCause {
+		cause = string(runes[:maxCause-1]) + "…"
+	}
+	var parts []string
+	for _, state := range []string{tasks.Queued, tasks.Running, tasks.Done, tasks.Failed, tasks.Cancelled} {
+		n := count[state]
+		if n == 0 || len(t.Runs) == 1 && state != tasks.Failed {
+			continue
+		}
+		part := fmt.Sprintf("%d %s", n, state)
+		switch {
+		case state == tasks.Failed && len(t.Runs) == 1:
+			part = cause
+		case state == tasks.Failed:
+			part += " (" + cause + ")"
+		case state == tasks.Running && share > 0:
+			part += fmt.Sprintf(" (%.0f %%)", 100*share/float64(n))
+		}
+		parts = append(parts, part)
+	}
+	if silent > 0 {
+		parts = append(parts, fmt.Sprintf("%d silent", silent))
+	}
+	return strings.Join(parts, ", ")
 }
 
 func newTaskShowCmd(c *connection) *cobra.Command {
@@ -298,6 +349,39 @@ func printTask(w io.Writer, t tasks.Task) error {
 				fmt.Fprintf(w, "      hint: %s\n", op.Hint)
 			}
 		}
+		printUnfinished(w, r)
+	}
+	return nil
+}
+
+// printUnfinished says which disks a run has left half written, and what makes them whole.
+func printUnfinished(w io.Writer, r tasks.Run) {
+	for _, d := range r.Unfinished {
+		fmt.Fprintf(w, "      %s\n", describeUnfinished(d))
+	}
+	if len(r.Unfinished) > 0 && tasks.Over(r.State) {
+		fmt.Fprintf(w, "      hint: %s makes it whole\n", makeWhole(r.Machine, r.Unfinished[0].Image))
+	}
+}
+
+// printCancelled says in which state a cancelled task leaves the disks of each machine.
+func printCancelled(w io.Writer, t tasks.Task) error {
+	fmt.Fprintf(w, "task %s is cancelled\n", t.ID)
+	for _, r := range t.Runs {
+		for _, op := range r.Operations {
+			if op.Kind != protocol.OpDeploy && op.Kind != protocol.OpFollow {
+				continue
+			}
+			switch {
+			case len(r.Unfinished) > 0:
+				fmt.Fprintf(w, "  %s:\n", r.Machine)
+				printUnfinished(w, r)
+			case op.State == tasks.Done:
+				fmt.Fprintf(w, "  %s: its disks are whole\n", r.Machine)
+			default:
+				fmt.Fprintf(w, "  %s: nothing was written to its disks\n", r.Machine)
+			}
+		}
 	}
 	return nil
 }
@@ -314,6 +398,9 @@ func describeOperation(op tasks.Operation) string {
 		if p.Total > 0 {
 			text += fmt.Sprintf(" %.0f %%", 100*float64(p.Done)/float64(p.Total))
 		}
+	}
+	if op.Silent {
+		text += ", silent since " + op.Heard.Local().Format(time.TimeOnly)
 	}
 	if op.Error != "" {
 		text += ": " + op.Error
@@ -423,8 +510,7 @@ func newTaskCancelCmd(c *connection) *cobra.Command {
 			if c.json {
 				return printJSON(cmd.OutOrStdout(), t)
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "task %s is cancelled\n", t.ID)
-			return err
+			return printCancelled(cmd.OutOrStdout(), t)
 		},
 	}
 }

@@ -37,7 +37,7 @@ import (
 // Config is what an agent works with.
 type Config struct {
 	Server    string              // base URL, https
-	CA        *x509.Certificate   // who may sign the server's certificate
+	CAs       []*x509.Certificate // who may sign the server's certificate
 	Keys      []ed25519.PublicKey // who may sign manifests
 	BootToken string
 	Build     string // name and build of the appliance, for the manifest's engine field
@@ -79,6 +79,12 @@ type Agent struct {
 	patience time.Duration
 	// partChunks is the length of a cast's parts.
 	partChunks int
+	// halfWritten tells whether the last operation left a disk that does not start.
+	halfWritten bool
+	orderWait   time.Duration
+	orderPoll   time.Duration
+	// reported tells whether the end of the last operation was told.
+	reported bool
 }
 
 // newBoot names a boot that the server did not name.
@@ -100,7 +106,8 @@ func New(config Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Agent{config: config, client: c, patience: diskPatience, partChunks: partChunks}, nil
+	return &Agent{config: config, client: c, patience: diskPatience, partChunks: partChunks, orderWait: orderWait,
+		orderPoll: defaultPoll}, nil
 }
 
 // Run talks to the server until there is nothing left to do.
@@ -189,13 +196,18 @@ func seconds(n int, standard, most time.Duration) time.Duration {
 
 // work runs operations until the server has none left.
 func (a *Agent) work(ctx context.Context) (Outcome, error) {
+	var idle time.Time // since when there is nothing to do though a disk is half written
 	for {
+		a.reported = false
 		op, err := a.client.next(ctx)
 		if err != nil {
 			return LocalBoot, fmt.Errorf("ask for the next operation: %w", err)
 		}
 		switch op.Kind {
 		case protocol.OpNone:
+			if a.another(ctx, &idle) {
+				continue
+			}
 			a.say("nothing to do; going on to the local disk")
 			return LocalBoot, nil
 		case protocol.OpReboot:
@@ -204,6 +216,7 @@ func (a *Agent) work(ctx context.Context) (Outcome, error) {
 			return Poweroff, a.client.finish(ctx, protocol.Status{State: protocol.StateDone})
 		}
 		err = a.run(ctx, op)
+		idle = time.Time{}
 		if errors.Is(err, errCancelled) {
 			a.say("task %s: %v", op.TaskID, err)
 			continue
@@ -218,7 +231,7 @@ func (a *Agent) logoff(ctx context.Context, outcome Outcome, err error) {
 	reasons := map[Outcome]string{LocalBoot: "local boot", Reboot: "reboot", Poweroff: "poweroff"}
 	request := protocol.LogoffRequest{Reason: reasons[outcome]}
 	if err != nil {
-		request = protocol.LogoffRequest{Reason: "failure", Error: err.Error(), Hint: Hint(err)}
+		request = protocol.LogoffRequest{Reason: "failure", Error: err.Error(), Hint: Hint(err), Reported: a.reported}
 	}
 	// The server also learns from silence that the machine is gone.
 	if err := a.client.json(ctx, protocol.PathLogoff, request, nil, 10*time.Second); err != nil {

@@ -74,7 +74,7 @@ func newBench(t *testing.T, server *testServer, disk blockdev.Facts) *bench {
 	t.Helper()
 	screen := &bytes.Buffer{}
 	a, err := New(Config{
-		Server: "https://" + server.address, CA: server.ca.ca, Keys: server.store.TrustedKeys(),
+		Server: "https://" + server.address, CAs: []*x509.Certificate{server.ca.ca}, Keys: server.store.TrustedKeys(),
 		BootToken: "boot", Build: "test",
 		Inventory: func() protocol.Facts { return protocol.Facts{UUID: "u"} },
 		Console:   console.New(time.Now, nil, []io.Writer{screen}), Disks: fileDisks{disk},

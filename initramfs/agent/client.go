@@ -55,11 +55,13 @@ func newClient(config Config) (*client, error) {
 	if err != nil || base.Scheme != "https" || base.Host == "" {
 		return nil, fmt.Errorf("server %q is not of the form https://host:port", config.Server)
 	}
-	if config.CA == nil {
+	if len(config.CAs) == 0 {
 		return nil, errors.New("the appliance has no certificate authority built in")
 	}
 	roots := x509.NewCertPool()
-	roots.AddCert(config.CA)
+	for _, ca := range config.CAs {
+		roots.AddCert(ca)
+	}
 	clock := &certClock{}
 	transport := &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,

@@ -118,12 +118,14 @@ func (f *following) begin(ctx context.Context, cast string) error {
 	if f.disks, err = f.agent.open(facts, true); err != nil {
 		return err
 	}
+	f.track.disks.targets(facts)
 	var targets []deploy.Disk
 	for i, d := range f.disks {
 		targets = append(targets, deploy.Disk{Image: &o.Manifest.Disks[i], Target: d, Geometry: d.geometry})
 	}
 	follower, err := follow.New(&o.Manifest, targets, deploy.Options{Grow: grow},
-		deploy.Means{Progress: f.track.progress, SaveTable: server.tableSaver(f.op, facts, &f.notes)})
+		deploy.Means{Progress: f.track.progress, SaveTable: server.tableSaver(f.op, facts, &f.notes),
+			Begin: f.track.begins})
 	if err != nil {
 		return fmt.Errorf("follow to %s: %w", diskText(facts...), err)
 	}

@@ -81,13 +81,16 @@ func (a *Agent) run(ctx context.Context, op *protocol.Operation) error {
 	if errors.Is(err, errSuperseded) || errors.As(err, &problem) && problem.Code == protocol.CodeCancelled {
 		err = errCancelled
 	}
-	status := protocol.Status{State: protocol.StateDone, Notes: r.notes}
+	status := protocol.Status{State: protocol.StateDone, Notes: r.notes, Disks: track.disks.all()}
 	if err != nil {
 		status.State, status.Error, status.Hint = protocol.StateFailed, err.Error(), Hint(err)
 	} else if status.Result, err = json.Marshal(r.result); err != nil {
 		return err
 	}
-	if reportErr := a.client.finish(ctx, status); reportErr != nil && !errors.Is(err, errCancelled) {
+	a.incomplete(op, status.Disks)
+	reportErr := a.client.finish(ctx, status)
+	a.reported = reportErr == nil
+	if reportErr != nil && !errors.Is(err, errCancelled) {
 		return errors.Join(err, reportErr)
 	}
 	if err == nil {
@@ -243,6 +246,7 @@ func (a *Agent) deploy(ctx context.Context, op *protocol.Operation, track *track
 	}
 	defer closeDisks(disks)
 	a.say("deploy of %s version %d (%s) to %s", m.Image, m.Sequence, want.Short(), diskText(facts...))
+	track.disks.targets(facts)
 	var targets []deploy.Disk
 	var growers kernelfs.Disks
 	for i, d := range disks {
@@ -254,7 +258,8 @@ func (a *Agent) deploy(ctx context.Context, op *protocol.Operation, track *track
 	var notes []string
 	results, err := deploy.Run(ctx, targets, deploy.Options{Verify: true, Trim: !op.NoTrim, Grow: grow},
 		deploy.Means{Source: frames.source(), Parent: parent, Progress: track.progress, Grower: growers,
-			SaveTable: server.tableSaver(op, facts, &notes)})
+			SaveTable: server.tableSaver(op, facts, &notes), Begin: track.begins})
+	track.disks.took(results, err)
 	if err == nil {
 		frames.attend(ctx)
 	}

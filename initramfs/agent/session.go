@@ -68,7 +68,16 @@ func (c *client) current() *protocol.Operation {
 
 // status reports. A running operation's report is not worth waiting for.
 func (c *client) status(ctx context.Context, s protocol.Status) (cancel bool, err error) {
-	k := call{path: protocol.PathStatus, giveUp: c.giveUp, once: s.State == protocol.StateRunning}
+	return c.report(ctx, s, s.State == protocol.StateRunning)
+}
+
+// tell reports what the server must know, however long it is away.
+func (c *client) tell(ctx context.Context, s protocol.Status) (cancel bool, err error) {
+	return c.report(ctx, s, false)
+}
+
+func (c *client) report(ctx context.Context, s protocol.Status, once bool) (cancel bool, err error) {
+	k := call{path: protocol.PathStatus, giveUp: c.giveUp, once: once}
 	if op := c.current(); op != nil {
 		s.TaskID, s.Index = op.TaskID, op.Index
 	}

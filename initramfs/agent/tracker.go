@@ -19,6 +19,7 @@ type tracker struct {
 	client  *client
 	console *console.Console
 	title   string
+	disks   diskStates
 
 	mu    sync.Mutex
 	phase string

@@ -25,6 +25,7 @@ import (
 
 	"clonecast/internal/chunk"
 	"clonecast/internal/image"
+	"clonecast/internal/quantity"
 )
 
 // ErrNotFound reports an image or version that the store does not have.
@@ -32,6 +33,21 @@ var ErrNotFound = errors.New("no such image or version")
 
 // ErrFull reports that there is no room for more. What was stored before is sound.
 var ErrFull = errors.New("the store is full")
+
+// ReserveError is an ErrFull of a disk that has room left, which captures leave alone.
+type ReserveError struct {
+	Free    quantity.Bytes
+	Reserve quantity.Bytes // stays free
+	Pack    quantity.Bytes // what the next pack may take beside it
+}
+
+func (e *ReserveError) Error() string {
+	return fmt.Sprintf("%v: %v are free, the next pack takes up to %v, and a reserve of %v stays free "+
+		"for deleting and collecting", ErrFull, e.Free, e.Pack, e.Reserve)
+}
+
+// Is makes it an ErrFull.
+func (e *ReserveError) Is(target error) bool { return target == ErrFull }
 
 // ErrBusy reports that somebody else does this already.
 var ErrBusy = errors.New("it is running already")

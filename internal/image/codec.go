@@ -28,6 +28,16 @@ const (
 	maxDiskSize       = 1 << 56
 	maxCreated        = 1 << 62
 	maxPhysicalSector = 1 << 20
+	maxExtents        = 1 << 22 // of all regions together: 64 MiB of memory
+)
+
+// The fewest bytes that items of lists take: a list is not longer than what is left can hold.
+const (
+	minDisk      = 10
+	minArea      = 2
+	minContent   = 3
+	minPartition = 11 + minContent
+	minExtent    = 2
 )
 
 var modeCodes = []Mode{ModeClone, ModeRaw, ModeSwap, ModeSkip, ModeFormat}
@@ -169,6 +179,7 @@ type reader struct {
 	err error
 
 	outline bool // contents have no chunk ids
+	extents int  // so far
 }
 
 // end tells what was wrong with the input: a field, or bytes after the last one.
@@ -226,9 +237,21 @@ func (r *reader) bounded(limit uint64) uint64 {
 	return v
 }
 
-// count reads the length of a list: at most limit, and no more than bytes are left.
-func (r *reader) count(limit int) int {
-	return int(r.bounded(uint64(min(limit, len(r.b)-r.at))))
+// count reads the length of a byte string: at most limit, and no more than bytes are left.
+func (r *reader) count(limit int) int { return r.list(limit, 1) }
+
+// list reads the length of a list whose items take so many bytes at least. Its result may be allocated: what
+// a manifest or an outline allocates is at most 32 times its length (TestParseMemory).
+func (r *reader) list(limit, least int) int {
+	return int(r.bounded(uint64(min(limit, (len(r.b)-r.at)/least))))
+}
+
+// grow makes room for the items of a list that was counted, nil for none.
+func grow[T any](n int) []T {
+	if n == 0 {
+		return nil
+	}
+	return make([]T, 0, n)
 }
 
 func (r *reader) size() quantity.Bytes { return quantity.Bytes(r.bounded(maxDiskSize)) }
@@ -245,7 +268,9 @@ func (r *reader) manifest() Manifest {
 	copy(m.Parent[:], r.raw(len(m.Parent)))
 	m.Created = int64(r.bounded(maxCreated))
 	m.Comment, m.Origin, m.Creator, m.Engine = r.string(), r.string(), r.string(), r.string()
-	for range r.count(maxDisks) {
+	disks := r.list(maxDisks, minDisk)
+	m.Disks = grow[Disk](disks)
+	for range disks {
 		m.Disks = append(m.Disks, r.disk())
 	}
 	return m
@@ -256,13 +281,19 @@ func (r *reader) disk() Disk {
 	d.LogicalSector = quantity.SectorSize(r.bounded(1 << 16))
 	d.PhysicalSector = quantity.SectorSize(r.bounded(maxPhysicalSector))
 	d.Model, d.Serial, d.TableKind, d.DiskID = r.string(), r.string(), r.string(), r.string()
-	for range r.count(maxAreas) {
+	areas := r.list(maxAreas, minArea)
+	d.Table = grow[TableArea](areas)
+	for range areas {
 		d.Table = append(d.Table, TableArea{r.size(), bytes.Clone(r.raw(r.count(maxTableArea)))})
 	}
-	for range r.count(maxAreas) {
+	boot := r.list(maxAreas, minContent)
+	d.Boot = grow[Content](boot)
+	for range boot {
 		d.Boot = append(d.Boot, r.content())
 	}
-	for range r.count(maxPartitions) {
+	partitions := r.list(maxPartitions, minPartition)
+	d.Partitions = grow[Partition](partitions)
+	for range partitions {
 		d.Partitions = append(d.Partitions, r.partition())
 	}
 	return d
@@ -284,7 +315,10 @@ func (r *reader) partition() Partition {
 func (r *reader) content() Content {
 	c := Content{Start: r.size(), Length: r.size()}
 	var end quantity.Bytes
-	for range r.count(len(r.b)) {
+	extents := r.list(maxExtents-r.extents, minExtent)
+	r.extents += extents
+	c.Extents = grow[quantity.Extent](extents)
+	for range extents {
 		e := quantity.Extent{Start: end + r.size(), Length: r.size()}
 		end = e.End()
 		if r.err == nil && (e.Length == 0 || end > c.Length) {

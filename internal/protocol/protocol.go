@@ -219,6 +219,7 @@ type Status struct {
 	Error    string          `json:"error,omitempty"`  // cause when failed
 	Hint     string          `json:"hint,omitempty"`   // what to do
 	Notes    []string        `json:"notes,omitempty"`  // what a person should know: raw copies with reason
+	Disks    []DiskState     `json:"disks,omitempty"`  // those that are, or are about to be, written
 }
 
 // StatusResponse may order the machine to stop.
@@ -240,6 +241,8 @@ type LogoffRequest struct {
 	Reason string `json:"reason"` // "local boot", "reboot", "poweroff", or a failure
 	Error  string `json:"error,omitempty"`
 	Hint   string `json:"hint,omitempty"`
+	// Reported says that the error was told as the end of an operation already.
+	Reported bool `json:"reported,omitempty"`
 }
 
 // PublishResponse names the version that a capture made.

@@ -90,7 +90,8 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	// A body that stops coming does not hold a connection for ever.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(a.patience))
-	a.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
+	ctx := context.WithValue(r.Context(), bodiesKey{}, a.bodies)
+	a.mux.ServeHTTP(w, r.WithContext(context.WithValue(ctx, callerKey{}, c)))
 }
 
 // received tells that the body is there. The deadline for it must go: it would end a long

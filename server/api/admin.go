@@ -32,7 +32,7 @@ type Status struct {
 
 // MachineDetail is a machine with what it was and does.
 type MachineDetail struct {
-	machines.Machine
+	MachineLine
 	History []machines.History `json:"history"`
 	Tasks   []tasks.Task       `json:"tasks"` // not over
 }
@@ -82,7 +82,7 @@ func (a *API) adminRoutes() {
 	operation(a, h, "GET", "/api/v1/status", "What the server is and does",
 		func(ctx context.Context, _ *in) (Status, error) { return a.currentStatus(ctx) })
 	operation(a, h, "GET", "/api/v1/machines", "All machines",
-		func(ctx context.Context, _ *in) ([]machines.Machine, error) { return a.Machines.List(ctx) })
+		func(ctx context.Context, _ *in) ([]MachineLine, error) { return a.machineLines(ctx) })
 	operation(a, h, "GET", "/api/v1/machines/{id}", "A machine by id, name or MAC",
 		func(ctx context.Context, i *byID) (MachineDetail, error) { return a.machineDetail(ctx, i.ID) })
 	operation(a, h, "POST", "/api/v1/machines/{id}/adopt", "Adopt a machine, or change its name or address", a.adopt)
@@ -119,28 +119,55 @@ type humaMux struct{ *API }
 
 func (a *API) currentStatus(ctx context.Context) (Status, error) {
 	s := a.Status()
-	list, err := a.Machines.List(ctx)
-	if err != nil {
+	var err error
+	if s.Machines, s.Pending, err = a.Machines.Count(ctx); err != nil {
 		return Status{}, err
 	}
-	s.Machines = len(list)
-	for _, m := range list {
-		if m.State == protocol.MachinePending {
-			s.Pending++
-		}
-	}
-	orders, err := a.Tasks.List(ctx, 1000)
-	if err != nil {
+	if s.Running, err = a.Tasks.CountUnfinished(ctx); err != nil {
 		return Status{}, err
-	}
-	for _, t := range orders {
-		if !tasks.Over(t.State) {
-			s.Running++
-		}
 	}
 	names, err := a.Store.Images(ctx)
 	s.Images = len(names)
 	return s, err
+}
+
+// MachineLine is a machine with what it does now.
+type MachineLine struct {
+	machines.Machine
+	Doing      *tasks.Operation       `json:"doing,omitempty"`
+	Unfinished []tasks.UnfinishedDisk `json:"unfinished_disks,omitempty"`
+}
+
+func (a *API) machineLines(ctx context.Context) ([]MachineLine, error) {
+	list, err := a.Machines.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	running, err := a.Tasks.Running(ctx)
+	if err != nil {
+		return nil, err
+	}
+	unfinished, err := a.Tasks.UnfinishedDisks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	lines := []MachineLine{}
+	for _, m := range list {
+		a.seen(&m)
+		line := MachineLine{Machine: m, Unfinished: unfinished[m.ID]}
+		if op, ok := running[m.ID]; ok {
+			line.Doing = &op
+		}
+		lines = append(lines, line)
+	}
+	return lines, nil
+}
+
+// seen makes the time at which a machine was last seen that of its last call.
+func (a *API) seen(m *machines.Machine) {
+	if at := a.recent.last(m.ID); at.After(m.LastSeen) {
+		m.LastSeen = at
+	}
 }
 
 func (a *API) machineDetail(ctx context.Context, ref string) (MachineDetail, error) {
@@ -148,7 +175,16 @@ func (a *API) machineDetail(ctx context.Context, ref string) (MachineDetail, err
 	if err != nil {
 		return MachineDetail{}, err
 	}
-	d := MachineDetail{Machine: m}
+	d := MachineDetail{MachineLine: MachineLine{Machine: m}}
+	a.seen(&d.Machine)
+	if d.Unfinished, err = a.Tasks.UnfinishedDisksOf(ctx, m.ID); err != nil {
+		return MachineDetail{}, err
+	}
+	if op, _, found, err := a.Tasks.Current(ctx, m.ID); err != nil {
+		return MachineDetail{}, err
+	} else if found {
+		d.Doing = &op
+	}
 	if d.History, err = a.Machines.History(ctx, m.ID); err != nil {
 		return MachineDetail{}, err
 	}
@@ -218,9 +254,11 @@ func (a *API) follow(w http.ResponseWriter, r *http.Request) error {
 	}
 	control := http.NewResponseController(w)
 	received(w)
+	next, stop := a.Tasks.Watch(id, true)
+	defer stop()
 	begun := false
 	for {
-		changed := a.Tasks.Changed()
+		changed := next()
 		t, err := a.Tasks.Get(r.Context(), id)
 		if err != nil {
 			if begun {

@@ -57,6 +57,7 @@ type API struct {
 	differ   func() (*chunkstore.Differ, error) // made when it is needed
 	logins   logins
 	recent   recent
+	bodies   *bodies
 	access   map[string]access // by pattern
 	// patience is how long the body of a request may take.
 	patience time.Duration
@@ -65,8 +66,14 @@ type API struct {
 
 // New makes the handlers.
 func New(c Config) *API {
-	a := &API{Config: c, access: map[string]access{}, mux: http.NewServeMux(), patience: 2 * time.Minute}
+	a := &API{Config: c, access: map[string]access{}, mux: http.NewServeMux(), bodies: newBodies(),
+		patience: 2 * time.Minute}
 	a.captures.log, a.captures.silence = c.Log, captureSilence
+	a.captures.gone = func(machine, task string, index int, silent time.Duration) {
+		if err := c.Tasks.Abandon(context.Background(), machine, task, index, silent); err != nil {
+			c.Log.Error("a capture that others follow was silent for too long", "machine", machine, "task", task, "error", err)
+		}
+	}
 	a.versions.store = c.Store
 	a.differ = sync.OnceValues(func() (*chunkstore.Differ, error) { return chunkstore.NewDiffer(c.Store) })
 	a.logins.slots = make(chan struct{}, 2)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -29,17 +28,20 @@ const captureSilence = 30 * time.Minute
 type captures struct {
 	log     *slog.Logger
 	silence time.Duration
+	// gone is told of a silent machine that others follow.
+	gone func(machine, task string, index int, silent time.Duration)
 
 	mu        sync.Mutex
 	byMachine map[string]*capture
-	changed   chan struct{} // closed when a cast has more parts, or another outline; nil when nobody waits
-	publish   sync.Mutex    // manifests are big: one at a time
+	changed   map[string]chan struct{} // by task: closed when its cast has more parts, or another outline
+	publish   sync.Mutex               // manifests are big: one at a time
 }
 
 type capture struct {
 	mu      sync.RWMutex // held for writing by Close
 	task    string
 	index   int
+	casts   bool // others follow
 	session chunkstore.Session
 	closed  bool
 	cast    *cast // for followers, guarded by captures.mu; nil before the outline
@@ -72,7 +74,7 @@ func (s *captures) get(
 	if s.byMachine == nil {
 		s.byMachine = map[string]*capture{}
 	}
-	c := &capture{task: op.TaskID, index: op.Index, session: session, heard: time.Now()}
+	c := &capture{task: op.TaskID, index: op.Index, casts: op.Cast, session: session, heard: time.Now()}
 	c.expiry = time.AfterFunc(s.silence, func() { s.expire(machine, c) })
 	s.byMachine[machine] = c
 	return c, nil
@@ -110,6 +112,9 @@ func (s *captures) expire(machine string, c *capture) {
 	c.mu.Unlock()
 	s.log.Warn("a capture was silent for too long: what it holds in the store is given back, its chunks stay",
 		"machine", machine, "task", c.task, "silent", silent.Round(time.Second), "error", err)
+	if c.casts {
+		go s.gone(machine, c.task, c.index, silent)
+	}
 }
 
 func (c *capture) close() error {
@@ -192,10 +197,11 @@ func (a *API) session(r *http.Request) (*capture, tasks.Operation, string, error
 
 // readIDs reads a body of chunk ids.
 func readIDs(w http.ResponseWriter, r *http.Request) ([]chunk.ID, error) {
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(protocol.MaxIDs*len(chunk.ID{}))))
+	b, in, err := body(w, r, int64(protocol.MaxIDs*len(chunk.ID{})))
 	if err != nil {
 		return nil, err
 	}
+	defer in.done()
 	return parseIDs(b)
 }
 
@@ -243,10 +249,11 @@ func (a *API) frame(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	frame, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(chunk.MaxFrameSize)))
+	frame, in, err := body(w, r, int64(chunk.MaxFrameSize))
 	if err != nil {
 		return err
 	}
+	defer in.done()
 	received(w)
 	var stored int64
 	err = c.use(func(s chunkstore.Session) (err error) {
@@ -310,13 +317,14 @@ func (a *API) publish(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	a.captures.publish.Lock()
-	defer a.captures.publish.Unlock()
-	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, image.MaxManifest))
+	raw, in, err := body(w, r, image.MaxManifest)
 	if err != nil {
 		return err
 	}
+	defer in.done()
 	received(w)
+	a.captures.publish.Lock()
+	defer a.captures.publish.Unlock()
 	m, err := image.Parse(raw)
 	if err != nil {
 		return invalidBody("the manifest is not accepted: %v", err)

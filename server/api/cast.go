@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"net/http"
 	"sync"
 
@@ -113,24 +112,27 @@ func (s *captures) cast(op tasks.Operation) (*cast, error) {
 	return c.cast, nil
 }
 
-// news gives a channel that is closed at the next change of a cast.
-func (s *captures) news() <-chan struct{} {
+// news gives a channel that is closed at the next change of the cast of a task.
+func (s *captures) news(task string) <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.changed == nil {
-		s.changed = make(chan struct{})
+	if s.changed[task] == nil {
+		if s.changed == nil {
+			s.changed = map[string]chan struct{}{}
+		}
+		s.changed[task] = make(chan struct{})
 	}
-	return s.changed
+	return s.changed[task]
 }
 
-// tell closes the channel of news after a change.
-func (s *captures) tell(change func()) {
+// tell closes the channel of news of a task after a change.
+func (s *captures) tell(task string, change func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change()
-	if s.changed != nil {
-		close(s.changed)
-		s.changed = nil
+	if changed := s.changed[task]; changed != nil {
+		close(changed)
+		delete(s.changed, task)
 	}
 }
 
@@ -153,11 +155,14 @@ func (a *API) outline(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxOutline))
+	raw, in, err := body(w, r, maxOutline)
 	if err != nil {
 		return err
 	}
+	defer in.done()
 	received(w)
+	a.captures.publish.Lock()
+	defer a.captures.publish.Unlock()
 	o, err := image.ParseOutline(raw)
 	if err != nil {
 		return invalidBody("the outline is not accepted: %v", err)
@@ -180,7 +185,7 @@ func (a *API) outline(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return fmt.Errorf("sign the outline: %w", err)
 	}
-	a.captures.tell(func() { c.cast = begun })
+	a.captures.tell(op.TaskID, func() { c.cast = begun })
 	a.Log.Info("cast begins", "machine", machine.Name, "task", op.TaskID, "chunks", begun.count)
 	return writeJSON(w, protocol.OutlineResponse{Cast: begun.id.String()})
 }
@@ -197,14 +202,15 @@ func (a *API) part(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(partHeader+image.MaxPart*len(chunk.ID{}))))
+	raw, in, err := body(w, r, int64(partHeader+image.MaxPart*len(chunk.ID{})))
 	if err != nil {
 		return err
 	}
-	if len(body) < partHeader {
-		return invalidBody("%d bytes are no part", len(body))
+	defer in.done()
+	if len(raw) < partHeader {
+		return invalidBody("%d bytes are no part", len(raw))
 	}
-	ids, err := parseIDs(body[partHeader:])
+	ids, err := parseIDs(raw[partHeader:])
 	if err != nil {
 		return err
 	}
@@ -213,10 +219,10 @@ func (a *API) part(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if known.id != image.CastID(body) {
+	if known.id != image.CastID(raw) {
 		return noCast()
 	}
-	first := binary.LittleEndian.Uint64(body[len(image.CastID{}):])
+	first := binary.LittleEndian.Uint64(raw[len(image.CastID{}):])
 	if first > known.count {
 		return invalidBody("the version has no chunk %d", first)
 	}
@@ -224,6 +230,6 @@ func (a *API) part(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return fmt.Errorf("make a part: %w", err)
 	}
-	a.captures.tell(func() {})
+	a.captures.tell(op.TaskID, func() {})
 	return writeJSON(w, struct{}{})
 }

@@ -16,28 +16,23 @@ import (
 // followed tells what became of the capture that an operation follows: the id of its version once
 // it is published, or the reason why there will be none.
 func (a *API) followed(ctx context.Context, op tasks.Operation) (version string, err error) {
-	t, err := a.Tasks.Get(ctx, op.TaskID)
-	if err != nil {
+	name, o, found, err := a.Tasks.Of(ctx, op.TaskID, op.From, protocol.OpCapture)
+	switch {
+	case err != nil:
 		return "", err
+	case !found:
+		return "", &protocol.Problem{Code: protocol.CodeNotFound, Title: "task " + op.TaskID + " has no capture to follow"}
 	}
-	for _, run := range t.Runs {
-		for _, o := range run.Operations {
-			if run.MachineID != op.From || o.Kind != protocol.OpCapture {
-				continue
-			}
-			if done := o.Published(); done != "" {
-				var p protocol.PublishResponse
-				err := json.Unmarshal([]byte(done), &p)
-				return p.Version, err
-			}
-			if tasks.Over(o.State) {
-				return "", &protocol.Problem{Code: protocol.CodeConflict, Title: castFailure(run.Machine, o),
-					Hint: "order it again when that is solved; a disk that was written to meanwhile does not boot until then"}
-			}
-			return "", nil
-		}
+	if done := o.Published(); done != "" {
+		var p protocol.PublishResponse
+		err := json.Unmarshal([]byte(done), &p)
+		return p.Version, err
 	}
-	return "", &protocol.Problem{Code: protocol.CodeNotFound, Title: "task " + op.TaskID + " has no capture to follow"}
+	if tasks.Over(o.State) {
+		return "", &protocol.Problem{Code: protocol.CodeConflict, Title: castFailure(name, o),
+			Hint: "order it again when that is solved; a disk that was written to meanwhile does not boot until then"}
+	}
+	return "", nil
 }
 
 func castFailure(machine string, op tasks.Operation) string {
@@ -59,8 +54,14 @@ func (a *API) followCast(w http.ResponseWriter, r *http.Request) error {
 	received(w)
 	end := time.NewTimer(followPatience)
 	defer end.Stop()
+	op, _, err := a.running(r, protocol.OpFollow)
+	if err != nil {
+		return err
+	}
+	next, stop := a.Tasks.Watch(op.TaskID, false)
+	defer stop()
 	for {
-		news, changed := a.captures.news(), a.Tasks.Changed()
+		news, changed := a.captures.news(op.TaskID), next()
 		op, _, err := a.running(r, protocol.OpFollow)
 		if err != nil {
 			return err
@@ -78,7 +79,6 @@ func (a *API) followCast(w http.ResponseWriter, r *http.Request) error {
 		select {
 		case <-news:
 		case <-changed:
-			time.Sleep(200 * time.Millisecond) // machines report each second
 		case <-end.C:
 			return writeJSON(w, now)
 		case <-r.Context().Done():

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -17,6 +16,7 @@ import (
 	"clonecast/internal/image"
 	"clonecast/internal/partition/saved"
 	"clonecast/internal/protocol"
+	"clonecast/internal/quantity"
 	"clonecast/server/tasks"
 
 	"github.com/klauspost/compress/zstd"
@@ -180,6 +180,9 @@ func (f *filter) close() {
 	}
 }
 
+// tableCost is how many times its length a saved table takes when it is parsed and written anew.
+const tableCost = 4
+
 // maxDisk bounds the number of an operation's disk.
 const maxDisk = 64
 
@@ -193,11 +196,15 @@ func (a *API) saveTable(w http.ResponseWriter, r *http.Request) error {
 	if err != nil || disk < 0 || disk >= maxDisk {
 		return invalidBody("disk %q is no number below %d", r.PathValue("disk"), maxDisk)
 	}
-	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, protocol.MaxTable))
+	raw, in, err := body(w, r, protocol.MaxTable)
 	if err != nil {
 		return err
 	}
+	defer in.done()
 	received(w)
+	if err := in.more(quantity.Bytes(tableCost * len(raw))); err != nil {
+		return err
+	}
 	c, err := saved.Parse(raw)
 	if err != nil {
 		return invalidBody("%v", err)

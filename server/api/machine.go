@@ -122,7 +122,7 @@ func (a *API) next(w http.ResponseWriter, r *http.Request) error {
 
 func (a *API) status(w http.ResponseWriter, r *http.Request) error {
 	var st protocol.Status
-	if err := readJSON(w, r, &st); err != nil {
+	if err := readJSONOf(w, r, maxStatusJSON, jsonCost, &st); err != nil {
 		return err
 	}
 	c := callerOf(r.Context())
@@ -143,12 +143,22 @@ func (a *API) logoff(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	c := callerOf(r.Context())
-	if err := a.Tasks.LogOff(r.Context(), c.machine, q); err != nil {
+	kept, err := a.Tasks.LogOff(r.Context(), c.machine, q)
+	if err != nil {
 		return err
+	}
+	if q.Error != "" && !kept && !q.Reported { // nothing was ordered that could bear the error
+		note := a.Now().UTC().Format("2006-01-02 15:04") + ": failed before it had anything to do: " + q.Error
+		if q.Hint != "" {
+			note += "; " + q.Hint
+		}
+		if err := a.Machines.Note(r.Context(), c.machine, note); err != nil {
+			return err
+		}
 	}
 	a.captures.end(c.machine, a.Log)
 	a.recent.forget(c.machine)
-	_, err := a.DB.ExecContext(r.Context(), "DELETE FROM machine_sessions WHERE machine_id = $1", c.machine)
+	_, err = a.DB.ExecContext(r.Context(), "DELETE FROM machine_sessions WHERE machine_id = $1", c.machine)
 	if err != nil {
 		return err
 	}
@@ -188,6 +198,13 @@ func (s *recent) elsewhere(machine, host string, now time.Time) string {
 		return v.host
 	}
 	return ""
+}
+
+// last gives when a machine called last, zero when that is not known.
+func (s *recent) last(machine string) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seen[machine].at
 }
 
 func (s *recent) forget(machine string) {

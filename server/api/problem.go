@@ -63,7 +63,7 @@ func (a *API) problemOf(r *http.Request, err error) *protocol.Problem {
 			Hint: "'clonecast image list' shows what there is"}
 	case errors.Is(err, chunkstore.ErrFull), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		a.Log.Error("the store is full", "path", r.URL.Path, "error", err)
-		return &protocol.Problem{Code: protocol.CodeStoreFull, Title: "the server's disk is full",
+		return &protocol.Problem{Code: protocol.CodeStoreFull, Title: fullTitle(err),
 			Hint: "free space on the server, then start the task again: what was sent already is kept"}
 	case errors.As(err, &invalid), errors.As(err, &missing):
 		a.Log.Error("the store is damaged", "path", r.URL.Path, "error", err)
@@ -77,10 +77,22 @@ func (a *API) problemOf(r *http.Request, err error) *protocol.Problem {
 		Hint: "the server's log says more"}
 }
 
+// fullTitle says that the disk is full, and of the store's reserve where that is the reason.
+func fullTitle(err error) string {
+	var reserve *chunkstore.ReserveError
+	if errors.As(err, &reserve) {
+		return "on the server: " + reserve.Error()
+	}
+	return "the server's disk is full"
+}
+
 func (a *API) problem(w http.ResponseWriter, r *http.Request, err error) {
 	p := a.problemOf(r, err)
 	if p.Code == protocol.CodeUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Bearer")
+	}
+	if p.Code == protocol.CodeBusy {
+		w.Header().Set("Retry-After", retryAfter)
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(statusOf(p.Code))
@@ -89,27 +101,6 @@ func (a *API) problem(w http.ResponseWriter, r *http.Request, err error) {
 
 func invalidBody(format string, args ...any) error {
 	return &protocol.Problem{Code: protocol.CodeInvalid, Title: fmt.Sprintf(format, args...)}
-}
-
-// readJSON reads a body that is one JSON value.
-func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
-	return readJSONOf(w, r, protocol.MaxBody, v)
-}
-
-// readJSONOf reads a body that is one JSON value of at most limit bytes.
-func readJSONOf(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
-	if err := d.Decode(v); err != nil {
-		var tooLong *http.MaxBytesError
-		if errors.As(err, &tooLong) {
-			return err
-		}
-		return invalidBody("the body is not the JSON that %s takes: %v", r.URL.Path, err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return invalidBody("the body goes on after its JSON value")
-	}
-	return nil
 }
 
 func writeJSON(w http.ResponseWriter, v any) error {

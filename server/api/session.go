@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"io"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -46,7 +45,7 @@ func (a *API) joinSession(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var q protocol.SessionJoin
-	if err := readJSONOf(w, r, protocol.MaxSessionJoin, &q); err != nil {
+	if err := readJSONOf(w, r, protocol.MaxSessionJoin, joinCost, &q); err != nil {
 		return err
 	}
 	from, _ := netip.ParseAddrPort(r.RemoteAddr) // only shown
@@ -75,14 +74,15 @@ func (a *API) sessionBlocks(w http.ResponseWriter, r *http.Request) error {
 
 // reportToSession takes a receiver's report where UDP does not bring it.
 func (a *API) reportToSession(w http.ResponseWriter, r *http.Request) error {
-	op, _, err := a.running(r, protocol.OpDeploy)
+	op, _, err := a.running(r, protocol.OpDeploy, protocol.OpFollow)
 	if err != nil {
 		return err
 	}
-	report, err := io.ReadAll(http.MaxBytesReader(w, r.Body, packet.MaxSize))
+	report, in, err := body(w, r, packet.MaxSize)
 	if err != nil {
 		return err
 	}
+	defer in.done()
 	answer, err := a.Sessions.Report(callerOf(r.Context()).machine, op, report)
 	if err != nil {
 		return err

@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -124,6 +125,70 @@ func (r *Registry) List(ctx context.Context) ([]Machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list machines: %w", err)
 	}
+	return collect(rows)
+}
+
+// Get finds a machine by id.
+func (r *Registry) Get(ctx context.Context, id string) (Machine, error) {
+	m, err := scan(r.db.QueryRowContext(ctx, "SELECT "+columns+" FROM machines WHERE id = $1", id))
+	if errors.Is(err, sql.ErrNoRows) {
+		return Machine{}, problem(protocol.CodeNotFound, "'clonecast machine list' shows what there is", "no machine %q", id)
+	}
+	return m, err
+}
+
+// Find finds a machine as people write it: name, id, the beginning of an id, or a MAC. It looks at the machines
+// that may be meant and no others.
+func (r *Registry) Find(ctx context.Context, ref string) (Machine, error) {
+	exact, err := r.some(ctx, "id = $1 OR name = $1", ref)
+	if err != nil {
+		return Machine{}, err
+	}
+	if len(exact) > 0 {
+		return exact[0], nil
+	}
+	found, err := r.some(ctx, "id > $1 AND id < $2", ref, ref+"g") // behind the hex digits
+	if err != nil {
+		return Machine{}, err
+	}
+	cards, err := r.some(ctx, "id IN (SELECT machine_id FROM machine_evidence WHERE kind = $1 AND value = $2)",
+		kindMAC, strings.ToLower(ref))
+	if err != nil {
+		return Machine{}, err
+	}
+	for _, m := range cards { // evidence is also of cards that it had
+		if slices.ContainsFunc(m.Facts.NICs, func(n protocol.NIC) bool { return strings.EqualFold(n.MAC, ref) }) {
+			found = append(found, m)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return Machine{}, problem(protocol.CodeNotFound, "'clonecast machine list' shows what there is", "no machine %q", ref)
+	}
+	var like []string
+	for _, m := range found[:min(len(found), 5)] {
+		like = append(like, m.ID+" ("+m.Name+")")
+	}
+	return Machine{}, problem(protocol.CodeConflict, "use a machine's name or more of its id",
+		"%q means %d machines: %s", ref, len(found), strings.Join(like, ", "))
+}
+
+// maxFound bounds the machines that a few letters may mean.
+const maxFound = 20
+
+// some gives the machines that a condition names, by name.
+func (r *Registry) some(ctx context.Context, where string, args ...any) ([]Machine, error) {
+	rows, err := r.db.QueryContext(ctx, fmt.Sprintf("SELECT %s FROM machines WHERE %s ORDER BY name LIMIT %d",
+		columns, where, maxFound), args...)
+	if err != nil {
+		return nil, fmt.Errorf("find machine: %w", err)
+	}
+	return collect(rows)
+}
+
+func collect(rows *sql.Rows) ([]Machine, error) {
 	defer rows.Close()
 	list := []Machine{}
 	for rows.Next() {
@@ -136,42 +201,14 @@ func (r *Registry) List(ctx context.Context) ([]Machine, error) {
 	return list, rows.Err()
 }
 
-// Get finds a machine by id.
-func (r *Registry) Get(ctx context.Context, id string) (Machine, error) {
-	m, err := scan(r.db.QueryRowContext(ctx, "SELECT "+columns+" FROM machines WHERE id = $1", id))
-	if errors.Is(err, sql.ErrNoRows) {
-		return Machine{}, problem(protocol.CodeNotFound, "'clonecast machine list' shows what there is", "no machine %q", id)
-	}
-	return m, err
-}
-
-// Find finds a machine as people write it: name, id, the beginning of an id, or a MAC.
-func (r *Registry) Find(ctx context.Context, ref string) (Machine, error) {
-	list, err := r.List(ctx)
+// Count tells how many machines there are, and how many of them wait for adoption.
+func (r *Registry) Count(ctx context.Context) (all, pending int, err error) {
+	err = r.db.QueryRowContext(ctx, "SELECT count(*), count(CASE WHEN state = $1 THEN 1 END) FROM machines",
+		protocol.MachinePending).Scan(&all, &pending)
 	if err != nil {
-		return Machine{}, err
+		return 0, 0, fmt.Errorf("count machines: %w", err)
 	}
-	var found []Machine
-	for _, m := range list {
-		if m.ID == ref || m.Name == ref {
-			return m, nil
-		}
-		hit := len(ref) >= 4 && strings.HasPrefix(m.ID, ref)
-		for _, n := range m.Facts.NICs {
-			hit = hit || strings.EqualFold(n.MAC, ref)
-		}
-		if hit {
-			found = append(found, m)
-		}
-	}
-	switch len(found) {
-	case 1:
-		return found[0], nil
-	case 0:
-		return Machine{}, problem(protocol.CodeNotFound, "'clonecast machine list' shows what there is", "no machine %q", ref)
-	}
-	return Machine{}, problem(protocol.CodeConflict, "use a machine's name or whole id",
-		"%q means %d machines", ref, len(found))
+	return all, pending, nil
 }
 
 // History lists what the machine's hardware was, the newest first.

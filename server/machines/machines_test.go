@@ -140,6 +140,15 @@ func code(err error) string {
 	return fmt.Sprint(err)
 }
 
+// shortest is the beginning of an id that another one does not have.
+func shortest(id, other string) string {
+	n := 1
+	for id[:n] == other[:n] {
+		n++
+	}
+	return id[:n]
+}
+
 func TestRegisterAdoptFind(t *testing.T) {
 	r, _ := registry(t)
 	ctx := context.Background()
@@ -159,7 +168,7 @@ func TestRegisterAdoptFind(t *testing.T) {
 	if h, err := r.History(ctx, a.ID); err != nil || len(h) != 2 || h[0].Facts.Disks[0].Serial != "new disk" {
 		t.Errorf("history: %+v, %v", h, err)
 	}
-	for _, ref := range []string{"pc1", a.ID, a.ID[:6], "02:00:00:00:00:01"} {
+	for _, ref := range []string{"pc1", a.ID, a.ID[:6], "02:00:00:00:00:01", shortest(a.ID, b.ID)} {
 		if m, err := r.Find(ctx, ref); err != nil || m.ID != a.ID {
 			t.Errorf("Find(%q) = %s, %v", ref, m.ID, err)
 		}
@@ -172,6 +181,9 @@ func TestRegisterAdoptFind(t *testing.T) {
 		if code(err) != name {
 			t.Errorf("got %v, want code %s", err, name)
 		}
+	}
+	if err := second(r.Find(ctx, "")); code(err) != protocol.CodeConflict || !strings.Contains(err.Error(), a.ID) {
+		t.Errorf("what means both: %v", err)
 	}
 	if err := second(r.Adopt(ctx, b.ID, Adoption{IP: "10.0.0.77"})); code(err) != protocol.CodeConflict {
 		t.Errorf("address given twice: %v", err)

@@ -248,7 +248,8 @@ func (s *session) fetches(machine string) bool {
 }
 
 // states gives the states of an operation by machine, and when one that is at it was last heard of. Nobody
-// waits for a machine that has not come to follow a cast: it can at any time.
+// waits for a machine that has not come to follow a cast: it can at any time. Nor for one of which nothing was
+// heard for too long: it hangs or is off, and comes late if it comes back.
 func (m *Manager) states(
 	ctx context.Context, op protocol.Operation,
 ) (runs map[string]string, heard time.Time, err error) {
@@ -263,6 +264,9 @@ func (m *Manager) states(
 		}
 		its := r.Operations[op.Index]
 		if its.Kind != op.Kind || op.Kind == protocol.OpFollow && its.State == tasks.Queued {
+			continue
+		}
+		if its.Silent && m.Now().Sub(its.Heard) > tasks.AbsentAfter {
 			continue
 		}
 		runs[r.MachineID] = its.State

@@ -170,12 +170,14 @@ func (s *session) machine(
 		return Expected, ""
 	case !joined && s.state() == packet.StateEnded && op.State == tasks.Running:
 		return Unicast, "it did not join before the session ended"
+	case !joined && op.Silent:
+		return Expected, silence(op)
 	case !joined:
 		return Expected, ""
 	}
 	switch r.State {
 	case "vanished":
-		return Expected, "nothing is heard of it"
+		return Expected, silence(op)
 	case packet.StateReceiving.String():
 		if s.state() == packet.StateWaiting {
 			return Waiting, ""
@@ -185,6 +187,14 @@ func (s *session) machine(
 		return Unicast, cmp.Or(r.Reason, "it gave up the session")
 	}
 	return r.State, r.Reason // the others have the same words
+}
+
+// silence says since when nothing is heard of a machine.
+func silence(op tasks.Operation) string {
+	if !op.Silent {
+		return "nothing is heard of it in the session"
+	}
+	return "nothing is heard of it since " + op.Heard.Local().Format(time.TimeOnly)
 }
 
 // Start begins a session that waits, whatever it waits for.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"clonecast/internal/protocol"
 	"clonecast/internal/text"
@@ -16,20 +17,26 @@ import (
 // nothing: anybody on the network can ask. A reboot or power-off that was handed
 // out counts as done.
 func (s *Service) Wants(ctx context.Context, machine string) (bool, error) {
-	list, err := s.Active(ctx, machine)
+	rows, err := s.db.QueryContext(ctx, `SELECT spec, state FROM operations
+		WHERE machine_id = $1 AND state IN ('queued', 'running')`, machine)
 	if err != nil {
-		return false, err
+		return false, fmt.Errorf("tasks of machine %s: %w", machine, err)
 	}
-	for _, t := range list {
-		for _, r := range t.Runs {
-			for _, op := range r.Operations {
-				if r.MachineID == machine && !Over(op.State) && !(op.State == Running && ends(op.Kind)) {
-					return true, nil
-				}
-			}
+	defer rows.Close()
+	for rows.Next() {
+		var spec, state string
+		if err := rows.Scan(&spec, &state); err != nil {
+			return false, fmt.Errorf("tasks of machine %s: %w", machine, err)
+		}
+		var op protocol.Operation
+		if err := json.Unmarshal([]byte(spec), &op); err != nil {
+			return false, fmt.Errorf("specification of an operation: %w", err)
+		}
+		if !(state == Running && ends(op.Kind)) {
+			return true, nil
 		}
 	}
-	return false, nil
+	return false, rows.Err()
 }
 
 // ends tells whether an operation ends the boot that does it.
@@ -39,16 +46,20 @@ func ends(kind string) bool { return kind == protocol.OpReboot || kind == protoc
 // that asks: asking again in the same boot gives the same operation again.
 func (s *Service) Next(ctx context.Context, machine, boot string) (protocol.Operation, error) {
 	next := protocol.Operation{Kind: protocol.OpNone}
+	var touched []string
+	failed := false
 	err := database.Tx(ctx, s.db, func(tx *sql.Tx) error {
 		for {
 			task, found, err := currentRun(tx, machine)
 			if err != nil || !found {
 				return err
 			}
+			touched = append(touched, task)
 			op, found, err := s.advance(tx, task, machine, boot)
 			if err != nil {
 				return err
 			}
+			failed = failed || !found
 			if found {
 				next = op
 				return nil
@@ -58,7 +69,10 @@ func (s *Service) Next(ctx context.Context, machine, boot string) (protocol.Oper
 	if err != nil {
 		return protocol.Operation{}, fmt.Errorf("next operation of machine %s: %w", machine, err)
 	}
-	s.wake()
+	s.wake(touched...)
+	if failed {
+		s.wakeAll()
+	}
 	return next, nil
 }
 
@@ -218,6 +232,9 @@ func (s *Service) Report(ctx context.Context, machine string, st protocol.Status
 		if err != nil {
 			return err
 		}
+		if err := s.noteDisks(tx, machine, op, st); err != nil {
+			return err
+		}
 		switch {
 		case op.State == Cancelled || op.State == Skipped:
 			answer.Cancel = true
@@ -237,6 +254,14 @@ func (s *Service) Report(ctx context.Context, machine string, st protocol.Status
 		return protocol.StatusResponse{}, fmt.Errorf("status of machine %s: %w", machine, err)
 	}
 	s.progress(machine, st)
+	switch st.State {
+	case protocol.StateRunning:
+		s.news.report(st.TaskID)
+	case protocol.StateDone:
+		s.wake(st.TaskID)
+	default:
+		s.wakeAll()
+	}
 	return answer, nil
 }
 
@@ -270,7 +295,6 @@ func (s *Service) progress(machine string, st protocol.Status) {
 		delete(s.live, machine)
 	}
 	s.mu.Unlock()
-	s.wake()
 }
 
 func find(tx *sql.Tx, task, machine string, index int) (Operation, error) {
@@ -303,6 +327,7 @@ func (s *Service) Current(ctx context.Context, machine string) (op Operation, cr
 		return Operation{}, "", false, rows.Err()
 	}
 	op, err = scanOperation(rows, &creator)
+	s.addLive(machine, &op)
 	return op, creator, err == nil, err
 }
 
@@ -320,13 +345,14 @@ func (s *Service) SetPublished(ctx context.Context, machine string, op Operation
 	if err != nil {
 		return fmt.Errorf("record version of task %s: %w", op.TaskID, err)
 	}
-	s.wake()
+	s.wake(op.TaskID)
 	return nil
 }
 
-// LogOff ends a boot. A machine that leaves with an error fails its running operation.
-func (s *Service) LogOff(ctx context.Context, machine string, req protocol.LogoffRequest) error {
-	err := database.Tx(ctx, s.db, func(tx *sql.Tx) error {
+// LogOff ends a boot. A machine that leaves with an error fails its running operation, or the one that waits for
+// it: it never got that far. kept tells whether there was one to keep the error.
+func (s *Service) LogOff(ctx context.Context, machine string, req protocol.LogoffRequest) (kept bool, err error) {
+	err = database.Tx(ctx, s.db, func(tx *sql.Tx) error {
 		task, found, err := currentRun(tx, machine)
 		if err != nil || !found {
 			return err
@@ -337,10 +363,11 @@ func (s *Service) LogOff(ctx context.Context, machine string, req protocol.Logof
 		}
 		for i, op := range list {
 			switch {
-			case op.State != Running:
-			case req.Error != "":
+			case Over(op.State):
+			case req.Error != "" && (op.State == Running || !req.Reported):
+				kept = true
 				return s.fail(tx, machine, op.Operation, req.Error, req.Hint, nil)
-			case ends(op.Kind):
+			case op.State == Running && ends(op.Kind):
 				if err := s.setDone(tx, machine, op.Operation, "", nil); err != nil || i != len(list)-1 {
 					return err
 				}
@@ -350,10 +377,83 @@ func (s *Service) LogOff(ctx context.Context, machine string, req protocol.Logof
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("log off machine %s: %w", machine, err)
+		return false, fmt.Errorf("log off machine %s: %w", machine, err)
 	}
-	s.wake()
+	s.wakeAll()
+	return kept, nil
+}
+
+// Running gives what machines do now, by machine.
+func (s *Service) Running(ctx context.Context) (map[string]Operation, error) {
+	rows, err := s.db.QueryContext(ctx, `SELECT machine_id, spec, state, attempts, boot,
+			published, result, error, hint, notes, started, ended
+		FROM operations WHERE task_id IN (SELECT task_id FROM runs WHERE state = $1) AND state = $1`, Running)
+	if err != nil {
+		return nil, fmt.Errorf("running operations: %w", err)
+	}
+	defer rows.Close()
+	all := map[string]Operation{}
+	for rows.Next() {
+		var machine string
+		op, err := scanOperation(rows, &machine)
+		if err != nil {
+			return nil, fmt.Errorf("running operations: %w", err)
+		}
+		s.addLive(machine, &op)
+		all[machine] = op
+	}
+	return all, rows.Err()
+}
+
+// Of gives a machine's first operation of a kind in a task, and the machine's name.
+func (s *Service) Of(
+	ctx context.Context, task, machine, kind string,
+) (name string, op Operation, found bool, err error) {
+	rows, err := s.db.QueryContext(ctx, `SELECT m.name, o.spec, o.state, o.attempts, o.boot,
+			o.published, o.result, o.error, o.hint, o.notes, o.started, o.ended
+		FROM operations o JOIN machines m ON m.id = o.machine_id
+		WHERE o.task_id = $1 AND o.machine_id = $2 ORDER BY o.position`, task, machine)
+	if err != nil {
+		return "", op, false, fmt.Errorf("operations of task %s: %w", task, err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if op, err = scanOperation(rows, &name); err != nil {
+			return "", op, false, fmt.Errorf("operations of task %s: %w", task, err)
+		}
+		if op.Kind == kind {
+			return name, op, true, nil
+		}
+	}
+	return "", Operation{}, false, rows.Err()
+}
+
+// Abandon fails an operation whose machine was silent for so long that those who wait for it must go on without.
+func (s *Service) Abandon(ctx context.Context, machine, task string, index int, silent time.Duration) error {
+	err := database.Tx(ctx, s.db, func(tx *sql.Tx) error {
+		op, err := find(tx, task, machine, index)
+		if err != nil || op.State != Running || op.published != "" {
+			return err
+		}
+		return s.fail(tx, machine, op.Operation,
+			fmt.Sprintf("nothing was heard of the machine for %v, and others follow it", silent.Round(time.Second)),
+			"does it hang, is it switched off, is its network gone? then order the task again", nil)
+	})
+	if err != nil {
+		return fmt.Errorf("give up machine %s: %w", machine, err)
+	}
+	s.wakeAll()
 	return nil
+}
+
+// CountUnfinished tells how many tasks are not over.
+func (s *Service) CountUnfinished(ctx context.Context) (n int, err error) {
+	err = s.db.QueryRowContext(ctx,
+		"SELECT count(DISTINCT task_id) FROM runs WHERE state IN ('queued', 'running')").Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("count tasks: %w", err)
+	}
+	return n, nil
 }
 
 func encodeNotes(notes []string) string {

@@ -23,6 +23,9 @@ func (s *Service) Get(ctx context.Context, id string) (Task, error) {
 	if len(list) == 0 {
 		return Task{}, problem(protocol.CodeNotFound, "'clonecast task list' shows what there is", "no task %q", id)
 	}
+	if err := s.addUnfinished(ctx, &list[0]); err != nil {
+		return Task{}, fmt.Errorf("read task %s: %w", id, err)
+	}
 	return list[0], nil
 }
 
@@ -118,9 +121,17 @@ func scanOperation(rows *sql.Rows, before ...any) (Operation, error) {
 func (s *Service) addLive(machine string, op *Operation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l, ok := s.live[machine]; ok && op.State == Running && l.task == op.TaskID && l.index == op.Index {
+	if op.State != Running {
+		return
+	}
+	op.Heard = op.Started
+	if s.begun.After(op.Heard) {
+		op.Heard = s.begun
+	}
+	if l, ok := s.live[machine]; ok && l.task == op.TaskID && l.index == op.Index {
 		op.Progress, op.Heard = l.progress, l.heard
 	}
+	op.Silent = op.published == "" && !ends(op.Kind) && s.now().Sub(op.Heard) > SilentAfter
 }
 
 // state sums up runs: running if any runs or waits beside finished ones, failed if any failed.

@@ -32,7 +32,7 @@ func (s *Service) AddRun(ctx context.Context, id, machine string) error {
 		}
 		operations = append(operations, op.Operation)
 	}
-	return s.change(ctx, "add a machine to task "+id, func(tx *sql.Tx) error {
+	return s.change(ctx, id, "add a machine to task "+id, func(tx *sql.Tx) error {
 		var number int64
 		if err := tx.QueryRow("SELECT id FROM tasks WHERE CAST(id AS TEXT) = $1", id).Scan(&number); err != nil {
 			return err
@@ -58,7 +58,7 @@ func (s *Service) CancelRun(ctx context.Context, id, machine string) error {
 	if Over(r.State) {
 		return problem(protocol.CodeConflict, "", "task %s is over on machine %s: %s", id, r.Machine, r.State)
 	}
-	return s.change(ctx, "cancel task "+id+" on machine "+machine,
+	return s.change(ctx, id, "cancel task "+id+" on machine "+machine,
 		func(tx *sql.Tx) error { return s.endRun(tx, id, machine, Cancelled) })
 }
 
@@ -72,7 +72,7 @@ func (s *Service) RetryRun(ctx context.Context, id, machine string) error {
 		return problem(protocol.CodeConflict, "",
 			"task %s has neither failed nor been cancelled on machine %s: %s", id, r.Machine, r.State)
 	}
-	return s.change(ctx, "retry task "+id+" on machine "+machine, func(tx *sql.Tx) error {
+	return s.change(ctx, id, "retry task "+id+" on machine "+machine, func(tx *sql.Tx) error {
 		result, err := tx.Exec(`UPDATE runs SET state = 'queued', ended = 0
 			WHERE CAST(task_id AS TEXT) = $1 AND machine_id = $2 AND state IN ('failed', 'cancelled')
 			AND EXISTS (SELECT 1 FROM machines WHERE id = runs.machine_id AND state = $3)`, id, machine, protocol.MachineAdopted)
@@ -89,11 +89,11 @@ func (s *Service) RetryRun(ctx context.Context, id, machine string) error {
 	})
 }
 
-func (s *Service) change(ctx context.Context, what string, do func(tx *sql.Tx) error) error {
+func (s *Service) change(ctx context.Context, id, what string, do func(tx *sql.Tx) error) error {
 	if err := database.Tx(ctx, s.db, do); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	s.wake()
+	s.wake(id)
 	return nil
 }
 

@@ -43,7 +43,11 @@ const (
 
 // Limits.
 const (
-	MaxAttempts   = 10 // boots that may begin the same operation
+	MaxAttempts = 10 // boots that may begin the same operation
+	// SilentAfter is how long nothing must be heard of a machine at work to call it silent: it reports each second.
+	SilentAfter = 30 * time.Second
+	// AbsentAfter is how long until nobody waits for it any more: it hangs, or is switched off.
+	AbsentAfter   = 5 * time.Minute
 	maxOperations = 32
 	maxMachines   = 2000
 	maxResult     = 256 << 10
@@ -68,6 +72,9 @@ type Run struct {
 	State      string      `json:"state"`
 	Ended      time.Time   `json:"ended,omitzero"`
 	Operations []Operation `json:"operations"`
+
+	// Unfinished are the disks that it has left half written; told of one task, not in lists.
+	Unfinished []UnfinishedDisk `json:"unfinished_disks,omitempty"`
 }
 
 // Operation is one step of a run.
@@ -82,7 +89,8 @@ type Operation struct {
 	Started  time.Time          `json:"started,omitzero"`
 	Ended    time.Time          `json:"ended,omitzero"`
 	Progress *protocol.Progress `json:"progress,omitempty"`
-	Heard    time.Time          `json:"heard,omitzero"` // last report, while running
+	Heard    time.Time          `json:"heard,omitzero"`   // last report, while running
+	Silent   bool               `json:"silent,omitempty"` // running, and no report for SilentAfter
 
 	boot      string
 	published string
@@ -114,28 +122,16 @@ type Service struct {
 	now func() time.Time
 	log *slog.Logger
 
-	mu      sync.Mutex
-	live    map[string]live // by machine
-	changed chan struct{}   // closed at the next change
+	begun time.Time // nothing was heard of anybody before
+
+	mu   sync.Mutex
+	live map[string]live // by machine
+	news news
 }
 
 // NewService makes the service.
 func NewService(db *sql.DB, now func() time.Time, log *slog.Logger) *Service {
-	return &Service{db: db, now: now, log: log, live: map[string]live{}, changed: make(chan struct{})}
-}
-
-// Changed gives a channel that is closed when a task changes or progresses.
-func (s *Service) Changed() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.changed
-}
-
-func (s *Service) wake() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	close(s.changed)
-	s.changed = make(chan struct{})
+	return &Service{db: db, now: now, log: log, begun: now(), live: map[string]live{}}
 }
 
 func problem(code, hint, format string, a ...any) error {
@@ -178,7 +174,7 @@ func (s *Service) Create(ctx context.Context, n New) (Task, error) {
 	if err != nil {
 		return Task{}, fmt.Errorf("create task: %w", err)
 	}
-	s.wake()
+	s.wake(fmt.Sprint(id))
 	return s.Get(ctx, fmt.Sprint(id))
 }
 
@@ -233,7 +229,7 @@ func (s *Service) Cancel(ctx context.Context, id string) (Task, error) {
 	if err != nil {
 		return Task{}, fmt.Errorf("cancel task %s: %w", id, err)
 	}
-	s.wake()
+	s.wake(id)
 	return s.Get(ctx, id)
 }
 

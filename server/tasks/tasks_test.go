@@ -107,12 +107,25 @@ func TestWholeTask(t *testing.T) {
 	if again := next(t, s, "a", "boot1", protocol.OpDeploy); !reflect.DeepEqual(again, op) {
 		t.Errorf("asked again: %+v, want %+v", again, op)
 	}
-	changed := s.Changed()
+	next1, stop1 := s.Watch(task.ID, true)
+	states, stop2 := s.Watch(task.ID, false)
+	other, stop3 := s.Watch("999", true)
+	defer stop1()
+	defer stop2()
+	defer stop3()
+	changed, quiet1, quiet2 := next1(), states(), other()
 	report(t, s, "a", op, Running)
 	select {
 	case <-changed:
 	default:
 		t.Error("nobody was told of the progress")
+	}
+	for who, c := range map[string]<-chan struct{}{"who waits for states": quiet1, "who watches another task": quiet2} {
+		select {
+		case <-c:
+			t.Errorf("%s was woken by a report of progress", who)
+		default:
+		}
 	}
 	run := expect(t, s, task.ID, Running, Running, Queued, Queued, Queued).Runs[0]
 	if p := run.Operations[0].Progress; p == nil || p.Done != 5 {
@@ -123,7 +136,7 @@ func TestWholeTask(t *testing.T) {
 	wants(t, s, "a", true)
 	next(t, s, "a", "boot1", protocol.OpPoweroff)
 	wants(t, s, "a", false) // it is off already, as far as a boot decision goes
-	if err := s.LogOff(ctx, "a", protocol.LogoffRequest{Reason: "poweroff"}); err != nil {
+	if _, err := s.LogOff(ctx, "a", protocol.LogoffRequest{Reason: "poweroff"}); err != nil {
 		t.Fatal(err)
 	}
 	done := expect(t, s, task.ID, Running, Done, Done, Queued, Queued).Runs[0]
@@ -175,7 +188,7 @@ func TestLogOffWithErrorFails(t *testing.T) {
 	s, _ := service(t, "a")
 	task := order(t, s, []string{"a"}, deploy)
 	next(t, s, "a", "boot1", protocol.OpDeploy)
-	if err := s.LogOff(ctx, "a", protocol.LogoffRequest{Reason: "failure", Error: "no disk"}); err != nil {
+	if _, err := s.LogOff(ctx, "a", protocol.LogoffRequest{Reason: "failure", Error: "no disk"}); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, s, task.ID, Failed, Failed)

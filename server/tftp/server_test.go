@@ -2,7 +2,6 @@ package tftp
 
 import (
 	"bytes"
-	"clonecast/internal/await"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -18,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"clonecast/internal/await"
 )
 
 // content gives n bytes that no two blocks share.

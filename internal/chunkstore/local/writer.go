@@ -67,8 +67,7 @@ func (w *packWriter) stage() error {
 			return err
 		}
 		if free < int64(reserve)+int64(s.opts.PackSize) {
-			return fmt.Errorf("%w: %v are free, %v of them are kept in reserve",
-				chunkstore.ErrFull, quantity.Bytes(free), reserve)
+			return &chunkstore.ReserveError{Free: quantity.Bytes(free), Reserve: reserve, Pack: s.opts.PackSize}
 		}
 	}
 	name := newPackName()

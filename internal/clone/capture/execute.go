@@ -16,7 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// Sink takes a capture.
+// Sink takes a capture. Its methods may be called concurrently.
 type Sink interface {
 	// Missing tells for each chunk whether it must be sent.
 	Missing(ctx context.Context, ids []chunk.ID) ([]bool, error)

@@ -15,13 +15,14 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// pipeline is one pass of a capture over the disk. Batches go through four stages that
+// pipeline is one pass of a capture over the disk. Batches go through five stages that
 // run side by side, each keeping the disk's order:
 //
 //	read     the bytes of neighbouring chunks; hash them; ask which the store lacks
 //	collect  the lacking ones into frames, the rest is dropped
 //	encode   the frames
-//	store    them
+//	send     them to the store, two at a time
+//	account  what became of them, and tell followers
 //
 // What cannot be read becomes zero, so that the whole disk is read and all that is wrong
 // with it is known at once; the capture then fails unless the operator wants the zeroes.
@@ -50,6 +51,7 @@ type batch struct {
 	read      int
 	entries   []chunk.Entry
 	frame     []byte
+	stored    int64 // bytes that the frame added to the store
 	ready     chan struct{}
 	announced []chunk.ID // what followers are told once the frame is stored
 }
@@ -75,11 +77,11 @@ func (s *pipeline) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	groups, frames := make(chan *batch), make(chan *batch)
 	g.Go(func() error { return s.split(ctx, groups) })
-	read := inOrder(ctx, g, groups, func() (func(*batch) error, error) {
+	read := inOrder(ctx, g, groups, clone.Workers(), func() (func(*batch) error, error) {
 		return func(b *batch) error { return s.prepare(ctx, b) }, nil
 	})
 	g.Go(func() error { return s.collect(ctx, read, frames) })
-	encoded := inOrder(ctx, g, frames, func() (func(*batch) error, error) {
+	encoded := inOrder(ctx, g, frames, clone.Workers(), func() (func(*batch) error, error) {
 		enc, err := chunk.NewEncoder(s.means.Level)
 		return func(b *batch) error {
 			if b.frame = b.frame[:0]; len(b.entries) > 0 {
@@ -88,14 +90,17 @@ func (s *pipeline) run(ctx context.Context) error {
 			return nil
 		}, err
 	})
-	g.Go(func() error { return s.store(ctx, encoded) })
+	sent := inOrder(ctx, g, encoded, uploads, func() (func(*batch) error, error) {
+		return func(b *batch) error { return s.send(ctx, b) }, nil
+	})
+	g.Go(func() error { return s.account(ctx, sent) })
 	return g.Wait()
 }
 
 // inOrder processes the batches that come in with parallel workers, which newWorker makes, and
 // hands them on in the order in which they came.
 func inOrder(
-	ctx context.Context, g *errgroup.Group, in <-chan *batch, newWorker func() (func(*batch) error, error),
+	ctx context.Context, g *errgroup.Group, in <-chan *batch, workers int, newWorker func() (func(*batch) error, error),
 ) <-chan *batch {
 	work, order, out := make(chan *batch), make(chan *batch, 2*clone.Workers()+2), make(chan *batch)
 	g.Go(func() error {
@@ -110,7 +115,7 @@ func inOrder(
 		}
 		return nil
 	})
-	for range clone.Workers() {
+	for range workers {
 		g.Go(func() error {
 			do, err := newWorker()
 			if err != nil {
@@ -272,16 +277,26 @@ func (b *batch) take(other *batch) {
 	other.buf = slices.Delete(other.buf, 0, length)
 }
 
-// store puts the frames into the store.
-func (s *pipeline) store(ctx context.Context, frames <-chan *batch) error {
-	for b := range frames {
-		if len(b.frame) > 0 {
-			stored, err := s.means.Sink.PutFrame(ctx, b.frame)
-			if err != nil {
-				return fmt.Errorf("store chunks: %w", err)
-			}
-			s.result.Stored += quantity.Bytes(stored)
-		}
+// uploads is how many frames are on their way to the store at once: while one is answered, which takes a round trip
+// and a write, the next one goes out.
+const uploads = 2
+
+// send puts a batch's frame into the store.
+func (s *pipeline) send(ctx context.Context, b *batch) (err error) {
+	b.stored = 0
+	if len(b.frame) == 0 {
+		return nil
+	}
+	if b.stored, err = s.means.Sink.PutFrame(ctx, b.frame); err != nil {
+		return fmt.Errorf("store chunks: %w", err)
+	}
+	return nil
+}
+
+// account adds up what was stored, and tells followers of it in the disk's order.
+func (s *pipeline) account(ctx context.Context, sent <-chan *batch) error {
+	for b := range sent {
+		s.result.Stored += quantity.Bytes(b.stored)
 		if len(b.announced) > 0 {
 			if err := s.means.Followers.Stored(ctx, b.announced); err != nil {
 				return fmt.Errorf("tell followers: %w", err)

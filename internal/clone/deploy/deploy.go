@@ -95,6 +95,9 @@ type Means struct {
 	// without a table. Disks count from 0. Nil when nobody wants it.
 	SaveTable func(ctx context.Context, disk int, c saved.Copy) error
 
+	// Begin, if not nil, is told of a disk before the first byte of it is written. An error ends the deploy.
+	Begin func(ctx context.Context, disk int) error
+
 	// Grower makes those file systems larger that Execute cannot; without one they stay.
 	Grower Grower
 
@@ -115,6 +118,7 @@ type Result struct {
 	Verified quantity.Bytes // bytes read back
 	Trimmed  quantity.Bytes // free bytes that the disk was told of
 	Grown    []Grown        // the partitions that were to grow
+	Whole    bool           // the disk holds the version, what comes after that may have failed
 }
 
 // Add adds the figures of another disk.

@@ -22,7 +22,13 @@ func Execute(ctx context.Context, p *Plan, disks []Disk, m Means) ([]Result, err
 	verified := &counter{phase: clone.PhaseVerify, total: p.lacking(), tell: m.Progress}
 	for i := range p.Disks {
 		plan := &p.Disks[i]
-		e.disks = append(e.disks, &writing{number: i, plan: plan, target: disks[i].Target, means: m,
+		begin := sync.OnceValue(func() error {
+			if m.Begin == nil {
+				return nil
+			}
+			return m.Begin(ctx, i)
+		})
+		e.disks = append(e.disks, &writing{number: i, plan: plan, target: disks[i].Target, means: m, begin: begin,
 			written: e.written, verified: verified,
 			result: Result{Compared: plan.Compared, Kept: plan.Kept, Differ: plan.Differ,
 				Grown: slices.Clone(plan.Growth)}})
@@ -50,7 +56,8 @@ type writing struct {
 	plan   *DiskPlan
 	target Target
 	means  Means
-	heads  heads // first chunks that wait for the end
+	heads  heads        // first chunks that wait for the end
+	begin  func() error // before the first write
 
 	written, verified *counter // of all disks
 
@@ -179,6 +186,9 @@ func (w *writing) trim(ctx context.Context) error {
 					return err
 				}
 				n := min(e.Length, trimLongest)
+				if err := w.begin(); err != nil {
+					return err
+				}
 				err := w.target.Trim(e.Start, n)
 				if errors.Is(err, errors.ErrUnsupported) {
 					return nil
@@ -247,7 +257,11 @@ func (w *writing) finish(s Step) error {
 	if err := w.target.DropCache(); err != nil {
 		return err
 	}
-	return w.check(s.Patches)
+	if err := w.check(s.Patches); err != nil {
+		return err
+	}
+	w.result.Whole = true
+	return nil
 }
 
 // putHeads writes the first chunks that were withheld, from the firmware or from everybody, and reads
@@ -314,6 +328,9 @@ func (w *writing) writeChanged(b, now []byte, off quantity.Bytes) error {
 
 // writeAt is the only place that writes to the target.
 func (w *writing) writeAt(b []byte, off quantity.Bytes) error {
+	if err := w.begin(); err != nil {
+		return err
+	}
 	n, err := w.target.WriteAt(b, int64(off))
 	if err == nil && n < len(b) {
 		err = io.ErrShortWrite

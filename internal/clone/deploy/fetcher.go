@@ -46,7 +46,7 @@ func (f *fetcher) group(ctx context.Context, group []clone.Piece) error {
 	if err != nil || len(ids) == 0 {
 		return err
 	}
-	if err := f.ask(ctx, group, ids); err != nil {
+	if err := f.get(ctx, ids); err != nil {
 		return err
 	}
 	return f.came()
@@ -79,23 +79,14 @@ func (f *fetcher) came() error {
 	return nil
 }
 
-// ask gets verified chunks and writes them.
-func (f *fetcher) ask(ctx context.Context, group []clone.Piece, ids []chunk.ID) error {
+// get gets verified chunks and writes them.
+func (f *fetcher) get(ctx context.Context, ids []chunk.ID) error {
 	s := f.means.Source
-	switch {
-	case s.Plain != nil:
-		return s.Plain(ctx, ids, func(h chunk.FrameHeader, plain []byte) error {
-			f.fetched(h.Size())
-			return f.chunks(h, plain)
-		})
-	case s.Deltas != nil && f.plan.Regions[group[0].Region].update():
+	if s.Plain == nil {
 		return f.deltas(ctx, ids)
 	}
-	return s.Frames(ctx, ids, func(frame []byte) error {
-		h, plain, err := f.decode(frame)
-		if err != nil {
-			return err
-		}
+	return s.Plain(ctx, ids, func(h chunk.FrameHeader, plain []byte) error {
+		f.fetched(h.Size())
 		return f.chunks(h, plain)
 	})
 }

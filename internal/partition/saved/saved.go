@@ -27,6 +27,7 @@ const (
 	MaxBoot   = quantity.MiB // of a boot area
 	MaxBinary = 64 << 20     // of the JSON
 	maxAreas  = 2048
+	maxCommas = 4*maxAreas + 2*maxText + 1024 + 16 // also those in texts
 	maxArea   = quantity.MiB
 	maxSize   = 1 << 56 // of the disk
 	maxText   = 256
@@ -148,6 +149,11 @@ func Parse(b []byte) (Copy, error) {
 	var c Copy
 	if len(b) > MaxBinary {
 		return Copy{}, fmt.Errorf("saved table of %d bytes, at most %d are read", len(b), MaxBinary)
+	}
+	// Every item of a list and every field has a comma behind it, or is the last one: many in few bytes would take
+	// much more memory than the text has bytes.
+	if n := bytes.Count(b, []byte(",")); n > maxCommas {
+		return Copy{}, fmt.Errorf("saved table: %d areas and fields, that is too many", n)
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
