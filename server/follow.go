@@ -21,13 +21,13 @@ func dhcpConfig(o Options, address netip.Prefix) (dhcp.Config, error) {
 		Mode: o.DHCP, Address: address, Programs: netboot.DefaultPrograms(),
 		HTTP: "http://" + net.JoinHostPort(address.Addr().String(), fmt.Sprint(o.HTTPPort)),
 	}
-	own := dhcp.Subnet{Prefix: address.Masked()}
+	own, given := dhcp.Subnet{Prefix: address.Masked()}, o.First.IsValid()
 	for _, n := range o.Networks {
 		switch {
 		case o.DHCP != dhcp.Full:
 			config.Networks = append(config.Networks, n.Prefix)
 		case n.Prefix == own.Prefix:
-			own = n
+			own, given = n, true
 		default:
 			config.Subnets = append(config.Subnets, n)
 		}
@@ -41,7 +41,9 @@ func dhcpConfig(o Options, address netip.Prefix) (dhcp.Config, error) {
 	case o.First.IsValid():
 		own.First, own.Last = o.First, o.Last
 	}
-	config.Subnets = append(config.Subnets, own)
+	if given { // otherwise the PCs of the interface's network get their addresses elsewhere
+		config.Subnets = append(config.Subnets, own)
+	}
 	if err := config.Validate(); err != nil {
 		return config, &Problem{err, fmt.Sprintf("the server's address is %s on %s", address, o.Interface)}
 	}

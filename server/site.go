@@ -39,7 +39,11 @@ func (s *Server) rangeSummary() string {
 	}
 	text := "DHCP (ports 67 and 4011) hands out:"
 	for _, n := range config.Subnets {
-		text += fmt.Sprintf("\n    %s to %s in %s", n.First, n.Last, n.Prefix)
+		if n.First.IsValid() {
+			text += fmt.Sprintf("\n    %s to %s in %s", n.First, n.Last, n.Prefix)
+		} else {
+			text += fmt.Sprintf("\n    reserved addresses only in %s", n.Prefix)
+		}
 	}
 	return text
 }

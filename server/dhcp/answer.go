@@ -28,6 +28,9 @@ func (h *Handler) full(q request, now time.Time, e *Event) (*dhcpv4.DHCPv4, erro
 	switch q.kind {
 	case dhcpv4.MessageTypeDiscover:
 		ip, ok := p.offer(q.mac, q.wish, now)
+		if !ok && len(p.slots) == 0 {
+			return nil, fmt.Errorf("no addresses in %s but reserved ones: it has no range", p.subnet.Prefix)
+		}
 		if !ok {
 			return nil, errExhausted
 		}
