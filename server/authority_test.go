@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-func at(text string) time.Time {
+func day(text string) time.Time {
 	t, err := time.Parse(time.DateOnly, text)
 	if err != nil {
 		panic(err)
@@ -46,14 +46,14 @@ func trusted(pem []byte, c *x509.Certificate, now time.Time) error {
 // The first start while the clock is wrong, and what comes when it is set: PCs trust the server all the same.
 func TestFirstStartWithWrongClock(t *testing.T) {
 	for _, wrong := range []string{"1970-01-02", "2000-01-01", "2026-12-02", "2040-06-01"} {
-		dir, right := t.TempDir(), at("2027-03-04")
+		dir, right := t.TempDir(), day("2027-03-04")
 		var said bytes.Buffer
-		list, err := openAuthorities(dir, at(wrong), slog.New(slog.NewTextHandler(&said, nil)))
+		list, err := openAuthorities(dir, day(wrong), slog.New(slog.NewTextHandler(&said, nil)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		leafAt(t, dir, list, at(wrong))
-		if warned := strings.Contains(said.String(), "clock is wrong"); warned != at(wrong).Before(earliest) {
+		leafAt(t, dir, list, day(wrong))
+		if warned := strings.Contains(said.String(), "clock is wrong"); warned != day(wrong).Before(earliest) {
 			t.Errorf("%s: the log says %q", wrong, &said)
 		}
 		again, err := openAuthorities(dir, right, quiet())
@@ -78,7 +78,7 @@ func TestFirstStartWithWrongClock(t *testing.T) {
 // An authority that is not valid is found at the start, with the way out; the way leads out.
 func TestAuthorityNotValid(t *testing.T) {
 	dir := t.TempDir()
-	old, err := createAuthority(dir, 2, at("2030-01-01")) // a successor is not valid before it was made
+	old, err := createAuthority(dir, 2, day("2030-01-01")) // a successor is not valid before it was made
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,25 +90,25 @@ func TestAuthorityNotValid(t *testing.T) {
 		}
 	}
 	for now, want := range map[string]string{"2028-01-01": "not yet valid", "2045-01-01": "no longer valid"} {
-		_, err := openAuthorities(dir, at(now), quiet())
+		_, err := openAuthorities(dir, day(now), quiet())
 		var p *Problem
 		if !errors.As(err, &p) || !strings.Contains(err.Error(), want) ||
 			!strings.Contains(p.Hint(), "clonecast ca renew --data "+dir) {
 			t.Fatalf("at %s: %v", now, err)
 		}
 	}
-	made, err := RenewAuthority(dir, at("2045-01-01"))
+	made, err := RenewAuthority(dir, day("2045-01-01"))
 	if err != nil || made.State != "signs" {
 		t.Fatalf("renewed: %+v, %v", made, err)
 	}
-	list, err := openAuthorities(dir, at("2045-01-02"), quiet())
+	list, err := openAuthorities(dir, day("2045-01-02"), quiet())
 	if err != nil || len(list) != 1 || list[0].certificate.Equal(old.certificate) {
 		t.Errorf("after the renewal: %d authorities, %v", len(list), err)
 	}
-	if err := trusted(list.pem(), leafAt(t, dir, list, at("2045-01-02")), at("2045-01-02")); err != nil {
+	if err := trusted(list.pem(), leafAt(t, dir, list, day("2045-01-02")), day("2045-01-02")); err != nil {
 		t.Error(err)
 	}
-	if _, err := RenewAuthority(dir, at("2001-01-01")); err == nil {
+	if _, err := RenewAuthority(dir, day("2001-01-01")); err == nil {
 		t.Error("renewed though the clock is wrong")
 	}
 }
@@ -119,7 +119,7 @@ func TestAuthorityIsRenewed(t *testing.T) {
 	dir := t.TempDir()
 	built := map[time.Time][]byte{} // what appliances trust, by when they were built
 	signers := map[string]bool{}
-	for now := at("2027-01-01"); now.Before(at("2060-01-01")); now = now.AddDate(0, 2, 0) {
+	for now := day("2027-01-01"); now.Before(day("2060-01-01")); now = now.AddDate(0, 2, 0) {
 		list, err := openAuthorities(dir, now, quiet())
 		if err != nil {
 			t.Fatalf("%v: %v", now, err)
@@ -149,12 +149,12 @@ func TestAuthorityIsRenewed(t *testing.T) {
 // A certificate that was made while the clock was ahead is made anew when it is set back.
 func TestLeafOfTheFuture(t *testing.T) {
 	dir := t.TempDir()
-	list, err := openAuthorities(dir, at("2027-01-01"), quiet())
+	list, err := openAuthorities(dir, day("2027-01-01"), quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
-	leafAt(t, dir, list, at("2029-01-01"))
-	if c := leafAt(t, dir, list, at("2027-01-02")); trusted(list.pem(), c, at("2027-01-02")) != nil {
+	leafAt(t, dir, list, day("2029-01-01"))
+	if c := leafAt(t, dir, list, day("2027-01-02")); trusted(list.pem(), c, day("2027-01-02")) != nil {
 		t.Errorf("the certificate begins %v", c.NotBefore)
 	}
 }

@@ -25,7 +25,7 @@ const (
 	leafLife    = 365 * 24 * time.Hour
 	leafRenewal = 60 * 24 * time.Hour // before the end
 	backdate    = 48 * time.Hour
-	recheck     = time.Minute // of addresses
+	lookAgain   = time.Minute // at the addresses
 )
 
 func writeKey(path string, key *ecdsa.PrivateKey) error {
@@ -53,7 +53,7 @@ func (l *leaf) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now()
-	if l.current != nil && now.Sub(l.checked) < recheck {
+	if l.current != nil && now.Sub(l.checked) < lookAgain {
 		return l.current, nil
 	}
 	l.checked = now
@@ -82,6 +82,13 @@ func (l *leaf) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	}
 	l.current = &pair
 	return l.current, nil
+}
+
+// recheck has the addresses looked at again with the next connection.
+func (l *leaf) recheck() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.checked = time.Time{}
 }
 
 func (l *leaf) fits(c *x509.Certificate, addresses []netip.Addr, now time.Time) bool {

@@ -2,9 +2,8 @@ package server
 
 import (
 	"context"
-	"crypto/rand"
-	"sync"
-	"time"
+	"errors"
+	"net/netip"
 
 	"clonecast/internal/bootparam"
 	"clonecast/internal/protocol"
@@ -13,34 +12,16 @@ import (
 	"clonecast/server/tasks"
 )
 
-// A PC that is sent into the appliance this often within loopWindow and never registers
-// goes to its local disk: an appliance that does not work on some hardware must not
-// keep the PC in a loop.
-const (
-	maxBoots   = 4
-	loopWindow = 30 * time.Minute
-	maxBooters = 4096 // MACs that are remembered
-)
-
-// decider decides what PCs boot. Asking changes nothing but the counters above.
+// decider decides what PCs boot. Asking changes nothing of the machines.
 type decider struct {
 	server *Server
 	tasks  *tasks.Service
-	now    func() time.Time
-
-	mu    sync.Mutex
-	boots map[string]boots // by MAC
-}
-
-type boots struct {
-	count int
-	since time.Time
+	boots  *boots
 }
 
 // Decide is asked for every PC that boots from the network.
 func (d *decider) Decide(ctx context.Context, c httpboot.Client) (httpboot.Decision, error) {
-	evidence := machines.Evidence{UUID: c.UUID, Serial: c.Serial, MACs: []string{c.MAC}}
-	m, known, err := d.server.machines.Identify(ctx, evidence)
+	m, known, err := d.identify(ctx, c)
 	if err != nil {
 		return httpboot.Decision{}, err
 	}
@@ -62,13 +43,42 @@ func (d *decider) Decide(ctx context.Context, c httpboot.Client) (httpboot.Decis
 	if !ok {
 		return localDisk("the server has no appliance: starting from the local disk"), nil
 	}
-	if !d.count(c.MAC) {
+	token, ok := d.boots.begin(c)
+	if !ok {
 		return localDisk("the appliance did not register after several starts: starting from the local disk"), nil
 	}
 	return httpboot.Decision{
 		Action: httpboot.Appliance, Class: appliance.Class, Args: appliance.CommandLine, Reason: reason,
-		Params: bootparam.Params{Server: d.server.URL(), Token: rand.Text(), MAC: c.MAC},
+		Params: bootparam.Params{Server: d.server.urlAt(c.Server), Token: token, MAC: c.MAC},
 	}, nil
+}
+
+// Sent is told of boot files that were sent.
+func (d *decider) Sent(token, name string, to netip.Addr) { d.boots.sent(token, name, to) }
+
+// identify finds the machine that asks: by what is known of it, with its UUID in either byte order, or because it has
+// said exactly the same before it registered the last time.
+func (d *decider) identify(ctx context.Context, c httpboot.Client) (machines.Machine, bool, error) {
+	uuids := []string{c.UUID}
+	if swapped := swapUUID(c.UUID); swapped != c.UUID {
+		uuids = append(uuids, swapped)
+	}
+	for _, uuid := range uuids {
+		m, known, err := d.server.machines.Identify(ctx,
+			machines.Evidence{UUID: uuid, Serial: c.Serial, MACs: []string{c.MAC}})
+		if err != nil || known {
+			return m, known, err
+		}
+	}
+	id, ok := d.boots.machine(c)
+	if !ok {
+		return machines.Machine{}, false, nil
+	}
+	m, err := d.server.machines.Get(ctx, id)
+	if problem := new(protocol.Problem); errors.As(err, &problem) && problem.Code == protocol.CodeNotFound {
+		return machines.Machine{}, false, nil // it was removed
+	}
+	return m, err == nil, err
 }
 
 func localDisk(reason string) httpboot.Decision {
@@ -93,33 +103,4 @@ func (d *decider) appliance(m machines.Machine) (Appliance, bool) {
 func (d *decider) diskRule(m machines.Machine) string {
 	a, _ := d.appliance(m)
 	return a.Disk
-}
-
-// count tells whether a PC may boot the appliance once more.
-func (d *decider) count(mac string) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	now := d.now()
-	b := d.boots[mac]
-	if now.Sub(b.since) > loopWindow {
-		b = boots{since: now}
-	}
-	if b.count >= maxBoots {
-		return false
-	}
-	if d.boots == nil || len(d.boots) >= maxBooters { // a flood of invented MACs costs only the memory of loops
-		d.boots = map[string]boots{}
-	}
-	b.count++
-	d.boots[mac] = b
-	return true
-}
-
-// seen forgets the boots of a PC whose appliance registered.
-func (d *decider) seen(macs []string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, mac := range macs[:min(len(macs), 64)] {
-		delete(d.boots, mac)
-	}
 }

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -18,31 +19,49 @@ import (
 	"clonecast/internal/protocol"
 	"clonecast/server/database"
 	"clonecast/server/dhcp"
+	"clonecast/server/link"
 )
 
-// addressOf gives the IPv4 address of an interface with its network.
-func addressOf(name string) (netip.Prefix, error) {
-	iface, err := net.InterfaceByName(name)
-	if err != nil {
-		return netip.Prefix{}, &Problem{fmt.Errorf("no network interface %q", name),
-			"this computer has: " + strings.Join(append(interfaceNames(), "lo"), ", ")}
+// addressesOf gives an interface that has an IPv4 address.
+func addressesOf(name string) (link.State, error) {
+	at, err := link.Read(name)
+	switch {
+	case err != nil:
+		return at, err
+	case at.Index == 0:
+		return at, &Problem{fmt.Errorf("no network interface %q", name),
+			"this computer has: " + strings.Join(append(interfaceNames(), "lo"), ", ") +
+				"; if it comes later, give --wait"}
+	case len(at.Addresses) == 0:
+		return at, &Problem{fmt.Errorf("interface %s has no IPv4 address", name),
+			"give it a fixed one, for example: ip address add 10.99.0.1/24 dev " + name +
+				"; if it gets one later, give --wait"}
 	}
-	list, err := iface.Addrs()
-	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("addresses of %s: %w", name, err)
-	}
-	for _, a := range list {
-		p, err := netip.ParsePrefix(a.String())
-		if err == nil && p.Addr().Is4() && !p.Addr().IsLinkLocalUnicast() {
-			return p, nil
-		}
-	}
-	return netip.Prefix{}, &Problem{fmt.Errorf("interface %s has no IPv4 address", name),
-		"give it a fixed one, for example: ip address add 10.99.0.1/24 dev " + name}
+	return at, nil
 }
 
-// addressesOf gives all addresses under which PCs may reach the server.
-func addressesOf(name string) ([]netip.Addr, error) {
+// Wait waits until an interface is there and has an IPv4 address.
+func Wait(ctx context.Context, name string, log *slog.Logger) error {
+	at, err := link.Read(name)
+	if err != nil || len(at.Addresses) > 0 {
+		return err
+	}
+	log.Warn("waiting until the interface has an IPv4 address", "interface", name)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	link.Follow(ctx, name, link.State{}, log, func(now link.State) {
+		if at = now; len(now.Addresses) > 0 {
+			cancel()
+		}
+	})
+	if len(at.Addresses) == 0 {
+		return ctx.Err()
+	}
+	return nil
+}
+
+// allAddresses gives the addresses of both families under which PCs may reach the server.
+func allAddresses(name string) ([]netip.Addr, error) {
 	iface, err := net.InterfaceByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("interface %s: %w", name, err)
@@ -56,6 +75,9 @@ func addressesOf(name string) ([]netip.Addr, error) {
 		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
 			addresses = append(addresses, p.Addr())
 		}
+	}
+	if len(addresses) == 0 {
+		return nil, fmt.Errorf("interface %s has no address", name)
 	}
 	return addresses, nil
 }

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"syscall"
 
-	"clonecast/internal/netboot"
 	"clonecast/internal/quantity"
 	"clonecast/internal/sockopt"
 	"clonecast/server/dhcp"
@@ -30,11 +29,12 @@ const (
 // Preflight finds what would stop a server of these options later: its address, the range of addresses that it
 // is to hand out, its ports. Everything stays as it was.
 func Preflight(ctx context.Context, o Options) error {
-	address, err := addressOf(o.Interface)
+	at, err := addressesOf(o.Interface)
 	if err != nil {
 		return err
 	}
-	if err := checkRange(o, address); err != nil {
+	address := at.Address()
+	if _, err := dhcpConfig(o, address); err != nil {
 		return err
 	}
 	for _, port := range []int{o.HTTPSPort, o.HTTPPort} {
@@ -60,22 +60,6 @@ func Preflight(ctx context.Context, o Options) error {
 	return nil
 }
 
-// checkRange finds out whether the DHCP side will take the range.
-func checkRange(o Options, address netip.Prefix) error {
-	if o.DHCP != dhcp.Full {
-		return nil
-	}
-	err := dhcp.Config{
-		Mode: o.DHCP, Address: address, HTTP: "http://" + address.Addr().String(), Programs: netboot.DefaultPrograms(),
-		Subnets: []dhcp.Subnet{{Prefix: address.Masked(), First: o.First, Last: o.Last}},
-	}.Validate()
-	if err == nil {
-		return nil
-	}
-	return &Problem{fmt.Errorf("--dhcp-range on %s: %w", o.Interface, err),
-		"the range must lie in the network of the interface" + exampleRange(address)}
-}
-
 // exampleRange names a range that a network has room for.
 func exampleRange(p netip.Prefix) string {
 	if !p.Addr().Is4() || p.Bits() > 24 {
@@ -84,7 +68,7 @@ func exampleRange(p netip.Prefix) string {
 	b := p.Masked().Addr().As4()
 	first, last := b, b
 	first[3], last[3] = 100, 200
-	return fmt.Sprintf(", for example %s-%s", netip.AddrFrom4(first), netip.AddrFrom4(last))
+	return fmt.Sprintf(": for example %s-%s", netip.AddrFrom4(first), netip.AddrFrom4(last))
 }
 
 // probe binds a port and lets it go.

@@ -24,7 +24,7 @@ func TestServesAsQuerier(t *testing.T) {
 	defer data.Close()
 	r := serve(t, data, dhcp.Off)
 	defer r.stop()
-	if r.querier == nil {
+	if _, running := r.querier.get(); !running {
 		t.Fatal("the server is no querier")
 	}
 	ifi, err := net.InterfaceByName("pc1")

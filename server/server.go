@@ -21,6 +21,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,6 +34,8 @@ import (
 	"clonecast/server/api"
 	"clonecast/server/dhcp"
 	"clonecast/server/httpboot"
+	"clonecast/server/link"
+	"clonecast/server/listen"
 	"clonecast/server/machines"
 	"clonecast/server/radv"
 	"clonecast/server/sessions"
@@ -51,9 +55,11 @@ type Appliance struct {
 type Options struct {
 	Interface   string
 	DHCP        dhcp.Mode
-	First, Last netip.Addr // of the dynamic range, DHCP mode full
-	HTTPPort    int
-	HTTPSPort   int
+	First, Last netip.Addr // of the dynamic range of the interface's network, DHCP mode full
+	// Networks are further networks, behind relays, and what their PCs are told; that of the interface may be among them.
+	Networks  []dhcp.Subnet
+	HTTPPort  int
+	HTTPSPort int
 	// MulticastRate is how many bytes per second multicast sessions may put on the wire together;
 	// 0: as fast as the interface.
 	MulticastRate float64
@@ -66,31 +72,36 @@ type Options struct {
 type Server struct {
 	opts     Options
 	data     *Data
-	address  netip.Prefix
+	at       atomic.Pointer[link.State] // of the interface when it last had an address
 	api      *api.API
 	machines *machines.Registry
 	sessions *sessions.Manager
 	https    *http.Server
+	tls      *tls.Config
 	local    *http.Server
 	boot     *httpboot.Server
 	tftp     *tftp.Server
 	dhcp     *dhcp.Server
-	radv     *radv.Server
-	querier  *querier.Server // or nil
+	leaf     *leaf
+	radv     *bound[*radv.Server]
+	querier  currentQuerier
+	reopen   bool // DHCP could not be opened on the interface as it is
 	reserved dhcp.ReservationTable
 	files    bootFiles
 	closers  []func() error
 
-	httpsListener, localListener net.Listener
+	httpListener, httpsListener *listen.Listener
+	localListener               net.Listener
 }
 
 // Open binds every port. After an error nothing stays bound.
 func Open(ctx context.Context, data *Data, o Options) (s *Server, err error) {
-	address, err := addressOf(o.Interface)
+	at, err := addressesOf(o.Interface)
 	if err != nil {
 		return nil, err
 	}
-	s = &Server{opts: o, data: data, address: address}
+	s = &Server{opts: o, data: data}
+	s.at.Store(&at)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -99,12 +110,12 @@ func Open(ctx context.Context, data *Data, o Options) (s *Server, err error) {
 	}()
 	s.machines = machines.New(data.DB, time.Now, o.Log, s.reserve)
 	orders := tasks.NewService(data.DB, time.Now, o.Log)
-	decider := &decider{server: s, tasks: orders, now: time.Now}
+	decider := &decider{server: s, tasks: orders, boots: newBoots(time.Now)}
 	s.reserve()
 	s.openSessions(ctx, orders)
 	s.api = api.New(api.Config{
 		DB: data.DB, Machines: s.machines, Tasks: orders, Sessions: s.sessions, Store: data.Store, Log: o.Log,
-		Now: time.Now, Status: s.status, Build: o.Build, Seen: decider.seen, DiskRule: decider.diskRule,
+		Now: time.Now, Status: s.status, Build: o.Build, Seen: decider.boots.registered, DiskRule: decider.diskRule,
 	})
 	s.closers = append(s.closers, s.api.Close)
 	if s.files, err = openBootFiles(o.Appliances); err != nil {
@@ -122,50 +133,54 @@ func Open(ctx context.Context, data *Data, o Options) (s *Server, err error) {
 
 // openSessions prepares for multicast, with a querier where that is allowed.
 func (s *Server) openSessions(ctx context.Context, orders *tasks.Service) {
-	config := sessions.Config{
-		Orders: orders, Store: s.data.Store, Interface: s.opts.Interface, MaxRate: s.opts.MulticastRate,
-		Log: s.opts.Log, Now: time.Now,
-	}
-	q, err := querier.Open(ctx, s.opts.Interface, s.address.Addr(), s.opts.Log)
-	if err != nil {
+	s.querier = currentQuerier{newBound(func(ctx context.Context) (*querier.Server, error) {
+		return querier.Open(ctx, s.opts.Interface, s.address().Addr(), s.opts.Log)
+	}, func(err error) {
 		s.opts.Log.Warn("switches with IGMP snooping may drop multicast: this computer cannot stand in for a querier",
 			"error", err)
-	} else {
-		s.querier, config.Querier = q, q
-		s.closers = append(s.closers, closed(q.Close))
-	}
-	s.sessions = sessions.New(config)
+	})}
+	s.querier.start(ctx)
+	s.closers = append(s.closers, closed(s.querier.Close))
+	s.sessions = sessions.New(sessions.Config{
+		Orders: orders, Store: s.data.Store, Interface: s.opts.Interface, MaxRate: s.opts.MulticastRate,
+		Log: s.opts.Log, Now: time.Now, Querier: s.querier,
+	})
 	s.closers = append(s.closers, s.sessions.Close)
 }
 
-func (s *Server) ip() string { return s.address.Addr().String() }
+// address is the one that PCs are told, with its network.
+func (s *Server) address() netip.Prefix { return s.at.Load().Address() }
+
+func (s *Server) ip() string { return s.address().Addr().String() }
 
 func (s *Server) hostPort(port int) string { return net.JoinHostPort(s.ip(), fmt.Sprint(port)) }
 
 // URL is where machines and admins reach the API.
 func (s *Server) URL() string { return "https://" + s.hostPort(s.opts.HTTPSPort) }
 
+// urlAt is URL for a PC that has reached the server at an address.
+func (s *Server) urlAt(address netip.Addr) string {
+	if !slices.Contains(s.at.Load().IPs(), address) {
+		return s.URL()
+	}
+	return "https://" + net.JoinHostPort(address.String(), fmt.Sprint(s.opts.HTTPSPort))
+}
+
 func (s *Server) openHTTPS(ctx context.Context) error {
-	var config net.ListenConfig
-	l, err := config.Listen(ctx, "tcp", s.hostPort(s.opts.HTTPSPort))
+	l, err := listen.Open(ctx, s.at.Load().IPs(), s.opts.HTTPSPort)
 	if err != nil {
 		return explainPort("tcp", s.opts.HTTPSPort, fmt.Errorf("listen for HTTPS: %w", err))
 	}
-	if s.opts.HTTPSPort == 0 { // tests take any
-		s.opts.HTTPSPort = l.Addr().(*net.TCPAddr).Port
-	}
+	s.opts.HTTPSPort = l.Port() // tests take any
 	s.closers = append(s.closers, closed(l.Close))
-	addresses := func() ([]netip.Addr, error) { return addressesOf(s.opts.Interface) }
-	certificates := &leaf{authorities: s.data.authorities, directory: s.data.Directory, addresses: addresses,
-		now: time.Now}
-	if _, err := certificates.get(nil); err != nil {
+	addresses := func() ([]netip.Addr, error) { return allAddresses(s.opts.Interface) }
+	s.leaf = &leaf{authorities: s.data.authorities, directory: s.data.Directory, addresses: addresses, now: time.Now}
+	if _, err := s.leaf.get(nil); err != nil {
 		return err
 	}
-	tlsConfig := &tls.Config{
-		MinVersion: tls.VersionTLS13, GetCertificate: certificates.get, NextProtos: []string{"http/1.1"},
-	}
-	s.https = s.api.NewServer(tlsConfig, false)
-	s.httpsListener = tls.NewListener(l, tlsConfig)
+	s.httpsListener = l
+	s.tls = &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: s.leaf.get, NextProtos: []string{"http/1.1"}}
+	s.https = s.api.NewServer(s.tls, false)
 	return nil
 }
 
@@ -198,27 +213,24 @@ func (s *Server) openBoot(ctx context.Context, d httpboot.Decider) error {
 	if err != nil {
 		return err
 	}
-	if s.boot, err = httpboot.Open(ctx, s.hostPort(s.opts.HTTPPort), handler, s.opts.Log); err != nil {
-		return explainPort("tcp", s.opts.HTTPPort, err)
+	if s.httpListener, err = listen.Open(ctx, s.at.Load().IPs(), s.opts.HTTPPort); err != nil {
+		return explainPort("tcp", s.opts.HTTPPort, fmt.Errorf("listen for HTTP boot: %w", err))
 	}
+	s.opts.HTTPPort = s.httpListener.Port()
+	s.boot = httpboot.New(s.httpListener, handler, s.opts.Log)
 	s.closers = append(s.closers, closed(s.boot.Close))
-	if s.opts.HTTPPort == 0 {
-		s.opts.HTTPPort = s.boot.Addr().(*net.TCPAddr).Port
+	if err := s.writeSiteLines(); err != nil {
+		return err
 	}
 	if s.opts.DHCP == dhcp.Off {
 		return s.openTFTP(ctx, programs) // the site's DHCP server may point here
-	}
-	config := dhcp.Config{
-		Mode: s.opts.DHCP, Address: s.address,
-		HTTP: "http://" + s.hostPort(s.opts.HTTPPort), Programs: netboot.DefaultPrograms(),
 	}
 	if s.opts.DHCP == dhcp.Full {
 		if err := otherServer(ctx, s.opts.Interface); err != nil {
 			return err
 		}
-		config.Subnets = []dhcp.Subnet{{Prefix: s.address.Masked(), First: s.opts.First, Last: s.opts.Last}}
 	}
-	h, err := dhcp.NewHandler(config, &s.reserved, &leases{db: s.data.DB}, time.Now())
+	h, err := s.dhcpHandler()
 	if err != nil {
 		return err
 	}
@@ -226,22 +238,31 @@ func (s *Server) openBoot(ctx context.Context, d httpboot.Decider) error {
 		return explainPort("udp", dhcp.ServerPort, explainPort("udp", dhcp.PXEPort, err))
 	}
 	s.closers = append(s.closers, closed(s.dhcp.Close))
-	if s.radv, err = radv.Open(ctx, s.opts.Interface, s.opts.Log); err != nil {
-		s.opts.Log.Warn("PCs will search for an IPv6 router for some seconds", "error", err)
-		s.radv = nil
-	} else {
-		s.closers = append(s.closers, closed(s.radv.Close))
-	}
+	s.radv = newBound(func(ctx context.Context) (*radv.Server, error) {
+		return radv.Open(ctx, s.opts.Interface, s.opts.Log)
+	}, func(err error) { s.opts.Log.Warn("PCs will search for an IPv6 router for some seconds", "error", err) })
+	s.radv.start(ctx)
+	s.closers = append(s.closers, closed(s.radv.Close))
 	return s.openTFTP(ctx, programs)
 }
 
 func (s *Server) openTFTP(ctx context.Context, programs map[string][]byte) (err error) {
-	if s.tftp, err = tftp.Open(ctx, tftp.Config{Address: s.hostPort(69), Files: programs, Log: s.opts.Log}); err != nil {
-		return explainPort("udp", 69, err)
+	config := tftp.Config{
+		Address: s.hostPort(tftpPort), Files: programs, Log: s.opts.Log, Script: func(at netip.Addr) []byte {
+			return httpboot.Chain("http://" + net.JoinHostPort(at.String(), fmt.Sprint(s.opts.HTTPPort)))
+		},
+	}
+	if s.tftp, err = tftp.Open(ctx, config); err != nil {
+		return explainPort("udp", tftpPort, err)
 	}
 	s.closers = append(s.closers, closed(s.tftp.Close))
+	if err := s.tftp.Follow(ctx, s.at.Load().IPs()); err != nil {
+		return explainPort("udp", tftpPort, err)
+	}
 	return nil
 }
+
+const tftpPort = 69
 
 // closed lets a part be closed that its server closed already.
 func closed(f func() error) func() error {
@@ -256,7 +277,9 @@ func closed(f func() error) func() error {
 // Serve answers until ctx ends. What machines were doing goes on when the server is back.
 func (s *Server) Serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for server, listener := range map[*http.Server]net.Listener{s.https: s.httpsListener, s.local: s.localListener} {
+	for server, listener := range map[*http.Server]net.Listener{
+		s.https: tls.NewListener(s.httpsListener, s.tls), s.local: s.localListener,
+	} {
 		group.Go(func() error {
 			stop := context.AfterFunc(ctx, func() { shutdown(server) })
 			defer stop()
@@ -272,11 +295,13 @@ func (s *Server) Serve(ctx context.Context) error {
 		group.Go(func() error { return s.dhcp.Serve(ctx) })
 	}
 	if s.radv != nil {
-		group.Go(func() error { return s.radv.Serve(ctx) })
+		group.Go(func() error { return s.radv.serve(ctx) })
 	}
-	if s.querier != nil {
-		group.Go(func() error { return s.querier.Serve(ctx) })
-	}
+	group.Go(func() error { return s.querier.serve(ctx) })
+	group.Go(func() error {
+		link.Follow(ctx, s.opts.Interface, *s.at.Load(), s.opts.Log, func(now link.State) { s.follow(ctx, now) })
+		return nil
+	})
 	group.Go(func() error { return s.collect(ctx, time.Hour, 24*time.Hour) })
 	return group.Wait()
 }
@@ -428,10 +453,9 @@ func explainPort(network string, port int, err error) error {
 // Describe says in plain words where the server listens and what to do next.
 func (s *Server) Describe() string {
 	boot := map[dhcp.Mode]string{
-		dhcp.Off: "DHCP is off: point the network's DHCP server at " + s.ip() +
-			", boot file undionly.kpxe (BIOS) or snponly.efi (UEFI)",
+		dhcp.Off:   s.siteSummary(),
 		dhcp.Proxy: "PCs that boot from the network are answered beside the network's own DHCP server (ports 67 and 4011)",
-		dhcp.Full:  fmt.Sprintf("DHCP hands out %s to %s (ports 67 and 4011)", s.opts.First, s.opts.Last),
+		dhcp.Full:  s.rangeSummary(),
 	}[s.opts.DHCP]
 	where := ""
 	if s.data.Directory != DefaultDirectory {
@@ -449,5 +473,5 @@ what to do next, on this computer:
      clonecast machine adopt ID --name pc1%[6]s
   3. clonecast task run capture --machine pc1 --image first%[6]s
      and boot the PC again
-`, s.opts.Interface, s.address, s.URL(), s.hostPort(s.opts.HTTPPort), boot, where)
+`, s.opts.Interface, s.address(), s.URL(), s.hostPort(s.opts.HTTPPort), boot, where)
 }

@@ -93,7 +93,12 @@ type running struct {
 
 func serve(t *testing.T, data *Data, mode dhcp.Mode) *running {
 	t.Helper()
-	s, err := Open(context.Background(), data, options(t, mode))
+	return serveWith(t, data, options(t, mode))
+}
+
+func serveWith(t *testing.T, data *Data, o Options) *running {
+	t.Helper()
+	s, err := Open(context.Background(), data, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,8 +202,9 @@ func TestBootDecisions(t *testing.T) {
 		UUID: uuid, NICs: []protocol.NIC{{MAC: mac, Booted: true}},
 		Disks: []protocol.Disk{{Serial: "D1", Bytes: 1 << 30}},
 	}
+	bootToken := ""
 	register := func() (m protocol.RegisterResponse) {
-		request := protocol.RegisterRequest{Version: protocol.Version, Facts: facts}
+		request := protocol.RegisterRequest{Version: protocol.Version, Facts: facts, BootToken: bootToken}
 		call(t, https, "POST", r.URL()+protocol.PathRegister, "", request, &m)
 		return m
 	}
@@ -251,11 +257,69 @@ func TestBootDecisions(t *testing.T) {
 		protocol.Status{TaskID: op.TaskID, State: "failed", Error: "no disk"}, &struct{}{})
 	r.expectBoot("task failed", mac, uuid, false)
 
-	// An appliance that never gets as far as registering is not loaded for ever.
-	for range maxBoots {
-		r.expectBoot("new PC", "02:00:00:00:00:09", "", true)
+	// An appliance that never gets as far as registering is not loaded for ever. Who only asks does not count.
+	const loop = "02:00:00:00:00:09"
+	for range 3 * maxBoots {
+		r.expectBoot("asked", loop, "", true)
 	}
-	r.expectBoot("new PC in a loop", "02:00:00:00:00:09", "", false)
+	token := ""
+	for range maxBoots {
+		token = r.load(loop, "")
+	}
+	r.expectBoot("new PC in a loop", loop, "", false)
+
+	// Linux shows another MAC and has the UUID in the other order: the boot is known by its token.
+	facts = protocol.Facts{
+		UUID: "33221100-5544-7766-8899-aabbccddeeff", Serial: "S9",
+		NICs:  []protocol.NIC{{MAC: "02:00:00:00:00:99", Booted: true}},
+		Disks: []protocol.Disk{{Serial: "D9", Bytes: 1 << 30}},
+	}
+	bootToken = token
+	https = pinned(data.CA())
+	laptop := register()
+	r.expectBoot("it registered and is pending", loop, "", false)
+	call(t, overSocket(data.Socket()), "POST", "http://x/api/v1/machines/"+laptop.MachineID+"/adopt", "",
+		map[string]string{"name": "laptop"}, &machines.Machine{})
+	for range 2 * maxBoots {
+		r.expectBoot("adopted, no task", loop, "", false)
+	}
+	order.Machines = []string{"laptop"}
+	call(t, overSocket(data.Socket()), "POST", "http://x/api/v1/tasks", "", order, &ordered)
+	for range 2 * maxBoots {
+		bootToken = r.load(loop, "")
+		register()
+	}
+	r.expectBoot("a PC with a task is led into the appliance every time", loop, "", true)
+	r.expectBoot("by the MAC that Linux shows", "02:00:00:00:00:99", "00112233-4455-6677-8899-aabbccddeeff", true)
+	call(t, overSocket(data.Socket()), "DELETE", "http://x/api/v1/machines/"+laptop.MachineID, "", nil, &struct{}{})
+	r.expectBoot("removed: it is new", loop, "", true)
+}
+
+// load is a PC that boots the appliance; it gives the boot's token.
+func (r *running) load(mac, uuid string) (token string) {
+	r.t.Helper()
+	script := r.boot(mac, uuid)
+	_, after, _ := strings.Cut(script, "clonecast.token=")
+	token, _, ok := strings.Cut(after, " ")
+	if !ok {
+		r.t.Fatalf("no token in\n%s", script)
+	}
+	for line := range strings.Lines(script) {
+		for _, word := range strings.Fields(line) {
+			if !strings.Contains(word, netboot.FilesPath) {
+				continue
+			}
+			response, err := http.Get(word)
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			if _, err := io.Copy(io.Discard, response.Body); err != nil || response.StatusCode != 200 {
+				r.t.Fatalf("%s: %v, %v", word, response.Status, err)
+			}
+			response.Body.Close()
+		}
+	}
+	return token
 }
 
 func TestFirstStart(t *testing.T) {

@@ -8,10 +8,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
+	"reflect"
 
 	"clonecast/builder"
 	"clonecast/server"
@@ -26,6 +25,8 @@ type serveOptions struct {
 	data          string
 	mode          string
 	dhcpRange     string
+	networks      []string
+	wait          bool
 	classes       []string
 	appliance     string
 	httpPort      int
@@ -45,7 +46,15 @@ func newServeCmd() *cobra.Command {
 the data directory: certificates, signing key, database, store, admin password (shown once) and the appliance.
 
 DHCP modes: proxy works beside the network's DHCP server and hands out no addresses; full is for a network
-that has none; off leaves network boot to the site's DHCP server.
+that has none; off leaves network boot to the site's DHCP server, which has to be told of clonecast: the start
+says how, and DIR/dhcp/ has the lines for dnsmasq, ISC dhcpd and Kea.
+
+--network names a network behind a relay, or the server's own, and what its PCs are told; it may be given again:
+  10.98.0.0/24,range=10.98.0.100-10.98.0.200,router=10.98.0.1,dns=10.98.0.53,domain=lab.example,lease=8h
+All but the network may be left out; router, dns and ntp may be repeated. Without a router PCs behind a relay are
+told the relay. Mode proxy needs it only for networks of public addresses, and only the network itself.
+
+The server follows its interface: another address, a second one, the interface made anew, the cable pulled.
 
 PCs with Secure Boot on do not start the boot programs, which Microsoft did not sign: switch it off in the firmware
 of a PC for the time of its network boots.
@@ -53,8 +62,8 @@ of a PC for the time of its network boots.
 ` + exitHelp,
 		Args: words(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.mode == string(dhcp.Full) && o.dhcpRange == "" {
-				return usage(cmd, errors.New("--dhcp full needs --dhcp-range"))
+			if o.mode == string(dhcp.Full) && o.dhcpRange == "" && len(o.networks) == 0 {
+				return usage(cmd, errors.New("--dhcp full needs --dhcp-range or --network"))
 			}
 			return runServe(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -64,6 +73,8 @@ of a PC for the time of its network boots.
 	f.StringVar(&o.data, "data", server.DefaultDirectory, "data `DIR`")
 	f.StringVar(&o.mode, "dhcp", string(dhcp.Proxy), "`off|proxy|full`")
 	f.StringVar(&o.dhcpRange, "dhcp-range", "", "addresses to hand out in mode full, `FIRST-LAST`")
+	f.StringArrayVar(&o.networks, "network", nil, "further `NETWORK` whose PCs are served, as above")
+	f.BoolVar(&o.wait, "wait", false, "wait for an interface or address that comes later, instead of ending")
 	f.StringSliceVar(&o.classes, "class", []string{"generic-pc"},
 		"hardware `CLASS` or file.yaml; may be given again, the first is the default")
 	f.StringVar(&o.appliance, "appliance", "", "`DIR` that 'clonecast build' made, instead of building one")
@@ -83,6 +94,11 @@ func runServe(ctx context.Context, o serveOptions, stdout, stderr io.Writer) err
 	opts, err := o.server(stderr)
 	if err != nil {
 		return err
+	}
+	if o.wait {
+		if err := server.Wait(ctx, o.iface, opts.Log); err != nil {
+			return err
+		}
 	}
 	if err := checkInterface(o.iface); err != nil {
 		return err
@@ -148,16 +164,22 @@ func (o serveOptions) server(stderr io.Writer) (server.Options, error) {
 	default:
 		return opts, withCode(exitUsage, fmt.Errorf("--dhcp %q is none of off, proxy, full", o.mode), "")
 	}
+	for _, text := range o.networks {
+		n, err := dhcp.ParseSubnet(text)
+		if err != nil {
+			return opts, withCode(exitUsage, fmt.Errorf("--network: %w", err), "")
+		}
+		if opts.DHCP != dhcp.Full && !reflect.DeepEqual(n, dhcp.Subnet{Prefix: n.Prefix}) {
+			return opts, withCode(exitUsage, fmt.Errorf("--network %s: --dhcp %s hands out no addresses", n.Prefix, o.mode),
+				"give the network alone")
+		}
+		opts.Networks = append(opts.Networks, n)
+	}
 	if o.dhcpRange == "" {
 		return opts, nil
 	}
-	first, last, _ := strings.Cut(o.dhcpRange, "-")
-	var err1, err2 error
-	opts.First, err1 = netip.ParseAddr(strings.TrimSpace(first))
-	opts.Last, err2 = netip.ParseAddr(strings.TrimSpace(last))
-	if err1 != nil || err2 != nil {
-		return opts, withCode(exitUsage,
-			fmt.Errorf("--dhcp-range %q is not of the form 10.99.0.100-10.99.0.200", o.dhcpRange), "")
+	if opts.First, opts.Last, err = dhcp.ParseRange(o.dhcpRange); err != nil {
+		return opts, withCode(exitUsage, fmt.Errorf("--dhcp-range %w", err), "")
 	}
 	return opts, nil
 }

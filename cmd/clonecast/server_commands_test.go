@@ -67,7 +67,7 @@ func newRoom(t *testing.T) *room {
 		DB: db, Store: store, Log: log, Now: time.Now,
 		Machines: machines.New(db, time.Now, log, func() {}), Tasks: orders, Sessions: manager,
 		Status:   func() api.Status { return api.Status{} },
-		Seen:     func([]string) {},
+		Seen:     func(_, _ string) {},
 		DiskRule: func(machines.Machine) string { return "" },
 	})
 	l, err := net.Listen("unix", filepath.Join(dir, server.SocketName))

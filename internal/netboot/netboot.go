@@ -115,14 +115,14 @@ func (k Kind) String() string {
 type Client struct {
 	Kind Kind
 	Arch Arch
-	IPXE bool // iPXE itself asks: it wants the script
+	IPXE bool // iPXE that can load by HTTP asks: it wants the script
 }
 
 // ParseVendorClass reads option 60, "PXEClient:Arch:00007:UNDI:003016". A class
 // without a readable Arch is a BIOS client, as ROMs from before RFC 4578 are.
 // Any other class gives Kind NoBoot.
 func ParseVendorClass(class string) (Kind, Arch) {
-	words := strings.Split(class, ":")
+	words := strings.Split(strings.TrimRight(class, "\x00"), ":") // some ROMs send a C string
 	var kind Kind
 	switch words[0] {
 	case "PXEClient":
@@ -140,5 +140,79 @@ func ParseVendorClass(class string) (Kind, Arch) {
 	return kind, BIOS
 }
 
-// IPXEUserClass is what iPXE sends as option 77.
-const IPXEUserClass = "iPXE"
+// ipxeUserClass is what iPXE sends as option 77.
+const ipxeUserClass = "iPXE"
+
+// Codes within option 175, iPXE's own (its source, features.h).
+const (
+	ipxeHTTP = 19 // it can load by HTTP
+	padCode  = 0
+	endCode  = 255
+)
+
+// IsIPXE tells from options 77 and 175 whether the client is an iPXE that can carry out the server's script. Builds in
+// the ROMs of network cards and virtual PCs leave out what their makers had no room for, HTTP among it: such a one is
+// firmware like any other. What iPXE can do stands in option 175; one that was cut away on the way says nothing.
+func IsIPXE(userClass, features []byte) bool {
+	if !hasUserClass(userClass) {
+		return false
+	}
+	http, readable := feature(features, ipxeHTTP)
+	return http || !readable
+}
+
+// hasUserClass looks for iPXE's word: bare, as it sends it, or as RFC 3004 has it, a list of words with their lengths.
+func hasUserClass(b []byte) bool {
+	if string(b) == ipxeUserClass || string(b) == ipxeUserClass+"\x00" {
+		return true
+	}
+	for len(b) > 0 && int(b[0]) < len(b) {
+		if string(b[1:1+b[0]]) == ipxeUserClass {
+			return true
+		}
+		b = b[1+b[0]:]
+	}
+	return false
+}
+
+// feature reads a flag of option 175; readable is false for an option that is empty or damaged.
+func feature(b []byte, code byte) (set, readable bool) {
+	readable = len(b) > 0
+	for len(b) > 0 && b[0] != endCode {
+		if b[0] == padCode {
+			b = b[1:]
+			continue
+		}
+		if len(b) < 2 || int(b[1]) > len(b)-2 {
+			return set, false
+		}
+		value := b[2 : 2+b[1]]
+		if b[0] == code {
+			set = len(value) > 0 && value[len(value)-1] != 0
+		}
+		b = b[2+len(value):]
+	}
+	return set, readable
+}
+
+// BootItem gives the choice of a PXE menu that stands in option 43, sub-option 71 (PXE specification 2.1 §2.4.5): four
+// bytes, which server and layer. The boot server's answer has to name it again.
+func BootItem(vendor []byte) []byte {
+	for len(vendor) > 0 && vendor[0] != endCode {
+		if vendor[0] == padCode {
+			vendor = vendor[1:]
+			continue
+		}
+		if len(vendor) < 2 || int(vendor[1]) > len(vendor)-2 {
+			return nil
+		}
+		value := vendor[2 : 2+vendor[1]]
+		if vendor[0] == bootItemCode && len(value) == 4 {
+			return value
+		}
+		vendor = vendor[2+len(value):]
+	}
+	return nil
+}
+
+const bootItemCode = 71

@@ -36,7 +36,7 @@ func newAPI(t testing.TB, path string, store chunkstore.Store) *API {
 	t.Cleanup(func() { manager.Close() })
 	return New(Config{
 		DB: db, Machines: machines.New(db, time.Now, log, func() {}), Tasks: orders, Sessions: manager, Store: store,
-		Log: log, Now: time.Now, Status: func() Status { return Status{Build: "test"} }, Seen: func([]string) {},
+		Log: log, Now: time.Now, Status: func() Status { return Status{Build: "test"} }, Seen: func(_, _ string) {},
 		DiskRule: func(machines.Machine) string { return "" },
 	})
 }

@@ -45,8 +45,8 @@ type Config struct {
 	Build    string        // of this program
 	// DiskRule gives the rule of the appliance that a machine will boot.
 	DiskRule func(machines.Machine) string
-	// Seen is told of every register call, with the MACs that the machine has.
-	Seen func(macs []string)
+	// Seen is told of every register call: which boot became which machine. The token is anybody's text.
+	Seen func(bootToken, machineID string)
 }
 
 // API answers requests. Close it after the HTTP server ended.

@@ -9,7 +9,6 @@ import (
 	"clonecast/internal/protocol"
 	"clonecast/internal/text"
 	"clonecast/server/database"
-	"clonecast/server/machines"
 )
 
 // How often a pending machine registers again, and how long it waits before it boots its own disk, in seconds.
@@ -61,7 +60,7 @@ func (a *API) register(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	a.Seen(machines.EvidenceOf(q.Facts).MACs)
+	a.Seen(q.BootToken, m.ID)
 	answer := protocol.RegisterResponse{MachineID: m.ID, State: m.State, Name: m.Name}
 	if m.State == protocol.MachinePending {
 		answer.PollSeconds, answer.WaitSeconds = pollSeconds, waitSeconds

@@ -59,8 +59,9 @@ type Config struct {
 	Subnets []Subnet // Full: the networks that get addresses
 
 	// Networks lists further networks whose relays and clients are answered;
-	// those of Address and Subnets always are. Nobody else gets a reply, so a
-	// forged sender cannot point the server at a stranger.
+	// those of Address and Subnets always are, and in mode Proxy private
+	// addresses. Nobody else gets a reply, so a forged sender cannot point the
+	// server at a stranger.
 	Networks []netip.Prefix
 }
 
@@ -74,6 +75,9 @@ type Subnet struct {
 	Domain      string
 	LeaseTime   time.Duration // 0: one hour
 }
+
+// maxLease keeps a mistyped lease time from binding addresses for ever.
+const maxLease = 365 * 24 * time.Hour
 
 // MaxRange is the largest dynamic range of a subnet.
 const MaxRange = 1 << 14
@@ -113,8 +117,8 @@ func (s Subnet) validate() error {
 	switch {
 	case !s.Prefix.IsValid() || !s.Prefix.Addr().Is4() || s.Prefix.Bits() > 30:
 		return errors.New("not an IPv4 network of at least four addresses")
-	case s.LeaseTime < 0 || s.LeaseTime > 0 && s.LeaseTime < time.Minute:
-		return fmt.Errorf("lease time %s is below a minute", s.LeaseTime)
+	case s.LeaseTime < 0 || s.LeaseTime > 0 && s.LeaseTime < time.Minute || s.LeaseTime > maxLease:
+		return fmt.Errorf("lease time %s is not between a minute and a year", s.LeaseTime)
 	case len(s.Routers) > 8 || len(s.DNS) > 8 || len(s.NTP) > 8 || len(s.Domain) > 253:
 		return errors.New("more routers, name servers or letters than a packet carries")
 	case !s.First.IsValid() && !s.Last.IsValid():

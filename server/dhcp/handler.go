@@ -1,6 +1,7 @@
 package dhcp
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -20,6 +21,7 @@ type Packet struct {
 type Reply struct {
 	Data []byte
 	To   netip.AddrPort
+	Port uint16 // ServerPort or PXEPort: from where it is sent
 }
 
 // Handler decides what to answer. It holds the lease table and no sockets.
@@ -85,15 +87,19 @@ func (h *Handler) Handle(now time.Time, p Packet) (reply *Reply, event Event) {
 		return nil, Event{Time: now, From: p.From, Err: err}
 	}
 	event = q.event(now, p.From)
+	self := h.config.Address.Addr()
+	if h.config.Mode != Off && p.Port != PXEPort && q.discovery() {
+		p.Port = PXEPort // the client hears nobody else
+	}
 	var answer *dhcpv4.DHCPv4
 	switch {
 	case h.config.Mode == Off:
 	case p.Port == PXEPort:
-		answer = h.bootServer(q)
-	case q.kind == dhcpv4.MessageTypeRequest && q.server.IsValid() && q.server != h.config.Address.Addr():
-		h.lost(q, now)
+		answer, event.Err = h.bootServer(q)
+	case q.kind == dhcpv4.MessageTypeRequest && q.server.IsValid() && q.server != self && q.server != q.asked:
+		event.Err = h.lost(q, now)
 	case h.config.Mode == Proxy:
-		answer = h.proxy(q)
+		answer, event.Err = h.proxy(q)
 	default:
 		answer, event.Err = h.full(q, now, &event)
 	}
@@ -107,7 +113,16 @@ func (h *Handler) Handle(now time.Time, p Packet) (reply *Reply, event Event) {
 	}
 	event.Answer = answer.MessageType().String()
 	event.BootFile = answer.BootFileName
-	return &Reply{Data: answer.ToBytes(), To: to}, event
+	return &Reply{Data: encode(answer, q.room()), To: to, Port: p.Port}, event
+}
+
+// room is how large an answer may be. What a client says below the least that everybody takes is a mistake.
+func (q request) room() int {
+	size, err := q.packet.MaxMessageSize()
+	if err != nil {
+		return minRoom
+	}
+	return min(max(int(size)-28, minRoom), maxPacket-28) // headers of IP and UDP count
 }
 
 // destination tells where an answer goes (RFC 2131 §4.1). Only relays and
@@ -126,13 +141,17 @@ func (h *Handler) destination(q request, answer *dhcpv4.DHCPv4, p Packet) (netip
 		return to, nil
 	}
 	if !h.ours(to.Addr()) {
-		return to, fmt.Errorf("no answer to %s: not in a configured network", to.Addr())
+		return to, fmt.Errorf("no answer to %s: it is in no network that is configured (--network)", to.Addr())
 	}
 	return to, nil
 }
 
-// ours tells whether ip is a host of a network that we answer.
+// ours tells whether ip is a host of a network that we answer. Beside another DHCP server relays and clients at private
+// addresses always are: they lie within the site, and the site's DHCP server knows its networks, not we.
 func (h *Handler) ours(ip netip.Addr) bool {
+	if h.config.Mode == Proxy && (ip.IsPrivate() || shared.Contains(ip)) && !h.broadcast(ip) {
+		return true
+	}
 	for _, n := range h.networks {
 		if n.Contains(ip) && ip != h.config.Address.Addr() && (Subnet{Prefix: n}).usable(ip) {
 			return true
@@ -141,8 +160,25 @@ func (h *Handler) ours(ip netip.Addr) bool {
 	return false
 }
 
+// broadcast tells whether ip stands for all hosts of a network that we know, or for ourselves.
+func (h *Handler) broadcast(ip netip.Addr) bool {
+	for _, n := range h.networks {
+		if n.Contains(ip) && !(Subnet{Prefix: n}).usable(ip) {
+			return true
+		}
+	}
+	return ip == h.config.Address.Addr()
+}
+
+// shared is the address space of RFC 6598, private like those of RFC 1918.
+var shared = netip.MustParsePrefix("100.64.0.0/10")
+
+// errOther says that a client chose another DHCP server where there should be none.
+var errOther = errors.New("another DHCP server hands out addresses on this network: " +
+	"use --dhcp proxy, which works beside it, or switch it off")
+
 // lost takes back an offer whose client chose another server.
-func (h *Handler) lost(q request, now time.Time) {
+func (h *Handler) lost(q request, now time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, p := range h.pools {
@@ -150,17 +186,28 @@ func (h *Handler) lost(q request, now time.Time) {
 			p.slots[i].expires = now
 		}
 	}
+	if h.config.Mode == Full && !q.relay.IsValid() {
+		return errOther
+	}
+	return nil
+}
+
+// place is the address that tells which network a client is on.
+func (h *Handler) place(q request) netip.Addr {
+	switch {
+	case q.link.IsValid():
+		return q.link
+	case q.relay.IsValid():
+		return q.relay
+	case q.ciaddr.IsValid():
+		return q.ciaddr
+	}
+	return h.config.Address.Addr()
 }
 
 // poolFor finds the subnet that a client is on.
 func (h *Handler) poolFor(q request) *pool {
-	at := h.config.Address.Addr()
-	switch {
-	case q.relay.IsValid():
-		at = q.relay
-	case q.ciaddr.IsValid():
-		at = q.ciaddr
-	}
+	at := h.place(q)
 	for _, p := range h.pools {
 		if p.subnet.Prefix.Contains(at) {
 			return p

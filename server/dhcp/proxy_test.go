@@ -56,8 +56,9 @@ func TestProxyAnswersBootClientsOnly(t *testing.T) {
 			port: PXEPort, from: "10.99.0.255:68"},
 		"no sender's address": {m: message(mac(1), dhcpv4.MessageTypeRequest, withPXE(netboot.BIOS)),
 			port: PXEPort, from: "0.0.0.0:68"},
-		"relay from elsewhere": {m: message(mac(1), dhcpv4.MessageTypeDiscover, withPXE(netboot.BIOS), withRelay("10.1.1.1")),
-			port: ServerPort, from: "10.1.1.1:67"},
+		"relay from elsewhere": {
+			m:    message(mac(1), dhcpv4.MessageTypeDiscover, withPXE(netboot.BIOS), withRelay("192.0.2.1")),
+			port: ServerPort, from: "192.0.2.1:67"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -94,7 +95,7 @@ func TestProxyOfferBytes(t *testing.T) {
 		"\x0a\x63\x00\x02" + strings.Repeat("\x00", 4) +
 		"\x52\x54\x00\x12\x34\x56" + strings.Repeat("\x00", 10+64) + "undionly.kpxe" + strings.Repeat("\x00", 128-13) +
 		"\x63\x82\x53\x63" + "\x2b\x04\x06\x01\x08\xff" + "\x35\x01\x02" + "\x36\x04\x0a\x63\x00\x02" + "\x3c\x09PXEClient" +
-		"\x42\x0910.99.0.2" + "\x43\x0dundionly.kpxe" + "\x61\x11\x000123456789abcdef" + "\xff"
+		"\x61\x11\x000123456789abcdef" + "\x43\x0dundionly.kpxe\x00" + "\x42\x0910.99.0.2\x00" + "\xff"
 	want += strings.Repeat("\x00", max(0, 300-len(want)))
 	if !bytes.Equal(reply.Data, []byte(want)) {
 		t.Errorf("reply\n%q\nwant\n%q", reply.Data, want)

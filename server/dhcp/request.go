@@ -1,10 +1,12 @@
 package dhcp
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -18,6 +20,7 @@ const (
 	minPacket = 240  // fixed part and magic cookie
 	maxPacket = 1500 // an Ethernet frame
 	maxHops   = 16   // RFC 1542 §4.1.1
+	minRoom   = 548  // bytes that every client takes: 576 with the headers (RFC 2131 §2)
 	maxEcho   = 255  // bytes of an option that is echoed
 )
 
@@ -30,6 +33,9 @@ type request struct {
 	wish   netip.Addr // option 50
 	server netip.Addr // option 54
 	relay  netip.Addr // giaddr
+	link   netip.Addr // the client's network, where a relay names it apart from itself
+	asked  netip.Addr // as whom a relay wants us to appear to the client
+	item   []byte     // choice of a PXE menu
 	client netboot.Client
 }
 
@@ -44,10 +50,11 @@ func parse(data []byte) (request, error) {
 		return request{}, fmt.Errorf("not an Ethernet client's request: op %d, type %d, length %d, hops %d",
 			op, htype, hlen, hops)
 	}
-	m, err := dhcpv4.FromBytes(data)
+	m, err := dhcpv4.FromBytes(append(slices.Clone(data), byte(dhcpv4.OptionEnd))) // some ROMs write no end mark
 	if err != nil {
 		return request{}, fmt.Errorf("parse DHCP packet: %w", err)
 	}
+	overload(m, data)
 	q := request{packet: m, kind: m.MessageType(), mac: MAC(m.ClientHWAddr)}
 	if q.mac == (MAC{}) || q.mac[0]&1 != 0 {
 		return request{}, errors.New("client address is zero or a group")
@@ -61,20 +68,60 @@ func parse(data []byte) (request, error) {
 	q.wish = ipOf(m.Options.Get(dhcpv4.OptionRequestedIPAddress))
 	q.server = ipOf(m.Options.Get(dhcpv4.OptionServerIdentifier))
 	q.client = clientOf(m)
+	q.item = netboot.BootItem(m.Options.Get(dhcpv4.OptionVendorSpecificInformation))
+	// RFC 3011, and RFC 3527 and 5107 in what the relay adds.
+	q.link = ipOf(m.Options.Get(dhcpv4.OptionSubnetSelection))
+	if agent := m.RelayAgentInfo(); agent != nil && q.relay.IsValid() {
+		if link := ipOf(agent.Get(dhcpv4.LinkSelectionSubOption)); link.IsValid() {
+			q.link = link
+		}
+		q.asked = ipOf(agent.Get(dhcpv4.ServerIdentifierOverrideSubOption))
+	}
 	return q, nil
+}
+
+// overload adds the options that stand in the fields file and sname (RFC 2131 §4.1, option 52).
+func overload(m *dhcpv4.DHCPv4, data []byte) {
+	where := m.Options.Get(dhcpv4.OptionOptionOverload)
+	if len(where) != 1 {
+		return
+	}
+	more := func(field []byte) {
+		options := dhcpv4.Options{}
+		if options.FromBytes(field) != nil {
+			return // damaged: as if it were not there
+		}
+		for code, value := range options {
+			if _, known := m.Options[code]; !known {
+				m.Options[code] = value
+			}
+		}
+	}
+	if where[0]&1 != 0 {
+		more(data[108:236])
+	}
+	if where[0]&2 != 0 {
+		more(data[44:108])
+	}
 }
 
 // clientOf tells what kind of program sent m.
 func clientOf(m *dhcpv4.DHCPv4) netboot.Client {
 	kind, arch := netboot.ParseVendorClass(string(m.Options.Get(dhcpv4.OptionClassIdentifier)))
-	if b := m.Options.Get(dhcpv4.OptionClientSystemArchitectureType); len(b) >= 2 {
-		arch = netboot.Arch(uint16(b[0])<<8 | uint16(b[1])) // the first is the preferred one
+	if list := m.Options.Get(dhcpv4.OptionClientSystemArchitectureType); len(list) >= 2 {
+		arch = netboot.Arch(binary.BigEndian.Uint16(list)) // the first is the preferred one
+		for ; len(list) >= 2 && !arch.Known(); list = list[2:] {
+			if a := netboot.Arch(binary.BigEndian.Uint16(list)); a.Known() {
+				arch = a
+			}
+		}
 	}
-	class := string(m.Options.Get(dhcpv4.OptionUserClassInformation))
-	// iPXE sends the bare word; RFC 3004 puts its length before it.
-	ipxe := class == netboot.IPXEUserClass || class == "\x04"+netboot.IPXEUserClass
+	ipxe := netboot.IsIPXE(m.Options.Get(dhcpv4.OptionUserClassInformation), m.Options.Get(optionIPXE))
 	return netboot.Client{Kind: kind, Arch: arch, IPXE: ipxe}
 }
+
+// optionIPXE is iPXE's own: its sub-options say what it can do, and tell it what to do.
+const optionIPXE = dhcpv4.GenericOptionCode(175)
 
 // ipOf reads an address; unset, zero, loopback, group and broadcast addresses
 // give the invalid one.
@@ -105,7 +152,7 @@ type Event struct {
 	IP       netip.Addr // address that was offered or leased
 	Answer   string     // "OFFER", "ACK", "NAK"; empty: no answer
 	BootFile string     // what the answer names
-	Err      error      // why there is no answer; nil when none is due
+	Err      error      // why there is no answer or no boot file in it; nil when none is due
 }
 
 func (q request) event(now time.Time, from netip.AddrPort) Event {

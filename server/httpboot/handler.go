@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"time"
 
 	"clonecast/internal/netboot"
@@ -51,6 +54,9 @@ func (h *handler) script(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
+	}
+	if at, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
+		c.Server = at.AddrPort().Addr().Unmap()
 	}
 	text, err := h.decide(r, base, c)
 	if err != nil {
@@ -115,13 +121,61 @@ func (h *handler) file(w http.ResponseWriter, r *http.Request) {
 	}
 	defer f.Close()
 	w.Header().Set("Content-Type", "application/octet-stream")
-	http.ServeContent(w, r, "", f.ModTime, f)
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		h.config.Log.Error("size of boot file", "class", class, "name", name, "error", err)
+		http.Error(w, "boot file cannot be read", http.StatusInternalServerError)
+		return
+	}
+	sent := &counter{ResponseWriter: w}
+	http.ServeContent(sent, r, "", f.ModTime, f)
+	if token := bootToken(r); token != "" && r.Method == http.MethodGet && sent.n == size {
+		to, _ := netip.ParseAddrPort(r.RemoteAddr)
+		h.config.Decider.Sent(token, name, to.Addr().Unmap())
+	}
+}
+
+// bootToken gives the token in the URL of a boot file, if it can be one.
+func bootToken(r *http.Request) string {
+	if len(r.URL.RawQuery) > maxQuery {
+		return ""
+	}
+	token := r.URL.Query().Get(bootKey)
+	if len(token) > maxText {
+		return ""
+	}
+	return token
+}
+
+// counter counts what is written.
+type counter struct {
+	http.ResponseWriter
+	n int64
+}
+
+func (c *counter) Write(b []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(b)
+	c.n += int64(n)
+	return n, err
+}
+
+// ReadFrom lets the kernel send files without copying them.
+func (c *counter) ReadFrom(r io.Reader) (int64, error) {
+	n, err := io.Copy(c.ResponseWriter, r)
+	c.n += n
+	return n, err
 }
 
 func (h *handler) program(w http.ResponseWriter, r *http.Request) {
 	data, ok := h.config.Programs[r.PathValue("name")]
 	if !ok {
 		http.NotFound(w, r)
+		return
+	}
+	if base, err := baseURL(r); err == nil && strings.HasPrefix(r.UserAgent(), "iPXE/") {
+		h.config.Log.Info("iPXE asks for a boot program and is given the script", "addr", r.RemoteAddr)
+		text, err := h.scripts.ask(base)
+		h.send(w, text, err)
 		return
 	}
 	// UEFI HTTP boot tells by the type that this is no disk image (UEFI 2.10 §24.7.3.2).

@@ -3,13 +3,15 @@
 //
 //	GET /boot/ipxe                        a script that asks again with what iPXE knows of the PC
 //	GET /boot/ipxe?mac=…&uuid=…&…         the script that carries out the Decider's decision
-//	GET /boot/files/<class>/vmlinuz       and /initramfs, with ranges
+//	GET /boot/files/<class>/vmlinuz       and /initramfs, with ranges; ?boot= names the boot that wants it
 //	GET /boot/programs/<name>             for UEFI HTTP boot
 //
 // A machine with nothing to do goes to its local disk before anything big is
 // loaded, and so does one whose decision went wrong: a server in trouble must not
 // keep a room from working. Asking changes nothing and proves nothing; everything
-// served here is public.
+// served here is public. iPXE that asks for a boot program is given the first script
+// instead: it runs already, and would load itself for ever where a DHCP server names
+// the program to everybody.
 //
 // The query is hostile text. What gets into a script is either checked to its
 // last letter (MAC), escaped (kernel command line), or reduced to harmless
@@ -37,6 +39,7 @@ type Client struct {
 	CPU          string // iPXE's ${buildarch}: "i386", "x86_64", "arm64"
 	UEFI         bool
 	Addr         netip.Addr // where the request came from
+	Server       netip.Addr // where it came to
 }
 
 // Action is what a PC shall do.
@@ -57,9 +60,13 @@ type Decision struct {
 	Reason string // one line for the PC's screen: "no task: starting from the local disk"
 }
 
-// Decider decides what a PC does. An error sends it to its local disk.
+// Decider decides what a PC does.
 type Decider interface {
+	// Decide is asked once for each start of a PC. An error sends it to its local disk.
 	Decide(ctx context.Context, c Client) (Decision, error)
+	// Sent is told of every boot file that was sent as a whole, with the token of the decision that named it. Like
+	// all of a request the token is anybody's text.
+	Sent(token, name string, to netip.Addr)
 }
 
 // File is an open boot file.

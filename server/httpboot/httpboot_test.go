@@ -28,6 +28,11 @@ type decide struct {
 	decision Decision
 	err      error
 	asked    []Client
+	sent     []string
+}
+
+func (d *decide) Sent(token, name string, to netip.Addr) {
+	d.sent = append(d.sent, token+" "+name+" "+to.String())
 }
 
 func (d *decide) Decide(_ context.Context, c Client) (Decision, error) {
@@ -220,6 +225,46 @@ func TestFiles(t *testing.T) {
 	}
 }
 
+// What was sent as a whole is reported with the token of its boot, and nothing else is.
+func TestSent(t *testing.T) {
+	d := &decide{}
+	h := newTestHandler(t, d)
+	const file = "/boot/files/default/vmlinuz"
+	for _, r := range []*httptest.ResponseRecorder{
+		get(h, file), get(h, file+"?boot="), get(h, file+"?boot=A", "Range", "bytes=3-"),
+		get(h, file+"?boot=A", "If-Modified-Since", "Fri, 01 Jan 2100 00:00:00 GMT"),
+		get(h, "/boot/files/half/initramfs?boot=A"), get(h, file+"?boot="+strings.Repeat("A", 200)),
+	} {
+		if len(d.sent) != 0 {
+			t.Errorf("%v was reported after an answer of %d", d.sent, r.Code)
+		}
+	}
+	head := httptest.NewRequest("HEAD", file+"?boot=A", nil)
+	h.ServeHTTP(httptest.NewRecorder(), head)
+	get(h, file+"?boot=A")
+	get(h, "/boot/files/default/initramfs?boot=B")
+	want := []string{"A vmlinuz 10.99.0.50", "B initramfs 10.99.0.50"}
+	if diff := cmp.Diff(want, d.sent); diff != "" {
+		t.Errorf("sent (-want +got):\n%s", diff)
+	}
+}
+
+// iPXE that is told to load a boot program would load itself for ever.
+func TestProgramForIPXE(t *testing.T) {
+	h := newTestHandler(t, &decide{})
+	const program = "/boot/programs/snponly.efi"
+	if w := get(h, program, "User-Agent", "iPXE/1.21.1+ (g4e456)"); !strings.Contains(w.Body.String(), "/boot/ipxe?mac=") {
+		t.Errorf("iPXE was given\n%s", w.Body)
+	}
+	if w := get(h, program, "User-Agent", "UefiHttpBoot/1.0"); w.Body.String() != "MZ" {
+		t.Errorf("firmware was given\n%s", w.Body)
+	}
+	if got := string(Chain("http://10.99.0.1:8080")); !strings.HasPrefix(got, "#!ipxe\nchain") ||
+		!strings.Contains(got, " http://10.99.0.1:8080/boot/ipxe ") {
+		t.Errorf("Chain:\n%s", got)
+	}
+}
+
 // A link in the folder must not lead out of it.
 func TestDirStaysInside(t *testing.T) {
 	dir := t.TempDir()
@@ -245,13 +290,11 @@ func TestDirStaysInside(t *testing.T) {
 
 func TestServer(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	s, err := Open(ctx, "127.0.0.1:0", newTestHandler(t, &decide{}), slog.New(slog.DiscardHandler))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(ctx, s.Addr().String(), http.NotFoundHandler(), slog.New(slog.DiscardHandler)); err == nil {
-		t.Error("a second server got the same port")
-	}
+	s := New(l, newTestHandler(t, &decide{}), slog.New(slog.DiscardHandler))
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx) }()
 	// One host's idle connections are bounded, and later ones are closed at once.

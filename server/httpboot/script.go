@@ -26,6 +26,7 @@ type script struct {
 	Kernel      string
 	Initramfs   string
 	CommandLine string
+	Boot        string // query of the files: "?boot=" and the token
 	Query       string
 }
 
@@ -72,8 +73,12 @@ func (s scripts) appliance(base string, c Client, d Decision) ([]byte, error) {
 	if len(line) > maxCommandLine {
 		return nil, fmt.Errorf("kernel command line of %d bytes, the kernel takes %d", len(line), maxCommandLine)
 	}
+	boot := ""
+	if d.Params.Token != "" {
+		boot = "?" + bootKey + "=" + d.Params.Token // of letters that a URL has no meaning for
+	}
 	return s.run("appliance.ipxe", script{
-		Base: base, UEFI: c.UEFI, Reason: harmless(d.Reason), Class: d.Class,
+		Boot: boot, Base: base, UEFI: c.UEFI, Reason: harmless(d.Reason), Class: d.Class,
 		Kernel: netboot.KernelFile, Initramfs: netboot.InitramfsFile, CommandLine: line,
 	})
 }
@@ -84,6 +89,14 @@ func (s scripts) run(name string, data script) ([]byte, error) {
 		return nil, fmt.Errorf("write boot script: %w", err)
 	}
 	return b.Bytes(), nil
+}
+
+// bootKey names the boot in the URLs of its files.
+const bootKey = "boot"
+
+// Chain is the script that leads iPXE to the boot server at base, "http://10.99.0.1:8080".
+func Chain(base string) []byte {
+	return []byte("#!ipxe\nchain --replace --autofree " + base + netboot.ScriptPath + " || exit 1\n")
 }
 
 const (

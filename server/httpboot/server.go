@@ -23,13 +23,8 @@ const (
 	maxPerHost     = 16
 )
 
-// Open binds the address ("10.99.0.1:80").
-func Open(ctx context.Context, address string, h http.Handler, log *slog.Logger) (*Server, error) {
-	var config net.ListenConfig
-	l, err := config.Listen(ctx, "tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("listen for HTTP boot: %w", err)
-	}
+// New makes a server on a listener.
+func New(l net.Listener, h http.Handler, log *slog.Logger) *Server {
 	return &Server{
 		listener: newLimitListener(l, maxConnections, maxPerHost),
 		http: &http.Server{
@@ -41,7 +36,7 @@ func Open(ctx context.Context, address string, h http.Handler, log *slog.Logger)
 			MaxHeaderBytes:    16 << 10,
 			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		},
-	}, nil
+	}
 }
 
 // Addr tells where the server listens.

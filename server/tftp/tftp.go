@@ -2,8 +2,9 @@
 // loads its boot program.
 //
 // It reads no file system: a name is a key of a map, so there is no path to
-// escape from. Writing is refused. Supported are octet mode and the options
-// blksize, tsize, timeout and windowsize (RFC 1350, 2347, 2348, 2349, 7440).
+// escape from. Names that firmware spells oddly are understood (find). Writing is
+// refused. Supported are octet mode and the options blksize, tsize, timeout and
+// windowsize (RFC 1350, 2347, 2348, 2349, 7440).
 //
 // A request comes in on the server's port; each transfer then has a socket and a
 // goroutine of its own:
@@ -13,8 +14,10 @@
 //	on silence: send the window again, with growing patience, then give up
 //
 // Requests are easily forged, so one packet brings at most three small ones until
-// the client has acknowledged something; transfers are bounded in all and per
-// address, and a request above the bounds is dropped: the client asks again.
+// the client has acknowledged something, and a repeated request one more, a few
+// times; transfers are bounded in all and per address, and a request above the
+// bounds is dropped: the client asks again. Another request from the port of a
+// transfer ends that one: the PC was reset.
 package tftp
 
 import (
@@ -74,10 +77,10 @@ func parseRequest(b []byte) (request, error) {
 		return request{}, fmt.Errorf("operation %d is no request", r.op)
 	}
 	var words []string
-	for b = b[2:]; len(b) > 0; {
+	for b = b[2:]; len(b) > 0 && len(words) < 2+2*maxOptions; {
 		word, rest, ended := bytes.Cut(b, []byte{0})
-		if !ended {
-			return request{}, errors.New("text without end")
+		if !ended && len(words) != 1 { // some forget the NUL after the mode, none that after the name
+			break
 		}
 		words = append(words, string(word))
 		b = rest
@@ -148,6 +151,13 @@ func oack(options []option) []byte {
 func errorPacket(code uint16, text string) []byte {
 	b := binary.BigEndian.AppendUint16([]byte{0, opError}, code)
 	return append(append(b, text...), 0)
+}
+
+// ipxe tells whether a request is of the form that iPXE sends: the size of a block, then the size of the file. Firmware
+// asks in the other order or for one of them (EDK2, Intel), and tools for more.
+func ipxe(options []option) bool {
+	return len(options) >= 2 && options[0].name == "blksize" && options[1] == option{"tsize", "0"} &&
+		(len(options) == 2 || len(options) == 3 && options[2].name == "multicast")
 }
 
 // lower is strings.ToLower for ASCII: names of options and modes are nothing else.

@@ -16,7 +16,11 @@ func TestParseRequest(t *testing.T) {
 		"write": {"\x00\x02a\x00NetASCII\x00", request{op: opWRQ, name: "a", mode: "netascii"}},
 		"options": {"\x00\x01a\x00OCTET\x00BlkSize\x001468\x00tsize\x000\x00",
 			request{opRRQ, "a", "octet", []option{{"blksize", "1468"}, {"tsize", "0"}}}},
-		"half option":  {"\x00\x01a\x00octet\x00blksize\x00", request{op: opRRQ, name: "a", mode: "octet"}},
+		"half option":      {"\x00\x01a\x00octet\x00blksize\x00", request{op: opRRQ, name: "a", mode: "octet"}},
+		"mode without end": {"\x00\x01a\x00octet", request{op: opRRQ, name: "a", mode: "octet"}},
+		"padded": {"\x00\x01a\x00octet\x00" + strings.Repeat("\x00", 100),
+			request{opRRQ, "a", "octet", make([]option, 16)}},
+		"cut option":   {"\x00\x01a\x00octet\x00tsize\x000", request{op: opRRQ, name: "a", mode: "octet"}},
 		"empty option": {"\x00\x01a\x00octet\x00\x00\x00", request{opRRQ, "a", "octet", []option{{}}}},
 	}
 	for name, test := range tests {
@@ -32,7 +36,7 @@ func TestParseRequest(t *testing.T) {
 	}
 	for _, bad := range []string{
 		"", "\x00", "\x00\x01", "\x00\x03\x00\x01abc", "\x01\x00a\x00octet\x00",
-		"\x00\x01a", "\x00\x01a\x00octet", "\x00\x01\x00octet\x00",
+		"\x00\x01a", "\x00\x01\x00octet\x00",
 		"\x00\x01a\x00", "\x00\x01" + strings.Repeat("a", 64<<10) + "\x00octet\x00",
 	} {
 		if r, err := parseRequest([]byte(bad)); err == nil {
@@ -164,6 +168,58 @@ func FuzzWindow(f *testing.F) {
 			for n := w.acked + 1; n <= w.last(); n++ {
 				w.packet(nil, n)
 			}
+		}
+	})
+}
+
+func TestFind(t *testing.T) {
+	s := &Server{files: map[string][]byte{
+		"undionly.kpxe": []byte("u"), "undionly": []byte("short"), "snponly.efi": []byte("s"),
+	}}
+	for raw, want := range map[string]string{
+		"undionly.kpxe": "u", "/undionly.kpxe": "u", `\undionly.kpxe`: "u", "./undionly.kpxe": "u", `.\undionly.kpxe`: "u",
+		"//undionly.kpxe": "u", "/./undionly.kpxe": "u", `\\undionly.kpxe`: "u",
+		"undionly.kpxe\xff": "u", "undionly.kpxe\xff\x00": "u", `\SNPONLY.EFI`: "s", "undionly.kpxe ": "u",
+		"undionly.kpxe\n": "u", "undionly.kpxeB\x0910.99.0.1": "u", "undionly.kpxea\x11": "u", "undionly\xff": "short",
+		"../snponly.efi": "", "/../../snponly.efi": "", `x\..\snponly.efi`: "", "..": "", ".": "",
+		"undionly.kpx": "", "undionly.kpxex": "", "x/undionly.kpxe": "", "": "", "\xff": "", "/": "", "etc/passwd\xff": "",
+	} {
+		if _, data, ok := s.find(raw); string(data) != want || ok != (want != "") {
+			t.Errorf("find(%q) = %q, %v, want %q", raw, data, ok, want)
+		}
+	}
+}
+
+// The forms of requests that iPXE, EDK2, Intel's ROM and curl send.
+func TestIPXE(t *testing.T) {
+	for request, want := range map[string]bool{
+		"blksize 1432 tsize 0": true, "blksize 1468 tsize 0 multicast _": true,
+		"tsize 0 blksize 1468": false, "tsize 0 blksize 1468 windowsize 4": false, "blksize 1456": false, "tsize 0": false,
+		"tsize 0 blksize 512 timeout 6": false, "blksize 1432 tsize 0 windowsize 4": false, "": false,
+	} {
+		var options []option
+		for words := strings.Fields(request); len(words) > 0; words = words[2:] {
+			options = append(options, option{words[0], words[1]})
+		}
+		if got := ipxe(options); got != want {
+			t.Errorf("ipxe(%s) = %v, want %v", request, got, want)
+		}
+	}
+}
+
+// FuzzFind looks for files by any name: what is found is one of them, and an exact name always is.
+func FuzzFind(f *testing.F) {
+	s := &Server{files: map[string][]byte{"undionly.kpxe": []byte("u"), "a/b.efi": []byte("b")}}
+	for _, seed := range []string{"undionly.kpxe\xff", `.\a\b.efi`, "//a/./b.efi", "\x00", "../../etc/shadow"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		name, data, ok := s.find(raw)
+		if ok != (data != nil) || ok && string(s.files[name]) != string(data) {
+			t.Fatalf("find(%q) = %q, %q, %v", raw, name, data, ok)
+		}
+		if want, exact := s.files[raw]; exact && string(want) != string(data) {
+			t.Fatalf("find(%q) = %q", raw, name)
 		}
 	})
 }

@@ -26,12 +26,12 @@ const (
 var errGone = errors.New("client is gone")
 
 // transfer sends one file over conn, which is connected to the client.
-func transfer(ctx context.Context, conn *net.UDPConn, data []byte, s settings) error {
+func transfer(ctx context.Context, conn *net.UDPConn, data []byte, s settings, j *job) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	t := &sending{
 		ctx: ctx, conn: conn, window: newWindow(data, s), buf: make([]byte, 0, 4+s.block),
-		wait: firstWait, end: time.Now().Add(maxTransfer),
+		wait: firstWait, end: time.Now().Add(maxTransfer), job: j,
 	}
 	if s.timeout > 0 {
 		t.wait = time.Duration(s.timeout) * time.Second
@@ -48,7 +48,7 @@ type sending struct {
 	conn   *net.UDPConn
 	window *window
 	hello  []byte // the OACK, until it was acknowledged
-	heard  bool   // the client has acknowledged anything
+	job    *job
 	buf    []byte
 	wait   time.Duration
 	end    time.Time
@@ -67,7 +67,13 @@ func (t *sending) run() error {
 			if t.ctx.Err() != nil {
 				return t.ctx.Err()
 			}
-			if left == 0 || time.Now().After(t.end) {
+			if time.Now().After(t.end) {
+				return errGone
+			}
+			if t.job.again.Swap(false) {
+				break // asked for once more: neither patience nor tries change
+			}
+			if left == 0 {
 				return errGone
 			}
 			left--
@@ -130,6 +136,7 @@ func (t *sending) receive(deadline time.Time) (moved bool, err error) {
 	case opError:
 		return false, fmt.Errorf("%w: error %d", errGone, binary.BigEndian.Uint16(b[2:]))
 	case opAck:
+		t.job.heard.Store(true)
 		number := binary.BigEndian.Uint16(b[2:])
 		if t.hello != nil {
 			if number != 0 {
