@@ -27,7 +27,7 @@ func (e *memoryError) Error() string {
 
 // Hint says what to do.
 func (e *memoryError) Hint() string {
-	return "give the PC more memory, or build an appliance of a smaller hardware class; README has the figures"
+	return "give the PC more memory, or build an appliance of a smaller hardware class; docs/performance.md has the figures"
 }
 
 // checkMemory finds out whether the kernel unpacked the whole appliance below root.
