@@ -23,7 +23,8 @@ func TestSizes(t *testing.T) {
 
 // ofMachine is a task's run with one operation.
 func ofMachine(machine, state, failure string, done int64, silent bool) tasks.Run {
-	op := tasks.Operation{State: state, Error: failure, Silent: silent, Heard: time.Date(2026, 1, 1, 12, 0, 0, 0, time.Local)}
+	op := tasks.Operation{State: state, Error: failure, Silent: silent}
+	op.Heard = time.Date(2026, 1, 1, 12, 0, 0, 0, time.Local)
 	op.Kind, op.Image = protocol.OpDeploy, "lab"
 	if done > 0 {
 		op.Progress = &protocol.Progress{Phase: "write", Done: done, Total: 100}
