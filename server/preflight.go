@@ -20,9 +20,11 @@ import (
 	"clonecast/server/dhcp"
 )
 
-// What building an appliance needs: the packages that it is made of and the result, and the compressor's memory.
+// What building an appliance needs: room for the result, for the packages that it is made of where they must be
+// fetched, and the compressor's memory.
 const (
-	buildRoom   = 512 * quantity.MiB
+	buildRoom   = 40 * quantity.MiB
+	fetchRoom   = 512 * quantity.MiB
 	buildMemory = 512 * quantity.MiB
 )
 
@@ -94,8 +96,9 @@ func probe(ctx context.Context, network string, at netip.AddrPort, iface string)
 }
 
 // PreflightBuild finds out whether there is room and memory to build an appliance in a data directory, and
-// whether the network has another DHCP server, which Open would find when all is built.
-func PreflightBuild(ctx context.Context, dir string, o Options) error {
+// whether the network has another DHCP server, which Open would find when all is built. With fetch, packages are to
+// be kept there too.
+func PreflightBuild(ctx context.Context, dir string, fetch bool, o Options) error {
 	if o.DHCP == dhcp.Full {
 		if err := otherServer(ctx, o.Interface); err != nil {
 			return err
@@ -106,8 +109,12 @@ func PreflightBuild(ctx context.Context, dir string, o Options) error {
 	if err := syscall.Statfs(at, &disk); err != nil {
 		return fmt.Errorf("free space of %s: %w", at, err)
 	}
-	if free := quantity.Bytes(disk.Bavail) * quantity.Bytes(disk.Bsize); free < buildRoom {
-		return &Problem{fmt.Errorf("%v are free for %s, building an appliance needs %v", free, dir, buildRoom),
+	room := buildRoom
+	if fetch {
+		room = fetchRoom
+	}
+	if free := quantity.Bytes(disk.Bavail) * quantity.Bytes(disk.Bsize); free < room {
+		return &Problem{fmt.Errorf("%v are free for %s, building an appliance needs %v", free, dir, room),
 			"free space there, or choose another directory with --data; captures need room there as well"}
 	}
 	if free, known := memoryAvailable(); known && free < buildMemory {

@@ -219,3 +219,14 @@ func FuzzWalk(f *testing.F) {
 		})
 	})
 }
+
+// Without a network, what is missing says how to go on without one.
+func TestHintWithoutNetwork(t *testing.T) {
+	for pattern, want := range map[string]string{
+		"linux-image-6.?*-amd64": "--kernel-package FILE", "ipxe": "apt-get install ipxe",
+	} {
+		if hint := (&NoPackageError{Pattern: pattern}).Hint(); !strings.Contains(hint, want) {
+			t.Errorf("hint for %s: %q has no %q", pattern, hint, want)
+		}
+	}
+}

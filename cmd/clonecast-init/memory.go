@@ -20,14 +20,14 @@ func (e *memoryError) Error() string {
 	text := fmt.Sprintf("this PC has too little memory: the appliance did not fit, and a part of it is missing "+
 		"(the kernel has %v", e.have)
 	if e.need > 0 {
-		text += fmt.Sprintf(", the appliance needs %v", e.need)
+		text += fmt.Sprintf(", the appliance needs at least %v", e.need)
 	}
 	return text + ")"
 }
 
 // Hint says what to do.
 func (e *memoryError) Hint() string {
-	return "give the PC more memory, or build an appliance of a smaller hardware class; README has the figures"
+	return "give the PC more memory, or build an appliance of a smaller hardware class: docs/performance.md"
 }
 
 // checkMemory finds out whether the kernel unpacked the whole appliance below root.

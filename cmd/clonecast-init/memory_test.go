@@ -25,7 +25,7 @@ func TestAppliancePartlyUnpacked(t *testing.T) {
 	}
 	put(bootparam.SizeFile)
 	err = checkMemory(root)
-	if err == nil || !strings.Contains(err.Error(), "the appliance needs 244.5 MiB") ||
+	if err == nil || !strings.Contains(err.Error(), "the appliance needs at least 212.5 MiB") ||
 		!strings.Contains(agent.Hint(err), "more memory") {
 		t.Errorf("the first half is there: %v", err)
 	}

@@ -239,7 +239,7 @@ func (o serveOptions) wanted(
 			return w, nil
 		}
 	}
-	if err := server.PreflightBuild(ctx, o.data, opts); err != nil {
+	if err := server.PreflightBuild(ctx, o.data, o.kernelPackage == "", opts); err != nil {
 		return w, err
 	}
 	options, err = builder.Ready(ctx, options)

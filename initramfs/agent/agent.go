@@ -83,6 +83,8 @@ type Agent struct {
 	halfWritten bool
 	orderWait   time.Duration
 	orderPoll   time.Duration
+	// adopted is how long a machine that was adopted just now waits for its first task, zero for others.
+	adopted time.Duration
 	// reported tells whether the end of the last operation was told.
 	reported bool
 }
@@ -148,7 +150,7 @@ var errNotAdopted = errors.New("the machine was not adopted")
 // register tells the server who we are until it has adopted the machine.
 func (a *Agent) register(ctx context.Context) (protocol.RegisterResponse, error) {
 	started := time.Now()
-	shown, said := false, ""
+	shown, said, waited := false, "", false
 	for {
 		request := protocol.RegisterRequest{
 			Version: protocol.Version, BootToken: a.config.BootToken, Facts: a.config.Inventory(),
@@ -167,8 +169,12 @@ func (a *Agent) register(ctx context.Context) (protocol.RegisterResponse, error)
 		}
 		switch r.State {
 		case protocol.MachineAdopted:
+			if waited {
+				a.adopted = a.orderWait * adoptedWaits
+			}
 			return r, nil
 		case protocol.MachinePending:
+			waited = true
 		default:
 			return r, fmt.Errorf("register: the server answered with the unknown state %q", r.State)
 		}
@@ -216,7 +222,7 @@ func (a *Agent) work(ctx context.Context) (Outcome, error) {
 			return Poweroff, a.client.finish(ctx, protocol.Status{State: protocol.StateDone})
 		}
 		err = a.run(ctx, op)
-		idle = time.Time{}
+		idle, a.adopted = time.Time{}, 0
 		if errors.Is(err, errCancelled) {
 			a.say("task %s: %v", op.TaskID, err)
 			continue

@@ -82,7 +82,7 @@ func newBench(t *testing.T, server *testServer, disk blockdev.Facts) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.patience, a.partChunks = 0, 4
+	a.patience, a.partChunks, a.orderWait = 0, 4, 0
 	return &bench{server, disk, screen, a}
 }
 

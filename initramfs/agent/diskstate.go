@@ -84,14 +84,24 @@ func (a *Agent) incomplete(op *protocol.Operation, disks []protocol.DiskState) {
 	}
 }
 
-// another waits a little for another order while a disk is half written, and tells whether to ask again.
+// adoptedWaits is how many times longer a machine waits that was adopted just now: somebody is about to order
+// something for it.
+const adoptedWaits = 10
+
+// another waits for an order, until a time that is shown, while a disk is half written or when the machine was adopted
+// just now; it tells whether to ask again.
 func (a *Agent) another(ctx context.Context, since *time.Time) bool {
-	if !a.halfWritten {
+	wait, why := a.adopted, "this machine is adopted"
+	if a.halfWritten {
+		wait, why = a.orderWait, "the disk is half written and does not start"
+	}
+	if wait == 0 {
 		return false
 	}
 	if since.IsZero() {
 		*since = time.Now()
-		a.say("the disk is half written and does not start: waiting %v for a task that makes it whole", a.orderWait)
+		a.say("%s: waiting %v for a task, until %s by this machine's clock; then it goes on to the local disk",
+			why, wait, since.Add(wait).Format(time.TimeOnly))
 	}
-	return time.Since(*since) < a.orderWait && pause(ctx, a.orderPoll) == nil
+	return time.Since(*since) < wait && pause(ctx, a.orderPoll) == nil
 }

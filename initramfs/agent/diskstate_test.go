@@ -156,3 +156,27 @@ func TestSuccessorIsTrusted(t *testing.T) {
 		}
 	}
 }
+
+// A machine that is adopted while it waits stays for a task, until a time that it shows.
+func TestAdoptedMachineWaitsForATask(t *testing.T) {
+	s, content := captured(t, newAuthority(t, nil))
+	deploy := s.ops[0]
+	s.adoptAfter, s.wait, s.ops = 1, 3600, nil
+	s.hook = func(_ http.ResponseWriter, r *http.Request, nth int) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if r.URL.Path == protocol.PathNext && nth == 4 {
+			s.ops = []protocol.Operation{deploy}
+		}
+		return false
+	}
+	b := newBench(t, s, diskFile(t, "target", true))
+	b.agent.orderWait, b.agent.orderPoll = time.Hour, time.Millisecond
+	if outcome, err := b.run(); outcome != LocalBoot || err != nil {
+		t.Fatalf("Run = %v, %v", outcome, err)
+	}
+	wantDisk(t, b.disk, content)
+	if !strings.Contains(b.screen.String(), "this machine is adopted: waiting 10h0m0s for a task, until ") {
+		t.Errorf("the screen says\n%s", b.screen)
+	}
+}

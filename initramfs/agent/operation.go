@@ -78,7 +78,8 @@ func (a *Agent) run(ctx context.Context, op *protocol.Operation) error {
 		err = cause // not what broke because of it
 	}
 	var problem *protocol.Problem
-	if errors.Is(err, errSuperseded) || errors.As(err, &problem) && problem.Code == protocol.CodeCancelled {
+	if errors.Is(err, errCancelled) || errors.Is(err, errSuperseded) ||
+		errors.As(err, &problem) && problem.Code == protocol.CodeCancelled {
 		err = errCancelled
 	}
 	status := protocol.Status{State: protocol.StateDone, Notes: r.notes, Disks: track.disks.all()}

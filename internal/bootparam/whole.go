@@ -14,4 +14,4 @@ type Archive struct {
 
 // MemoryNeeded is how much memory a PC needs for an archive of this many bytes, as the kernel counts it: the
 // kernel lets it have half of the memory, and a little is for names and directories.
-func (a Archive) MemoryNeeded() int64 { return 2*a.Unpacked + a.Unpacked/8 + 32<<20 }
+func (a Archive) MemoryNeeded() int64 { return 2*a.Unpacked + a.Unpacked/8 }
