@@ -19,6 +19,7 @@ import (
 	"clonecast/qemu-tests/vm"
 	"clonecast/server/dhcp"
 	"clonecast/server/httpboot"
+	"clonecast/server/listen"
 	"clonecast/server/radv"
 	"clonecast/server/tftp"
 )
@@ -172,6 +173,9 @@ func (l local) Decide(_ context.Context, c httpboot.Client) (httpboot.Decision, 
 	return httpboot.Decision{Reason: noTask}, nil
 }
 
+// Sent has nothing to count: no PC is sent into an appliance.
+func (local) Sent(_, _ string, _ netip.Addr) {}
+
 func bootServer(mode dhcp.Mode, address string) error {
 	ctx := context.Background()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -207,10 +211,11 @@ func bootServer(mode dhcp.Mode, address string) error {
 	if err != nil {
 		return err
 	}
-	web, err := httpboot.Open(ctx, address+":80", scripts, log)
+	listener, err := listen.Open(ctx, []netip.Addr{config.Address.Addr()}, 80)
 	if err != nil {
 		return err
 	}
+	web := httpboot.New(listener, scripts, log)
 	router, err := radv.Open(ctx, lab.Bridge, log)
 	if err != nil {
 		return err

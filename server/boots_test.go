@@ -78,6 +78,9 @@ func TestLoops(t *testing.T) {
 		b.registered(token, "m1")
 		b.sent(token, netboot.KernelFile, pc.Addr)
 		b.sent(token, netboot.InitramfsFile, pc.Addr)
+		if b.loops.Len() != 0 {
+			t.Fatal("a boot that has registered is counted")
+		}
 	}
 }
 

@@ -138,6 +138,8 @@ func TestFollowsInterface(t *testing.T) {
 	ip(t, "link set eth1 down", "link set eth1 up", "address del 10.50.0.1/24 dev eth1")
 	expect("down and up", []string{"10.99.0.1"}, "10.99.0.1")
 
+	asks, _ := r.querier.get()
+	advertises, _ := r.radv.get()
 	// The index is another one, as after a bridge or a USB card was made anew.
 	ip(t, "link del eth1")
 	if !await.True(func() bool { return log.has("the interface is gone") }) {
@@ -146,8 +148,15 @@ func TestFollowsInterface(t *testing.T) {
 	ip(t, "link add other type veth peer name other1", "link add eth1 type veth peer name pc1",
 		"address add 10.99.0.1/24 dev eth1", "link set eth1 up", "link set pc1 up")
 	expect("made anew", []string{"10.99.0.1"}, "10.99.0.1")
-	if _, running := r.querier.get(); !running || !log.has("is served as it is now") {
-		t.Errorf("no querier, or nothing in the log:\n%s", log.b.Bytes())
+	if !await.True(func() bool {
+		q, asking := r.querier.get()
+		a, advertising := r.radv.get()
+		return asking && advertising && q != asks && a != advertises
+	}) {
+		t.Error("the querier or the router advertisements stay with the old interface")
+	}
+	if !log.has("is served as it is now") {
+		t.Errorf("nothing in the log:\n%s", log.b.Bytes())
 	}
 
 	// Another network: what needs no range goes on, and the log says what does.

@@ -283,6 +283,8 @@ func TestBootDecisions(t *testing.T) {
 	for range 2 * maxBoots {
 		r.expectBoot("adopted, no task", loop, "", false)
 	}
+	const shown, swapped = "02:00:00:00:00:99", "00112233-4455-6677-8899-aabbccddeeff"
+	r.expectBoot("by the MAC that Linux shows, with the UUID in the other order", shown, swapped, false)
 	order.Machines = []string{"laptop"}
 	call(t, overSocket(data.Socket()), "POST", "http://x/api/v1/tasks", "", order, &ordered)
 	for range 2 * maxBoots {
@@ -290,7 +292,7 @@ func TestBootDecisions(t *testing.T) {
 		register()
 	}
 	r.expectBoot("a PC with a task is led into the appliance every time", loop, "", true)
-	r.expectBoot("by the MAC that Linux shows", "02:00:00:00:00:99", "00112233-4455-6677-8899-aabbccddeeff", true)
+	r.expectBoot("and by the MAC that Linux shows", shown, swapped, true)
 	call(t, overSocket(data.Socket()), "DELETE", "http://x/api/v1/machines/"+laptop.MachineID, "", nil, &struct{}{})
 	r.expectBoot("removed: it is new", loop, "", true)
 }

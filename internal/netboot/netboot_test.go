@@ -101,3 +101,19 @@ func FuzzParseVendorClass(f *testing.F) {
 		}
 	})
 }
+
+// FuzzOptions reads options 77, 175 and 43 of any content: only iPXE's word makes an iPXE, and a boot item has four
+// bytes of the packet.
+func FuzzOptions(f *testing.F) {
+	f.Add([]byte("\x04iPXE"), []byte("\x13\x01\x01\xff"), []byte("\x47\x04\x80\x00\x00\x00\xff"))
+	f.Add([]byte("iPXE"), []byte("\x00\x21\x01\x01"), []byte("\x06\x01\x08\x47\x09"))
+	f.Fuzz(func(t *testing.T, class, features, vendor []byte) {
+		if IsIPXE(class, features) && !strings.Contains(string(class), "iPXE") {
+			t.Fatalf("IsIPXE(%q, %q)", class, features)
+		}
+		item := BootItem(vendor)
+		if item != nil && (len(item) != 4 || !strings.Contains(string(vendor), "\x47\x04"+string(item))) {
+			t.Fatalf("BootItem(%q) = %q", vendor, item)
+		}
+	})
+}

@@ -381,6 +381,11 @@ func TestNewRequestEndsTheOldTransfer(t *testing.T) {
 		}
 		old = c.to
 	}
+	if !await.True(func() bool {
+		return errors.Is(first.conn.Load().SetReadDeadline(time.Time{}), net.ErrClosed)
+	}) {
+		t.Error("the old transfer goes on")
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.active) != 1 || s.hosts[key.Addr()] != 1 {
