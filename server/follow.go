@@ -28,6 +28,9 @@ func dhcpConfig(o Options, address netip.Prefix) (dhcp.Config, error) {
 			config.Networks = append(config.Networks, n.Prefix)
 		case n.Prefix == own.Prefix:
 			own, given = n, true
+		case n.Prefix.Overlaps(own.Prefix):
+			return config, &Problem{fmt.Errorf("networks %s and %s overlap", n.Prefix, own.Prefix),
+				fmt.Sprintf("the server's address is %s on %s", address, o.Interface)}
 		default:
 			config.Subnets = append(config.Subnets, n)
 		}
