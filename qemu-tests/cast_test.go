@@ -9,7 +9,7 @@ import (
 )
 
 // TestCast captures PC A while the blank PCs B and C, which wait for it, become it in the same pass: both systems start
-// on all three, and there is a version as after any capture.
+// on them, and there is a version as after any capture.
 func TestCast(t *testing.T) {
 	say := func(format string, args ...any) { t.Logf("*** "+format, args...) }
 	const rate = "30M" // what emulated PCs can receive together
@@ -52,15 +52,14 @@ func TestCast(t *testing.T) {
 			t.Errorf("%s wrote %d bytes while the capture went on and %d afterwards, of %d",
 				pc.Name, d.Followed, d.Written, d.Compared)
 		}
-		if d.Cast.Multicast == 0 {
-			t.Errorf("%s got nothing by multicast, and %d bytes by unicast", pc.Name, d.Cast.Unicast)
+		if d.Cast.Unicast > d.Cast.Multicast/10 || d.Cast.Reason != "" {
+			t.Errorf("%s got %d bytes by multicast and %d by unicast (%s), want it all by multicast",
+				pc.Name, d.Cast.Multicast, d.Cast.Unicast, d.Cast.Reason)
 		}
 		testdisk.Equal(t, room.Original, pc.Disk)
 		testdisk.NoFreeSpace(t, room.Original, pc.Disk)
 	}
-	for _, pc := range pcs {
-		story.BootBoth(t, pc, say)
-	}
+	story.BootBoth(t, say, pcs[1:]...)
 	if r := room.Server.CLI("image", "show", story.Image+"@1"); r.Exit != 0 {
 		t.Error("the capture has published no version")
 	}

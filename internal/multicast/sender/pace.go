@@ -19,7 +19,11 @@ const (
 	noise        = 2.0                   // divided by the root of the packets measured
 	staleAfter   = 3 * time.Second       // from when on what was measured at a higher rate does not count
 	longMemory   = 4000                  // packets after which older ones count half
-	randomLoss   = 0.10                  // at first, loss up to here is not blamed on the rate
+	inRow        = 3                     // intervals that loss must last
+	certain      = 4                     // standard errors
+	futileFor    = 1                     // times that the rate is lowered for loss that stays
+	lagEvery     = 200 * time.Millisecond
+	maxLag       = 250 * time.Millisecond
 	keepShare    = 0.5                   // of the median's speed; who is slower leaves
 	patience     = 5                     // ticks for which somebody must be slow: a short stall is none
 	evidence     = 1500                  // packets for which too: at a low rate few go by in these ticks
@@ -54,6 +58,46 @@ type pace struct {
 	fellAt    time.Duration
 	spent     float64 // bytes since the last tick
 	actual    float64 // bytes per second that went out
+	tested    float64 // the rate before it was lowered, until it is known whether that helped; 0: it was not
+	learned   bool    // it did not help somebody
+
+	sealedAt [stamps]stamp // when packets were sealed, in a ring
+	stamped  int
+}
+
+// stamp is when the packets before one were sealed.
+type stamp struct {
+	counter uint64
+	at      time.Duration
+}
+
+// The ring of stamps holds some seconds.
+const (
+	stamps     = 256
+	stampEvery = 20 * time.Millisecond
+)
+
+// stamp notes that packets up to a counter are sealed.
+func (p *pace) stamp(now time.Duration, counter uint64) {
+	last := &p.sealedAt[p.stamped%stamps]
+	if now-last.at < stampEvery && p.stamped > 0 {
+		return
+	}
+	p.stamped++
+	p.sealedAt[p.stamped%stamps] = stamp{counter, now}
+}
+
+// age is how long ago the packet behind a counter was sealed, at least.
+func (p *pace) age(now time.Duration, counter uint64) time.Duration {
+	var age time.Duration
+	for i := p.stamped; i > 0 && i > p.stamped-stamps; i-- {
+		if s := p.sealedAt[i%stamps]; s.counter > counter {
+			age = now - s.at
+		} else {
+			break
+		}
+	}
+	return age
 }
 
 func (p *pace) init(floor, ceiling float64) {
@@ -94,24 +138,64 @@ func (p *pace) spend(n int) {
 	p.spent += float64(n)
 }
 
+// tally sums what was sent and what arrived in the intervals between reports.
+type tally struct {
+	sent, got float64 // packets
+	took      float64 // seconds
+	intervals float64
+
+	// Sums of squares and products, of which the spread between the intervals follows.
+	sentSent, sentLost, lostLost float64
+}
+
+func (t *tally) add(sent, got, took float64) {
+	lost := sent - got
+	t.sent, t.got, t.took, t.intervals = t.sent+sent, t.got+got, t.took+took, t.intervals+1
+	t.sentSent, t.sentLost, t.lostLost = t.sentSent+sent*sent, t.sentLost+sent*lost, t.lostLost+lost*lost
+}
+
+// halve lets what was counted so far count half.
+func (t *tally) halve() {
+	t.sent, t.got, t.took, t.intervals = t.sent/2, t.got/2, t.took/2, t.intervals/2
+	t.sentSent, t.sentLost, t.lostLost = t.sentSent/2, t.sentLost/2, t.lostLost/2
+}
+
+// loss is the share of packets lost, and how far it may be off: the standard error, which is larger when losses come in
+// bursts than when each comes by itself.
+func (t *tally) loss() (loss, off float64) {
+	if t.intervals < 2 {
+		return 1 - t.got/max(t.sent, 1), 1
+	}
+	loss = 1 - t.got/t.sent
+	spread := max(t.lostLost-2*loss*t.sentLost+loss*loss*t.sentSent, loss*(1-loss)*t.sent)
+	return loss, math.Sqrt(spread*t.intervals/(t.intervals-1)) / t.sent
+}
+
+// speed is how many bytes per second arrived.
+func (t *tally) speed() float64 { return t.got * frame / max(t.took, shortest.Seconds()) }
+
 // link is what the reports say of a receiver's path and disk.
 type link struct {
 	loss     float64 // lately
+	off      float64 // its standard error
 	measured bool
-	sent     float64 // packets measured at the present rate, older ones halved
-	got      float64
-	took     float64    // seconds
-	base     [2]float64 // least loss lately, and in the time before
-	baseAt   time.Duration
-	path     float64 // bytes per second on the wire that its path carried when last measured; infinite when it carried all
-	capacity float64 // bytes per second on the wire of path and disk; infinite when nothing limits it
-	disk     bool    // it is its disk that limits it
-	slow     int     // ticks for which it was slow
-	slowFrom uint64  // the highest counter that it had seen when that began
-	since    uint64  // the slowing down that sent and got began with
+	tally    tally         // at the present rate
+	row      int           // intervals in turn with much loss
+	base     float64       // loss that no lower rate cures
+	baseAt   time.Duration // when that was found out
+	before   float64       // loss when the rate was last lowered
+	futile   int           // how many times in turn that did not help
+	path     float64       // bytes per second on the wire that its path carried when last measured; infinite when it carried all
+	capacity float64       // bytes per second on the wire of path and disk; infinite when nothing limits it
+	disk     bool          // it is its disk that limits it
+	slow     int           // ticks for which it was slow
+	slowFrom uint64        // the highest counter that it had seen when that began
+	since    uint64        // the slowing down that tally began with
+	judged   uint64        // the slowing down that was judged last
 
 	mark   packet.Report // the last one that ended an interval: Highest and Received
 	markAt time.Duration
+	lag    lag
 
 	first, highest, received, firstReceived uint64
 	finishedAt                              time.Duration
@@ -119,8 +203,39 @@ type link struct {
 	writes                                  float64 // payload bytes per second
 }
 
+// lag is how far a receiver is behind the sender: what waits in buffers between them is lost only when these are full,
+// seconds later.
+type lag struct {
+	age      time.Duration // of the oldest packet that it had not seen with its last report
+	behindAt time.Duration // when it last had not seen the first packet at the present rate
+	at       time.Duration // of the look before
+	highest  uint64
+	received uint64
+	sealed   uint64
+	growing  bool
+	speed    float64 // bytes per second that arrived while it grew
+}
+
+// look compares what a receiver has seen with what was sealed.
+func (g *lag) look(now time.Duration, rep packet.Report, sealed uint64, p *pace) {
+	g.age = p.age(now, rep.Highest)
+	if rep.Highest < p.changedAt {
+		g.behindAt = now
+	}
+	if g.at != 0 && now-g.at < lagEvery {
+		return
+	}
+	passed, seen, came := now-g.at, rep.Highest-min(g.highest, rep.Highest), sealed-g.sealed
+	// Of one that sees nothing at all it is not known whether it is slow.
+	g.growing = g.at > p.fellAt && g.age > maxLag && seen > minInterval && float64(seen) < 0.9*float64(came)
+	if g.growing {
+		g.speed = float64(rep.Received-min(g.received, rep.Received)) * frame / passed.Seconds()
+	}
+	g.at, g.highest, g.received, g.sealed = now, rep.Highest, rep.Received, sealed
+}
+
 // report measures the interval between two reports.
-func (l *link) report(now, before time.Duration, last, rep packet.Report, p *pace) {
+func (l *link) report(now, before time.Duration, last, rep packet.Report, sealed uint64, p *pace) {
 	if rep.Highest == 0 {
 		return
 	}
@@ -135,6 +250,7 @@ func (l *link) report(now, before time.Duration, last, rep packet.Report, p *pac
 		l.finishedAt, l.finished = now, rep.Finished
 	}
 	l.disk = rep.Backlog >= backlogLimit
+	l.lag.look(now, rep, sealed, p)
 	from, fromAt := last, before
 	if l.mark.Highest < p.changedAt || l.mark.Highest == 0 {
 		l.mark.Highest, l.mark.Received, l.markAt = rep.Highest, rep.Received, now
@@ -145,34 +261,53 @@ func (l *link) report(now, before time.Duration, last, rep packet.Report, p *pac
 	if before == 0 || from.Highest == 0 || sent < minInterval || from.Highest < p.changedAt {
 		return
 	}
-	got := rep.Received - min(from.Received, rep.Received)
+	got := min(rep.Received-min(from.Received, rep.Received), sent)
 	l.mark.Highest, l.mark.Received, l.markAt = rep.Highest, rep.Received, now
 	if l.since != p.changedAt {
-		l.since, l.sent, l.got, l.took = p.changedAt, 0, 0, 0
+		l.since, l.tally, l.row = p.changedAt, tally{}, 0
 	}
-	l.sent += float64(sent)
-	l.got += float64(min(got, sent))
-	l.took += (now - max(fromAt, p.began)).Seconds()
-	l.loss = 1 - l.got/l.sent
-	if l.sent > longMemory {
-		l.sent, l.got, l.took = l.sent/2, l.got/2, l.took/2
-	}
-	if !l.measured {
-		l.measured = true
-		l.base, l.baseAt = [2]float64{randomLoss, randomLoss}, now
-	}
+	l.tally.add(float64(sent), float64(got), (now - max(fromAt, p.began)).Seconds())
+	l.measured = true
+	l.loss, l.off = l.tally.loss()
 	if now-l.baseAt > baseMemory {
-		l.base, l.baseAt = [2]float64{l.loss, l.base[0]}, now
+		l.base = 0 // it is tested again
 	}
-	if l.sent > longMemory/8 {
-		l.base[0] = min(l.base[0], l.loss)
+	l.base = min(l.base, l.loss+2*l.off)
+	if 1-float64(got)/float64(sent) > l.base+excess+noise/math.Sqrt(float64(sent)) {
+		l.row++
+	} else {
+		l.row = 0
+	}
+	if l.tally.sent > longMemory {
+		l.tally.halve()
 	}
 }
 
-// congested tells whether the receiver loses because of the rate.
-func (l *link) congested() bool {
-	base := min(l.base[0], l.base[1])
-	return l.sent >= minInterval && l.loss > base+max(excess, base/2)+noise/math.Sqrt(l.sent)
+// lossy tells whether the receiver loses more than at any rate: in most of the time, or in several intervals in turn.
+func (l *link) lossy() bool {
+	if l.row >= inRow {
+		return true
+	}
+	over := l.loss - l.base
+	return l.tally.intervals >= inRow && over > max(excess, l.base/2) && over > certain*l.off
+}
+
+// learn judges once what it has helped to lower the rate. Loss that stays as it was does not come from the rate.
+func (l *link) learn(now time.Duration, p *pace) (learned bool) {
+	if !l.current(p) || !l.lossy() || l.judged == p.changedAt {
+		return false
+	}
+	l.judged = p.changedAt
+	if over := l.before - l.base; over > 0 && l.loss-l.base > over/2 {
+		l.futile++
+	} else {
+		l.futile = 0
+	}
+	if l.futile < futileFor {
+		return false
+	}
+	l.base, l.baseAt, l.futile, l.row = l.loss, now, 0, 0
+	return true
 }
 
 // hopeless tells that what the receiver lacks says nothing of the group.
@@ -191,13 +326,15 @@ func (l *link) total() float64 {
 func (l *link) current(p *pace) bool { return l.since == p.changedAt }
 
 // speed sets the receiver's capacity, given what goes out. What was measured before the rate last went down says no
-// more than it did then, and soon nothing at all: the reports of a slow receiver come late, and at a low rate the
-// next measurement takes a while.
+// more than it did then, and some time after packets at the new rate have come nothing at all: at a low rate the next
+// measurement takes a while.
 func (l *link) speed(p *pace) {
 	switch {
-	case l.current(p) && l.congested():
-		l.path = l.got * frame / max(l.took, shortest.Seconds())
-	case l.current(p) || p.lastTick-p.fellAt > staleAfter:
+	case l.lag.growing:
+		l.path = 0.9 * l.lag.speed // and what waits must get less
+	case l.current(p) && l.lossy():
+		l.path = l.tally.speed()
+	case l.current(p) || p.lastTick-max(p.fellAt, l.lag.behindAt) > staleAfter:
 		l.path = math.Inf(1)
 	}
 	l.capacity = l.path
@@ -228,6 +365,7 @@ func (s *Sender) control(now time.Duration) {
 		}
 		all++
 		if r.link.measured {
+			p.learned = r.link.learn(now, p) || p.learned
 			r.link.speed(p)
 			part = append(part, r)
 		}
@@ -247,19 +385,37 @@ func (s *Sender) control(now time.Duration) {
 		return
 	}
 	if slowest := part[0].link.capacity; slowest < p.rate {
-		p.knee, p.growth = slowest, slowGrowth
 		least := p.floor
 		if !known { // the others may be much faster
 			least = max(least, keepShare*p.rate)
 		}
-		if rate := min(max(0.95*slowest, least), p.ceiling); rate < p.rate { // else what is measured goes on
-			p.rate, p.changedAt, p.fellAt = rate, s.cfg.Group.Sealed(), now
-		}
+		s.slowDown(now, slowest, least)
 		return
 	}
+	if p.learned && p.tested > p.rate { // it was lowered for nothing
+		p.rate, p.changedAt = p.tested, s.cfg.Group.Sealed()
+	}
+	p.tested, p.learned = 0, false
 	p.rate = min((1+p.growth)*p.rate, p.ceiling)
 	if p.growth = min(2*p.growth, fastGrowth); p.rate > 0.9*p.knee && p.rate < 1.2*p.knee {
 		p.growth = slowGrowth
+	}
+}
+
+// slowDown lowers the rate to what the slowest receiver can take. What waits for it must get less.
+func (s *Sender) slowDown(now time.Duration, slowest, least float64) {
+	p := &s.pace
+	p.knee, p.growth = slowest, slowGrowth
+	rate := min(max(0.95*slowest, least), p.ceiling)
+	if rate >= p.rate {
+		return // what is measured goes on
+	}
+	if p.tested == 0 {
+		p.tested = p.rate
+	}
+	p.rate, p.changedAt, p.fellAt = rate, s.cfg.Group.Sealed(), now
+	for _, r := range s.order {
+		r.link.before = r.link.loss
 	}
 }
 
