@@ -24,7 +24,7 @@ cases=("$@")
   tcp-64k:4:60:64k:64:clonecast tcp-256k:4:60:256k:64:clonecast
   slow:4:100:0:16 1-1G:1:1000:0:256 4-1G:4:1000:0:128 8-1G:8:1000:0:128
 )
-clonecast=$here/../bin/clonecast
+clonecast=${CLONECAST:-$here/../bin/clonecast}
 for tool in "$clonecast" udp-sender uftp nft ethtool python3; do
   command -v "$tool" >/dev/null || {
     echo "$tool is missing: make build, apt-get install udpcast uftp nftables ethtool" >&2
@@ -202,4 +202,4 @@ echo
 echo "| case | tool | rate | wire | besides, s | cpu sender | cpu receiver | tcp | ended well |"
 echo "|---|---|---|---|---|---|---|---|---|"
 printf '%s' "$table"
-rm -f "$work/payload"; rm -rf "$work/run"
+[ -n "${KEEP:-}" ] || rm -rf "$work/payload" "$work/run"

@@ -21,7 +21,6 @@ const (
 	longMemory   = 4000                  // packets after which older ones count half
 	inRow        = 3                     // intervals that loss must last
 	certain      = 4                     // standard errors
-	futileFor    = 1                     // times that the rate is lowered for loss that stays
 	lagEvery     = 200 * time.Millisecond
 	maxLag       = 250 * time.Millisecond
 	keepShare    = 0.5                   // of the median's speed; who is slower leaves
@@ -30,7 +29,6 @@ const (
 	backlogLimit = 80                    // percent of a receiver's memory
 	minInterval  = 48                    // packets in an interval worth measuring
 	shortest     = 10 * time.Millisecond // for which what a path carries is measured
-	longInterval = time.Second           // after so long without one it may be that of several reports
 	baseMemory   = 10 * time.Second
 	slowGrowth   = 0.02 // of the rate per tick, near to where it was too much
 	fastGrowth   = 0.4  // far below
@@ -184,7 +182,6 @@ type link struct {
 	base     float64       // loss that no lower rate cures
 	baseAt   time.Duration // when that was found out
 	before   float64       // loss when the rate was last lowered
-	futile   int           // how many times in turn that did not help
 	path     float64       // bytes per second on the wire that its path carried when last measured; infinite when it carried all
 	capacity float64       // bytes per second on the wire of path and disk; infinite when nothing limits it
 	disk     bool          // it is its disk that limits it
@@ -193,9 +190,8 @@ type link struct {
 	since    uint64        // the slowing down that tally began with
 	judged   uint64        // the slowing down that was judged last
 
-	mark   packet.Report // the last one that ended an interval: Highest and Received
-	markAt time.Duration
-	lag    lag
+	mark mark // the end of the last interval
+	lag  lag
 
 	first, highest, received, firstReceived uint64
 	finishedAt                              time.Duration
@@ -203,15 +199,19 @@ type link struct {
 	writes                                  float64 // payload bytes per second
 }
 
+// mark is what a report said.
+type mark struct {
+	highest, received uint64
+	at                time.Duration
+}
+
 // lag is how far a receiver is behind the sender: what waits in buffers between them is lost only when these are full,
 // seconds later.
 type lag struct {
 	age      time.Duration // of the oldest packet that it had not seen with its last report
 	behindAt time.Duration // when it last had not seen the first packet at the present rate
-	at       time.Duration // of the look before
-	highest  uint64
-	received uint64
-	sealed   uint64
+	then     mark          // of the look before
+	sealed   uint64        // then
 	growing  bool
 	speed    float64 // bytes per second that arrived while it grew
 }
@@ -222,20 +222,21 @@ func (g *lag) look(now time.Duration, rep packet.Report, sealed uint64, p *pace)
 	if rep.Highest < p.changedAt {
 		g.behindAt = now
 	}
-	if g.at != 0 && now-g.at < lagEvery {
+	then := g.then
+	if then.at != 0 && now-then.at < lagEvery {
 		return
 	}
-	passed, seen, came := now-g.at, rep.Highest-min(g.highest, rep.Highest), sealed-g.sealed
+	seen, came := rep.Highest-min(then.highest, rep.Highest), sealed-g.sealed
 	// Of one that sees nothing at all it is not known whether it is slow.
-	g.growing = g.at > p.fellAt && g.age > maxLag && seen > minInterval && float64(seen) < 0.9*float64(came)
+	g.growing = then.at > p.fellAt && g.age > maxLag && seen > minInterval && float64(seen) < 0.9*float64(came)
 	if g.growing {
-		g.speed = float64(rep.Received-min(g.received, rep.Received)) * frame / passed.Seconds()
+		g.speed = float64(rep.Received-min(then.received, rep.Received)) * frame / (now - then.at).Seconds()
 	}
-	g.at, g.highest, g.received, g.sealed = now, rep.Highest, rep.Received, sealed
+	g.then, g.sealed = mark{rep.Highest, rep.Received, now}, sealed
 }
 
 // report measures the interval between two reports.
-func (l *link) report(now, before time.Duration, last, rep packet.Report, sealed uint64, p *pace) {
+func (l *link) report(now time.Duration, rep packet.Report, sealed uint64, p *pace) {
 	if rep.Highest == 0 {
 		return
 	}
@@ -251,22 +252,21 @@ func (l *link) report(now, before time.Duration, last, rep packet.Report, sealed
 	}
 	l.disk = rep.Backlog >= backlogLimit
 	l.lag.look(now, rep, sealed, p)
-	from, fromAt := last, before
-	if l.mark.Highest < p.changedAt || l.mark.Highest == 0 {
-		l.mark.Highest, l.mark.Received, l.markAt = rep.Highest, rep.Received, now
-	} else if now-l.markAt > longInterval {
-		from, fromAt = l.mark, l.markAt
-	}
-	sent := rep.Highest - min(from.Highest, rep.Highest)
-	if before == 0 || from.Highest == 0 || sent < minInterval || from.Highest < p.changedAt {
+	from := l.mark
+	if from.at == 0 || from.highest < p.changedAt { // the first report at the present rate
+		l.mark = mark{rep.Highest, rep.Received, now}
 		return
 	}
-	got := min(rep.Received-min(from.Received, rep.Received), sent)
-	l.mark.Highest, l.mark.Received, l.markAt = rep.Highest, rep.Received, now
+	sent := rep.Highest - min(from.highest, rep.Highest)
+	if sent < minInterval {
+		return
+	}
+	got := min(rep.Received-min(from.received, rep.Received), sent)
+	l.mark = mark{rep.Highest, rep.Received, now}
 	if l.since != p.changedAt {
 		l.since, l.tally, l.row = p.changedAt, tally{}, 0
 	}
-	l.tally.add(float64(sent), float64(got), (now - max(fromAt, p.began)).Seconds())
+	l.tally.add(float64(sent), float64(got), (now - max(from.at, p.began)).Seconds())
 	l.measured = true
 	l.loss, l.off = l.tally.loss()
 	if now-l.baseAt > baseMemory {
@@ -294,19 +294,15 @@ func (l *link) lossy() bool {
 
 // learn judges once what it has helped to lower the rate. Loss that stays as it was does not come from the rate.
 func (l *link) learn(now time.Duration, p *pace) (learned bool) {
-	if !l.current(p) || !l.lossy() || l.judged == p.changedAt {
+	if p.tested == 0 || !l.current(p) || l.judged == p.changedAt {
 		return false
 	}
 	l.judged = p.changedAt
-	if over := l.before - l.base; over > 0 && l.loss-l.base > over/2 {
-		l.futile++
-	} else {
-		l.futile = 0
-	}
-	if l.futile < futileFor {
+	before, after := l.before-l.base, l.loss-l.base
+	if before < excess/2 || after < excess/2 || after < before/2 {
 		return false
 	}
-	l.base, l.baseAt, l.futile, l.row = l.loss, now, 0, 0
+	l.base, l.baseAt, l.row = (l.before+l.loss)/2, now, 0
 	return true
 }
 
@@ -322,8 +318,8 @@ func (l *link) total() float64 {
 	return 1 - float64(got)/float64(sent)
 }
 
-// current tells that the path was measured at the present rate.
-func (l *link) current(p *pace) bool { return l.since == p.changedAt }
+// current tells that the path was measured at the present rate, for long enough to say something.
+func (l *link) current(p *pace) bool { return l.since == p.changedAt && l.tally.intervals >= inRow }
 
 // speed sets the receiver's capacity, given what goes out. What was measured before the rate last went down says no
 // more than it did then, and some time after packets at the new rate have come nothing at all: at a low rate the next

@@ -40,9 +40,8 @@ type receiver struct {
 	tokens   float64       // reports that may be read now
 	tokensAt time.Duration
 
-	last   packet.Report
-	lastAt time.Duration
-	asked  int // symbols sent only because this receiver asked
+	last  packet.Report
+	asked int // symbols sent only because this receiver asked
 
 	paths        packet.Paths // by which ways it hears the sender
 	opened       bool         // it has heard full packets of the group once
@@ -185,10 +184,10 @@ func (s *Sender) take(now time.Duration, r *receiver, rep packet.Report) {
 	s.notePaths(r, rep.Paths)
 	r.heard, r.vanished = now, false
 	if s.state == packet.StateRunning {
-		r.link.report(now, r.lastAt, r.last, rep, s.cfg.Group.Sealed(), &s.pace)
+		r.link.report(now, rep, s.cfg.Group.Sealed(), &s.pace)
 	}
 	runs := rep.Runs
-	r.last, r.lastAt = rep, now
+	r.last = rep
 	r.last.Runs = nil
 	if r.takesPart() && r.hears() && s.state == packet.StateRunning && (!r.link.hopeless() || s.idleFrom >= 0) {
 		s.repairs(now, r, rep.Highest, runs)
