@@ -3,6 +3,7 @@ package qemutests
 import (
 	"testing"
 
+	"clonecast/internal/multicast/packet"
 	"clonecast/qemu-tests/lab"
 	"clonecast/qemu-tests/story"
 	"clonecast/qemu-tests/testdisk"
@@ -43,6 +44,7 @@ func TestCast(t *testing.T) {
 	if !sameFiles(t, room.Original, room.A.Disk) {
 		t.Error("the capture changed the disk of PC A")
 	}
+	var multicast, unicast int64
 	for _, pc := range pcs[1:] {
 		var d story.Deployed
 		done.Result(t, pc, &d)
@@ -52,12 +54,16 @@ func TestCast(t *testing.T) {
 			t.Errorf("%s wrote %d bytes while the capture went on and %d afterwards, of %d",
 				pc.Name, d.Followed, d.Written, d.Compared)
 		}
-		if d.Cast.Unicast > d.Cast.Multicast/10 || d.Cast.Reason != "" {
-			t.Errorf("%s got %d bytes by multicast and %d by unicast (%s), want it all by multicast",
-				pc.Name, d.Cast.Multicast, d.Cast.Unicast, d.Cast.Reason)
+		multicast, unicast = multicast+d.Cast.Multicast, unicast+d.Cast.Unicast
+		if d.Cast.Cause == packet.ReasonStuck.Cause() {
+			t.Errorf("%s was told to leave the group because it asked for too much; the rate was too high for it", pc.Name)
 		}
 		testdisk.Equal(t, room.Original, pc.Disk)
 		testdisk.NoFreeSpace(t, room.Original, pc.Disk)
+	}
+	// An emulated PC may get so little time that it is less than half as fast as the other one, and has to leave the group.
+	if multicast <= 2*unicast {
+		t.Errorf("%d bytes came by multicast and %d by unicast, want most by multicast", multicast, unicast)
 	}
 	story.BootBoth(t, say, pcs[1:]...)
 	if r := room.Server.CLI("image", "show", story.Image+"@1"); r.Exit != 0 {

@@ -47,7 +47,7 @@ type Deployed struct {
 	Cast     struct {
 		Multicast int64  `json:"bytes_multicast"`
 		Unicast   int64  `json:"fetched_unicast"`
-		Reason    string // why it left the group
+		Cause     string // why it left the group
 	} `json:"multicast"`
 	Seconds float64
 }

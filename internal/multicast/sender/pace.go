@@ -20,6 +20,14 @@ const (
 	staleAfter   = 3 * time.Second       // from when on what was measured at a higher rate does not count
 	longMemory   = 4000                  // packets after which older ones count half
 	inRow        = 3                     // intervals that loss must last
+	overrun      = 256                   // packets lost in one interval, and
+	overrunShare = 0.3                   // so much of it: that is no accident
+	sharedFrom   = 600                   // packets
+	shared       = 0.005                 // loss of all receivers that may be congestion of what they share
+	standing     = 2 * time.Millisecond  // that packets wait on their way: somebody else sends as well
+	giveWay      = 0.65                  // of what was too much
+	comeBack     = 2 * time.Second       // to it
+	doubt        = 0.85                  // of the rate, to find that out
 	certain      = 4                     // standard errors
 	lagEvery     = 200 * time.Millisecond
 	maxLag       = 250 * time.Millisecond
@@ -54,8 +62,16 @@ type pace struct {
 	median    float64 // what the receiver in the middle is believed to take
 	changedAt uint64  // counter at the last slowing down
 	fellAt    time.Duration
-	spent     float64 // bytes since the last tick
-	actual    float64 // bytes per second that went out
+	spent     float64       // bytes since the last tick
+	actual    float64       // bytes per second that went out
+	queue     time.Duration // least lag of all lately
+	least     time.Duration
+	peak      time.Duration
+	queued    time.Duration
+	gave      float64
+	gaveAt    time.Duration
+	common    bool    // most receivers lost packets then
+	was       float64 // the rate before it was last lowered
 	tested    float64 // the rate before it was lowered, until it is known whether that helped; 0: it was not
 	learned   bool    // it did not help somebody
 
@@ -252,6 +268,7 @@ func (l *link) report(now time.Duration, rep packet.Report, sealed uint64, p *pa
 	}
 	l.disk = rep.Backlog >= backlogLimit
 	l.lag.look(now, rep, sealed, p)
+	p.least = min(p.least, l.lag.age)
 	from := l.mark
 	if from.at == 0 || from.highest < p.changedAt { // the first report at the present rate
 		l.mark = mark{rep.Highest, rep.Received, now}
@@ -273,9 +290,12 @@ func (l *link) report(now time.Duration, rep packet.Report, sealed uint64, p *pa
 		l.base = 0 // it is tested again
 	}
 	l.base = min(l.base, l.loss+2*l.off)
-	if 1-float64(got)/float64(sent) > l.base+excess+noise/math.Sqrt(float64(sent)) {
+	switch lost := float64(sent - got); {
+	case lost > overrun && lost > overrunShare*float64(sent):
+		l.row = inRow
+	case lost > (l.base+excess)*float64(sent)+noise*math.Sqrt(float64(sent)):
 		l.row++
-	} else {
+	default:
 		l.row = 0
 	}
 	if l.tally.sent > longMemory {
@@ -298,8 +318,10 @@ func (l *link) learn(now time.Duration, p *pace) (learned bool) {
 		return false
 	}
 	l.judged = p.changedAt
+	// With congestion as much arrives per second as before.
 	before, after := l.before-l.base, l.loss-l.base
-	if before < excess/2 || after < excess/2 || after < before/2 {
+	cured := max(1-(1-l.before)*p.was/p.rate-l.base, 0)
+	if cured > 0.7*before || before < shared/2 || after < shared/2 || after < (before+cured)/2 {
 		return false
 	}
 	l.base, l.baseAt, l.row = (l.before+l.loss)/2, now, 0
@@ -328,7 +350,7 @@ func (l *link) speed(p *pace) {
 	switch {
 	case l.lag.growing:
 		l.path = 0.9 * l.lag.speed // and what waits must get less
-	case l.current(p) && l.lossy():
+	case l.since == p.changedAt && l.lossy():
 		l.path = l.tally.speed()
 	case l.current(p) || p.lastTick-max(p.fellAt, l.lag.behindAt) > staleAfter:
 		l.path = math.Inf(1)
@@ -353,6 +375,10 @@ func (s *Sender) control(now time.Duration) {
 	}
 	p.actual = min(p.spent/passed, p.rate)
 	p.spent, p.lastTick = 0, now
+	if p.least < math.MaxInt64 {
+		p.queue, p.least = p.least, math.MaxInt64
+		p.peak = max(p.queue, p.peak*9/10)
+	}
 	var part []*receiver
 	all := 0
 	for _, r := range s.order {
@@ -377,7 +403,7 @@ func (s *Sender) control(now time.Duration) {
 			part = s.dropSlow(now, part)
 		}
 	}
-	if part[0].link.waiting(p) {
+	if part[0].link.waiting(p) || p.testing(part) {
 		return
 	}
 	if slowest := part[0].link.capacity; slowest < p.rate {
@@ -385,34 +411,94 @@ func (s *Sender) control(now time.Duration) {
 		if !known { // the others may be much faster
 			least = max(least, keepShare*p.rate)
 		}
-		s.slowDown(now, slowest, least)
+		s.slowDown(now, slowest, 0.95*slowest, least)
 		return
 	}
-	if p.learned && p.tested > p.rate { // it was lowered for nothing
+	if loss := p.sharedLoss(part); known && loss > 0 && p.tested == 0 {
+		s.slowDown(now, (1-loss)*p.rate, doubt*p.rate, p.floor)
+		return
+	}
+	switch {
+	case p.learned && p.tested > p.rate: // it was lowered for nothing
 		p.rate, p.changedAt = p.tested, s.cfg.Group.Sealed()
+	case p.tested > 0 && p.common && p.queued > standing: // it was too much: others may need a part of it
+		p.rate = max(min(p.rate, giveWay*p.knee), p.floor)
+		p.gave, p.gaveAt = p.rate, now
 	}
 	p.tested, p.learned = 0, false
+	p.grow(now)
+}
+
+// grow lets the rate come back to what was too much, at first fast, and go carefully beyond it.
+func (p *pace) grow(now time.Duration) {
+	if p.gaveAt > 0 && p.queue > standing {
+		p.rate = min(1.003*p.rate, p.ceiling)
+		return
+	}
+	if p.rate < p.knee && p.gaveAt > 0 {
+		left := max(1-float64(now-p.gaveAt)/float64(comeBack), 0)
+		p.rate = min(max(p.rate, p.knee-(p.knee-p.gave)*left*left*left)*1.001, (1+fastGrowth)*p.rate, p.ceiling)
+		p.growth = slowGrowth
+		return
+	}
 	p.rate = min((1+p.growth)*p.rate, p.ceiling)
 	if p.growth = min(2*p.growth, fastGrowth); p.rate > 0.9*p.knee && p.rate < 1.2*p.knee {
 		p.growth = slowGrowth
 	}
 }
 
+// testing tells that the rate was lowered and most receivers were not measured since.
+func (p *pace) testing(part []*receiver) bool {
+	if p.tested == 0 || p.lastTick-p.fellAt > staleAfter {
+		return false
+	}
+	known := 0
+	for _, r := range part {
+		if r.link.current(p) {
+			known++
+		}
+	}
+	return 2*known < len(part)
+}
+
+// sharedLoss is what all receivers lose beyond what no lower rate cures; 0 if it may be chance. It is as much as the one
+// loses who loses least.
+func (p *pace) sharedLoss(part []*receiver) float64 {
+	least := math.Inf(1)
+	for _, r := range part {
+		l := &r.link
+		over := l.loss - l.base
+		if !l.current(p) || l.tally.sent < sharedFrom || over < max(shared, 3*l.off) {
+			return 0
+		}
+		least = min(least, over)
+	}
+	return least
+}
+
 // slowDown lowers the rate to what the slowest receiver can take. What waits for it must get less.
-func (s *Sender) slowDown(now time.Duration, slowest, least float64) {
+func (s *Sender) slowDown(now time.Duration, slowest, rate, least float64) {
 	p := &s.pace
 	p.knee, p.growth = slowest, slowGrowth
-	rate := min(max(0.95*slowest, least), p.ceiling)
+	rate = min(max(rate, least), p.ceiling)
 	if rate >= p.rate {
 		return // what is measured goes on
 	}
-	if p.tested == 0 {
+	if p.was = p.rate; p.tested == 0 {
 		p.tested = p.rate
 	}
-	p.rate, p.changedAt, p.fellAt = rate, s.cfg.Group.Sealed(), now
+	p.rate, p.changedAt, p.fellAt, p.queued = rate, s.cfg.Group.Sealed(), now, p.peak
+	lossy, all := 0, 0
 	for _, r := range s.order {
 		r.link.before = r.link.loss
+		if r.takesPart() && r.hears() {
+			all++
+		}
+		if r.takesPart() && r.link.measured && r.link.loss-r.link.base > shared {
+			lossy++
+		}
 	}
+	p.common = 2*lossy > all
 }
 
 // believe takes the capacity of the receiver in the middle. Where it is not known, because nothing limits

@@ -118,7 +118,7 @@ func TestExploreTCP(t *testing.T) {
 		for seed := range uint64(*explore) {
 			w := newWorld(t, 700+seed, config{payload: int(c.mbit * mbit * 6), line: c.line * mbit})
 			w.middle = &port{rate: c.mbit * mbit, buffer: c.buffer}
-			for range 4 {
+			for range 2 {
 				w.join(0, path{delay: ms / 2}, nil)
 			}
 			f := w.tcp(0, c.rtt)
@@ -135,6 +135,11 @@ func TestExploreTCP(t *testing.T) {
 			}
 			took := (after - 500*ms).Seconds()
 			_ = before
+			for _, r := range w.sender.Receivers() {
+				if r.Reason != 0 {
+					fmt.Println("left", r.ID, r.Reason)
+				}
+			}
 			shares = append(shares, float64(f.delivered-before)/took/(c.mbit*mbit))
 			sums = append(sums, float64(len(w.payload))/took/(c.mbit*mbit))
 		}
