@@ -6,8 +6,8 @@
 #     bench/multicast-lab.sh down
 #
 # LOSS is how many of 10,000 packets each receiver drops at random, or RUN/EVERY: in turn RUN of so many, each receiver
-# at another time. "middle" makes a second switch for the receivers, behind a link of MIDDLE_MBIT with a buffer of BUFFER
-# (as tc has it: 64k); ccmb-t (t0, 10.99.0.253) is on the sender's side of it, for what else is to pass there.
+# at another time. "middle" makes a second switch for the receivers, behind a link of MIDDLE_MBIT with a buffer of
+# BUFFER (as tc has it: 64k); ccmb-t (t0, 10.99.0.253) is on the sender's side of it, for what else is to pass there.
 #
 # Namespace ccmb-s is the sender (s0, 10.99.0.254), ccmb-1..N are receivers (eth0, 10.99.0.I), ccmb-sw holds the bridge.
 # The sender's link is shaped to RATE (0: not at all), each receiver drops packets at random, and the switch port of

@@ -3,15 +3,17 @@
 #
 #     bench/multicast.sh WORKDIR [ROUNDS] [CASE ...]
 #
-# A CASE is NAME:RECEIVERS:MBIT:LOSS:PAYLOAD_MB[:TOOLS]; without any, those of docs/performance.md. LOSS is in packets of
-# 10,000, or RUN/EVERY (see multicast-lab.sh). In a case whose NAME begins with "tcp" a TCP flow passes a link of MBIT
-# in the middle of the network all the time, LOSS is the buffer of that link (64k), and the session may have twice its
-# rate; "tcp" is the part of that link that the flow had during the data phase. Prints every run and the medians as a
-# table. The receivers wait already when a sender starts. "rate" is payload per second of
-# the data phase (from the first to the last percent on the sender's interface) over the shaped rate, "wire" is bytes
-# sent, headers included, over payload, "besides" is what the whole run takes longer than the data phase, in seconds,
-# "cpu" is processor seconds per Gbit of payload of the sender and of one receiver. A run that does not end in 45 s or
-# leaves a wrong file is "failed". clonecast encrypts, the others do not.
+# A CASE is NAME:RECEIVERS:MBIT:LOSS:PAYLOAD_MB[:TOOLS]; without any, those of docs/performance.md. LOSS is in packets
+# of 10,000, or RUN/EVERY (see multicast-lab.sh). In a case whose NAME begins with "tcp" a TCP flow passes a link of
+# MBIT in the middle of the network all the time, LOSS is the buffer of that link (64k), and the session may have twice
+# its rate; "tcp" is the part of that link that the flow had during the data phase. CLONECAST is another program to
+# measure than that in bin. Prints every run and the medians as a table.
+#
+# The receivers wait already when a sender starts. "rate" is payload per second of the data phase (from the first to the
+# last percent on the sender's interface) over the shaped rate, "wire" is bytes sent, headers included, over payload,
+# "besides" is what the whole run takes longer than the data phase, in seconds, "cpu" is processor seconds per Gbit of
+# payload of the sender and of one receiver. A run that does not end in 45 s or leaves a wrong file is "failed".
+# clonecast encrypts, the others do not.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=$1 rounds=${2:-5}
@@ -130,7 +132,7 @@ measure() {
   started=$EPOCHREALTIME
   "sender_$tool" "$n" "$allowed"
   for i in "${daemons[@]}"; do kill "$i" 2>/dev/null || :; done
-  while [ "$(jobs -r | wc -l)" -gt $((1 + ${#flows[@]})) ]; do sleep 0.05; done # the watcher stays
+  while [ "$(jobs -rp | wc -l)" -gt $((1 + ${#flows[@]})) ]; do sleep 0.05; done # the watcher stays
   kill "$watcher" "${flows[@]}" || :
   wait 2>/dev/null || :
   [ ! -e "$run/sender.failed" ] || { echo failed; return; }
@@ -202,4 +204,4 @@ echo
 echo "| case | tool | rate | wire | besides, s | cpu sender | cpu receiver | tcp | ended well |"
 echo "|---|---|---|---|---|---|---|---|---|"
 printf '%s' "$table"
-[ -n "${KEEP:-}" ] || rm -rf "$work/payload" "$work/run"
+rm -rf "$work/payload" "$work/run"

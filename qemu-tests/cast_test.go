@@ -61,7 +61,7 @@ func TestCast(t *testing.T) {
 		testdisk.Equal(t, room.Original, pc.Disk)
 		testdisk.NoFreeSpace(t, room.Original, pc.Disk)
 	}
-	// An emulated PC may get so little time that it is less than half as fast as the other one, and has to leave the group.
+	// An emulated PC may get so little time that it is less than half as fast as the other one, and must leave.
 	if multicast <= 2*unicast {
 		t.Errorf("%d bytes came by multicast and %d by unicast, want most by multicast", multicast, unicast)
 	}

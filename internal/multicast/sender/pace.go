@@ -8,35 +8,36 @@ import (
 	"clonecast/internal/multicast/packet"
 )
 
-// How the rate is controlled. A receiver is congested when it loses clearly more than it ever
-// did at its best: what arrives per second is then what its path can carry. Loss that is always there (a bad
-// cable, a poor switch) is no reason to be slow; parity repairs it. A receiver whose memory
-// is filling up is as fast as its disk. Nobody waits for one that is far slower than the one in the middle.
+// How the rate is controlled. Loss is no proof of congestion: the rate goes down to where congestion would be cured, and
+// loss that stays as it was (a bad cable, a poor switch) is no reason to be slow; parity repairs it. A receiver that
+// falls further and further behind is slow although it loses nothing yet. One whose memory is filling up is as fast as
+// its disk. Nobody waits for one that is far slower than the one in the middle.
 const (
 	tickEvery    = 100 * time.Millisecond
 	late         = 20 * time.Millisecond // that the driver may be without the rate falling
-	excess       = 0.03                  // more loss than usual that counts, and noise more for few packets
+	excess       = 0.03                  // loss beyond that of the path that counts, and noise more for few packets
 	noise        = 2.0                   // divided by the root of the packets measured
 	staleAfter   = 3 * time.Second       // from when on what was measured at a higher rate does not count
 	longMemory   = 4000                  // packets after which older ones count half
 	inRow        = 3                     // intervals that loss must last
 	overrun      = 256                   // packets lost in one interval, and
 	overrunShare = 0.3                   // so much of it: that is no accident
-	sharedFrom   = 600                   // packets
-	shared       = 0.005                 // loss of all receivers that may be congestion of what they share
+	shared       = 0.005                 // the same when all receivers lose: what they share may be congested
+	sharedFrom   = 600                   // packets measured for that
 	standing     = 2 * time.Millisecond  // that packets wait on their way: somebody else sends as well
 	giveWay      = 0.65                  // of what was too much
 	comeBack     = 2 * time.Second       // to it
+	giveFor      = 10 * time.Second      // at most, while somebody takes what was given
 	doubt        = 0.85                  // of the rate, to find that out
 	certain      = 4                     // standard errors
 	lagEvery     = 200 * time.Millisecond
-	maxLag       = 250 * time.Millisecond
-	keepShare    = 0.5                   // of the median's speed; who is slower leaves
-	patience     = 5                     // ticks for which somebody must be slow: a short stall is none
-	evidence     = 1500                  // packets for which too: at a low rate few go by in these ticks
-	backlogLimit = 80                    // percent of a receiver's memory
-	minInterval  = 48                    // packets in an interval worth measuring
-	shortest     = 10 * time.Millisecond // for which what a path carries is measured
+	maxLag       = 250 * time.Millisecond // that a receiver may be behind, beyond which it must not fall further
+	keepShare    = 0.5                    // of the median's speed; who is slower leaves
+	patience     = 5                      // ticks for which somebody must be slow: a short stall is none
+	evidence     = 1500                   // packets for which too: at a low rate few go by in these ticks
+	backlogLimit = 80                     // percent of a receiver's memory
+	minInterval  = 48                     // packets in an interval worth measuring
+	shortest     = 10 * time.Millisecond  // for which what a path carries is measured
 	baseMemory   = 10 * time.Second
 	slowGrowth   = 0.02 // of the rate per tick, near to where it was too much
 	fastGrowth   = 0.4  // far below
@@ -62,18 +63,20 @@ type pace struct {
 	median    float64 // what the receiver in the middle is believed to take
 	changedAt uint64  // counter at the last slowing down
 	fellAt    time.Duration
-	spent     float64       // bytes since the last tick
-	actual    float64       // bytes per second that went out
-	queue     time.Duration // least lag of all lately
-	least     time.Duration
-	peak      time.Duration
-	queued    time.Duration
-	gave      float64
-	gaveAt    time.Duration
-	common    bool    // most receivers lost packets then
+	spent     float64 // bytes since the last tick
+	actual    float64 // bytes per second that went out
 	was       float64 // the rate before it was last lowered
 	tested    float64 // the rate before it was lowered, until it is known whether that helped; 0: it was not
 	learned   bool    // it did not help somebody
+	common    bool    // most receivers lost packets when it was lowered
+
+	// How long packets wait on their way, by the receiver that is least behind.
+	least  time.Duration // since the last tick
+	queue  time.Duration // in the tick before
+	peak   time.Duration // lately
+	queued time.Duration // when the rate was last lowered
+	gave   float64       // the rate after way was last given
+	gaveAt time.Duration
 
 	sealedAt [stamps]stamp // when packets were sealed, in a ring
 	stamped  int
@@ -115,6 +118,7 @@ func (p *pace) age(now time.Duration, counter uint64) time.Duration {
 }
 
 func (p *pace) init(floor, ceiling float64) {
+	p.least = math.MaxInt64
 	p.ceiling = max(ceiling, 1500)
 	p.floor = min(max(floor, 1500), p.ceiling)
 	p.rate, p.knee, p.median, p.growth = p.ceiling, p.ceiling, p.ceiling, slowGrowth
@@ -198,7 +202,7 @@ type link struct {
 	base     float64       // loss that no lower rate cures
 	baseAt   time.Duration // when that was found out
 	before   float64       // loss when the rate was last lowered
-	path     float64       // bytes per second on the wire that its path carried when last measured; infinite when it carried all
+	path     float64       // bytes per second on the wire that its path carries; infinite when nothing was too much
 	capacity float64       // bytes per second on the wire of path and disk; infinite when nothing limits it
 	disk     bool          // it is its disk that limits it
 	slow     int           // ticks for which it was slow
@@ -227,9 +231,9 @@ type lag struct {
 	age      time.Duration // of the oldest packet that it had not seen with its last report
 	behindAt time.Duration // when it last had not seen the first packet at the present rate
 	then     mark          // of the look before
-	sealed   uint64        // then
-	growing  bool
-	speed    float64 // bytes per second that arrived while it grew
+	sealed   uint64        // how many packets were sealed then
+	growing  bool          // it is far behind and falls further behind
+	speed    float64       // bytes per second that arrived while it grew
 }
 
 // look compares what a receiver has seen with what was sealed.
@@ -431,13 +435,14 @@ func (s *Sender) control(now time.Duration) {
 
 // grow lets the rate come back to what was too much, at first fast, and go carefully beyond it.
 func (p *pace) grow(now time.Duration) {
-	if p.gaveAt > 0 && p.queue > standing {
+	if p.gaveAt > 0 && now-p.gaveAt < giveFor && p.queue > standing { // somebody takes what was given
 		p.rate = min(1.003*p.rate, p.ceiling)
 		return
 	}
 	if p.rate < p.knee && p.gaveAt > 0 {
 		left := max(1-float64(now-p.gaveAt)/float64(comeBack), 0)
-		p.rate = min(max(p.rate, p.knee-(p.knee-p.gave)*left*left*left)*1.001, (1+fastGrowth)*p.rate, p.ceiling)
+		p.rate = min(max(p.rate, p.knee-(p.knee-p.gave)*left*left*left)*1.001, // arrives in the end
+			(1+fastGrowth)*p.rate, p.ceiling)
 		p.growth = slowGrowth
 		return
 	}
@@ -461,7 +466,7 @@ func (p *pace) testing(part []*receiver) bool {
 	return 2*known < len(part)
 }
 
-// sharedLoss is what all receivers lose beyond what no lower rate cures; 0 if it may be chance. It is as much as the one
+// sharedLoss is what all receivers lose beyond what no lower rate cures; 0 if it may be chance. It is what the one
 // loses who loses least.
 func (p *pace) sharedLoss(part []*receiver) float64 {
 	least := math.Inf(1)
@@ -476,7 +481,7 @@ func (p *pace) sharedLoss(part []*receiver) float64 {
 	return least
 }
 
-// slowDown lowers the rate to what the slowest receiver can take. What waits for it must get less.
+// slowDown lowers the rate because of a receiver that can take no more than slowest.
 func (s *Sender) slowDown(now time.Duration, slowest, rate, least float64) {
 	p := &s.pace
 	p.knee, p.growth = slowest, slowGrowth

@@ -14,7 +14,6 @@ type tcp struct {
 	sent      int
 	recovery  int // the window was halved: not again for a loss of a packet before this one
 	heard     time.Duration
-	stopped   bool
 	delivered int // bytes
 }
 
@@ -27,7 +26,7 @@ func (w *world) tcp(at time.Duration, rtt time.Duration) *tcp {
 }
 
 func (f *tcp) send() {
-	for ; !f.stopped && f.flying < int(f.window); f.flying++ {
+	for ; f.flying < int(f.window); f.flying++ {
 		f.sent++
 		n := f.sent
 		if out, ok := f.port.pass(f.w.now, tcpPacket); ok {
@@ -61,9 +60,6 @@ func (f *tcp) lost(n int) {
 
 // watch begins anew with one packet when nothing was heard for 200 ms.
 func (f *tcp) watch() {
-	if f.stopped {
-		return
-	}
 	if f.w.now-f.heard > 200*time.Millisecond {
 		f.threshold, f.window, f.heard = max(f.window/2, 2), 1, f.w.now
 	}

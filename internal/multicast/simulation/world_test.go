@@ -72,6 +72,7 @@ type world struct {
 	sender  *sender.Sender
 	waking  time.Duration // when the sender is woken; negative: not yet known
 	nodes   []*node
+	left    []uint32            // receivers of which the sender told that they left the group
 	tap     func(packet []byte) // sees all that the sender multicasts
 	buf     []byte
 	over    bool
@@ -202,6 +203,7 @@ func newWorld(t testing.TB, seed uint64, c config) *world {
 	s, err := sender.New(sender.Config{
 		Geometry: w.geo, Group: w.key("group", packet.PurposeGroup), Probe: w.key("group", packet.PurposeProbe),
 		Signer: w.signer, Source: w, Floor: c.floor, Ceiling: c.ceiling, Memory: 64,
+		Left: func(id uint32, _ packet.Reason) { w.left = append(w.left, id) },
 	})
 	if err != nil {
 		t.Fatal(err)
