@@ -8,8 +8,8 @@ import (
 	"clonecast/internal/multicast/packet"
 )
 
-// How the rate is controlled. Loss is no proof of congestion: the rate goes down to where congestion would be cured, and
-// loss that stays as it was (a bad cable, a poor switch) is no reason to be slow; parity repairs it. A receiver that
+// How the rate is controlled. Loss is no proof of congestion: the rate goes down to where congestion would be cured,
+// and loss that stays as it was (a bad cable, a poor switch) is no reason to be slow; parity repairs it. A receiver that
 // falls further and further behind is slow although it loses nothing yet. One whose memory is filling up is as fast as
 // its disk. Nobody waits for one that is far slower than the one in the middle.
 const (
