@@ -9,9 +9,9 @@ import (
 )
 
 // How the rate is controlled. Loss is no proof of congestion: the rate goes down to where congestion would be cured,
-// and loss that stays as it was (a bad cable, a poor switch) is no reason to be slow; parity repairs it. A receiver that
-// falls further and further behind is slow although it loses nothing yet. One whose memory is filling up is as fast as
-// its disk. Nobody waits for one that is far slower than the one in the middle.
+// and loss that stays as it was (a bad cable, a poor switch) is no reason to be slow; parity repairs it. A receiver
+// that falls further and further behind is slow although it loses nothing yet. One whose memory is filling up is as
+// fast as its disk. Nobody waits for one that is far slower than the one in the middle.
 const (
 	tickEvery    = 100 * time.Millisecond
 	late         = 20 * time.Millisecond // that the driver may be without the rate falling
