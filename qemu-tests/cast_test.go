@@ -3,13 +3,14 @@ package qemutests
 import (
 	"testing"
 
+	"clonecast/internal/multicast/packet"
 	"clonecast/qemu-tests/lab"
 	"clonecast/qemu-tests/story"
 	"clonecast/qemu-tests/testdisk"
 )
 
 // TestCast captures PC A while the blank PCs B and C, which wait for it, become it in the same pass: both systems start
-// on all three, and there is a version as after any capture.
+// on them, and there is a version as after any capture.
 func TestCast(t *testing.T) {
 	say := func(format string, args ...any) { t.Logf("*** "+format, args...) }
 	const rate = "30M" // what emulated PCs can receive together
@@ -43,6 +44,7 @@ func TestCast(t *testing.T) {
 	if !sameFiles(t, room.Original, room.A.Disk) {
 		t.Error("the capture changed the disk of PC A")
 	}
+	var multicast, unicast int64
 	for _, pc := range pcs[1:] {
 		var d story.Deployed
 		done.Result(t, pc, &d)
@@ -52,15 +54,18 @@ func TestCast(t *testing.T) {
 			t.Errorf("%s wrote %d bytes while the capture went on and %d afterwards, of %d",
 				pc.Name, d.Followed, d.Written, d.Compared)
 		}
-		if d.Cast.Multicast == 0 {
-			t.Errorf("%s got nothing by multicast, and %d bytes by unicast", pc.Name, d.Cast.Unicast)
+		multicast, unicast = multicast+d.Cast.Multicast, unicast+d.Cast.Unicast
+		if d.Cast.Cause == packet.ReasonStuck.Cause() {
+			t.Errorf("%s was told to leave the group because it asked for too much; the rate was too high for it", pc.Name)
 		}
 		testdisk.Equal(t, room.Original, pc.Disk)
 		testdisk.NoFreeSpace(t, room.Original, pc.Disk)
 	}
-	for _, pc := range pcs {
-		story.BootBoth(t, pc, say)
+	// An emulated PC may get so little time that it is less than half as fast as the other one, and must leave.
+	if multicast <= 2*unicast {
+		t.Errorf("%d bytes came by multicast and %d by unicast, want most by multicast", multicast, unicast)
 	}
+	story.BootBoth(t, say, pcs[1:]...)
 	if r := room.Server.CLI("image", "show", story.Image+"@1"); r.Exit != 0 {
 		t.Error("the capture has published no version")
 	}

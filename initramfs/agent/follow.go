@@ -235,7 +235,7 @@ func (r *multicastResult) add(o multicastResult) {
 		r.State = o.State
 	}
 	if o.Reason != "" {
-		r.Reason = o.Reason
+		r.Cause, r.Reason, r.Hint = o.Cause, o.Reason, o.Hint
 	}
 }
 

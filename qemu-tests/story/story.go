@@ -45,8 +45,9 @@ type Deployed struct {
 	Fetched  int64 `json:"bytes_fetched"`
 	Followed int64 `json:"bytes_followed"`
 	Cast     struct {
-		Multicast int64 `json:"bytes_multicast"`
-		Unicast   int64 `json:"fetched_unicast"`
+		Multicast int64  `json:"bytes_multicast"`
+		Unicast   int64  `json:"fetched_unicast"`
+		Cause     string // why it left the group
 	} `json:"multicast"`
 	Seconds float64
 }
@@ -117,15 +118,22 @@ func (r *Room) Deploy(t vm.T, say Say) {
 	}
 }
 
-// BootBoth boots both systems of a PC from its disk, without network.
-func BootBoth(t vm.T, pc *lab.PC, say Say) {
+// BootBoth boots both systems of PCs from their disks, without network; all PCs at once, because a booting one mostly
+// waits for one processor.
+func BootBoth(t vm.T, say Say, pcs ...*lab.PC) {
 	t.Helper()
-	linux := pc.BootDisk("linux")
-	say("%s boots from its disk: %s", pc.Name, shortHash.ReplaceAllString(linux.WaitLine(testdisk.LinuxStarted)[0], "$1…"))
-	linux.Wait()
-	windows := pc.BootDisk(testdisk.WindowsTag)
-	say("%s boots from its disk: %s", pc.Name, windows.WaitLine(testdisk.WindowsStarted)[0])
-	windows.Kill()
+	var linux []*vm.VM
+	for _, pc := range pcs {
+		linux = append(linux, pc.BootDisk("linux"))
+	}
+	for i, pc := range pcs {
+		started := linux[i].WaitLine(testdisk.LinuxStarted)[0]
+		say("%s boots from its disk: %s", pc.Name, shortHash.ReplaceAllString(started, "$1…"))
+		linux[i].Wait()
+		windows := pc.BootDisk(testdisk.WindowsTag)
+		say("%s boots from its disk: %s", pc.Name, windows.WaitLine(testdisk.WindowsStarted)[0])
+		windows.Kill()
+	}
 }
 
 // Size of a file.

@@ -40,9 +40,8 @@ type receiver struct {
 	tokens   float64       // reports that may be read now
 	tokensAt time.Duration
 
-	last   packet.Report
-	lastAt time.Duration
-	asked  int // symbols sent only because this receiver asked
+	last  packet.Report
+	asked int // symbols sent only because this receiver asked
 
 	paths        packet.Paths // by which ways it hears the sender
 	opened       bool         // it has heard full packets of the group once
@@ -173,31 +172,32 @@ func (s *Sender) take(now time.Duration, r *receiver, rep packet.Report) {
 		r.progress = now
 	}
 	if r.state != packet.StateFailed && rep.State > r.state { // states only go on
-		if r.state == packet.StateReceiving {
+		leaves := r.state == packet.StateReceiving
+		if leaves {
 			s.lastDone = now
 		}
 		r.state = rep.State
 		if rep.Reason != packet.ReasonNone {
-			s.left(r, rep.Reason)
+			s.left(r, rep.Reason, leaves)
 		}
 	}
 	s.notePaths(r, rep.Paths)
 	r.heard, r.vanished = now, false
 	if s.state == packet.StateRunning {
-		r.link.report(now, r.lastAt, r.last, rep, &s.pace)
+		r.link.report(now, rep, s.cfg.Group.Sealed(), &s.pace)
 	}
 	runs := rep.Runs
-	r.last, r.lastAt = rep, now
+	r.last = rep
 	r.last.Runs = nil
 	if r.takesPart() && r.hears() && s.state == packet.StateRunning && (!r.link.hopeless() || s.idleFrom >= 0) {
 		s.repairs(now, r, rep.Highest, runs)
 	}
 }
 
-// left notes that a receiver has left the group.
-func (s *Sender) left(r *receiver, reason packet.Reason) {
+// left notes why a receiver is not in the group, and tells of it when it leaves.
+func (s *Sender) left(r *receiver, reason packet.Reason, leaves bool) {
 	r.reason = reason
-	if s.cfg.Left != nil {
+	if s.cfg.Left != nil && leaves {
 		s.cfg.Left(r.id, reason)
 	}
 }

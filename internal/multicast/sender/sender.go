@@ -242,6 +242,7 @@ func (s *Sender) Next(now time.Duration, buf []byte) (batch []byte, size int, wa
 		return nil, 0, min(wait, s.statusAt-now), nil
 	}
 	if batch, err = s.data(buf[:0], min(allowed, cap(buf)/packet.MaxSize)); err != nil || len(batch) > 0 {
+		s.pace.stamp(now, s.cfg.Group.Sealed())
 		s.idleFrom = -1
 		return batch, packet.MaxSize, 0, err
 	}

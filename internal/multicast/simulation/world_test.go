@@ -68,9 +68,11 @@ type world struct {
 	signer  ed25519.PrivateKey
 	line    float64 // bytes per second of the sender's link
 	card    *card
+	middle  *port // that all packets of the group pass behind the sender's link; may be nil
 	sender  *sender.Sender
 	waking  time.Duration // when the sender is woken; negative: not yet known
 	nodes   []*node
+	left    []uint32            // receivers of which the sender told that they left the group
 	tap     func(packet []byte) // sees all that the sender multicasts
 	buf     []byte
 	over    bool
@@ -102,23 +104,31 @@ type node struct {
 type path struct {
 	loss      float64
 	burst     float64 // mean length of runs of lost packets; 0: independent
+	every     int     // packets, of which run in turn are lost; 0: none
+	run       int
 	duplicate float64
 	corrupt   float64
 	delay     time.Duration
 	jitter    time.Duration      // packets overtake each other within it
 	rate      float64            // bytes per second of a slow port; 0: the line's
+	buffer    int                // bytes of that port; 0: 256 KiB
 	cuts      [][2]time.Duration // partitions
 	closed    packet.Paths       // ways on which nothing comes
 	deaf      bool               // reports do not get to the sender by UDP
 	subnet    bool               // it is in another subnet
-	portFree  time.Duration
+	out       port
 	bad       bool
+	count     int // packets so far
 }
 
 // lost draws the fate of the next packet.
 func (p *path) lost(rng *rand.Rand, now time.Duration) bool {
 	if p.cut(now) {
 		return true
+	}
+	if p.every > 0 {
+		p.count++
+		return p.count%p.every < p.run
 	}
 	if p.burst == 0 {
 		return rng.Float64() < p.loss
@@ -136,17 +146,33 @@ func (p *path) cut(now time.Duration) bool {
 	return slices.ContainsFunc(p.cuts, func(cut [2]time.Duration) bool { return now >= cut[0] && now < cut[1] })
 }
 
-// port passes a packet through a slow switch port with a buffer of 256 KiB.
-func (p *path) port(now time.Duration, n int) (out time.Duration, ok bool) {
+// port is a switch port, or whatever else passes packets on at a rate and drops those for which its buffer is full.
+type port struct {
+	rate   float64 // bytes per second; 0: at once
+	buffer int     // bytes
+	freeAt time.Duration
+}
+
+// pass tells when a packet has passed, if it does.
+func (p *port) pass(now time.Duration, n int) (out time.Duration, ok bool) {
 	if p.rate == 0 {
 		return now, true
 	}
-	p.portFree = max(p.portFree, now)
-	if (p.portFree-now).Seconds()*p.rate > 256<<10 {
+	p.freeAt = max(p.freeAt, now)
+	if (p.freeAt-now).Seconds()*p.rate > float64(p.buffer) {
 		return 0, false
 	}
-	p.portFree += time.Duration(float64(n) / p.rate * 1e9)
-	return p.portFree, true
+	p.freeAt += time.Duration(float64(n) / p.rate * 1e9)
+	return p.freeAt, true
+}
+
+// slowPort passes a packet through the receiver's own port.
+func (p *path) slowPort(now time.Duration, n int) (out time.Duration, ok bool) {
+	p.out.rate, p.out.buffer = p.rate, p.buffer
+	if p.buffer == 0 {
+		p.out.buffer = 256 << 10
+	}
+	return p.out.pass(now, n)
 }
 
 type config struct {
@@ -177,6 +203,7 @@ func newWorld(t testing.TB, seed uint64, c config) *world {
 	s, err := sender.New(sender.Config{
 		Geometry: w.geo, Group: w.key("group", packet.PurposeGroup), Probe: w.key("group", packet.PurposeProbe),
 		Signer: w.signer, Source: w, Floor: c.floor, Ceiling: c.ceiling, Memory: 64,
+		Left: func(id uint32, _ packet.Reason) { w.left = append(w.left, id) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -357,9 +384,28 @@ func (w *world) multicast(batch []byte, size int, way packet.Paths) {
 			w.tap(p)
 		}
 	}
+	if w.middle == nil {
+		w.spread(packets, size, way, w.card.freeAt)
+		return
+	}
+	// Each packet comes to the middle when it has left the card, among those of others.
+	at := w.card.freeAt - time.Duration(onWire/w.line*1e9)
+	for _, p := range packets {
+		n := len(p) + sender.FrameOverhead
+		at += time.Duration(float64(n) / w.line * 1e9)
+		w.at(at, func() {
+			if out, ok := w.middle.pass(w.now, n); ok {
+				w.at(out, func() { w.spread([][]byte{p}, size, way, w.now) })
+			}
+		})
+	}
+}
+
+// spread gives packets to every receiver that hears their way.
+func (w *world) spread(packets [][]byte, size int, way packet.Paths, at time.Duration) {
 	for _, n := range w.nodes {
 		if n.path.closed&way == 0 && (n.path.closed&packet.PathFull == 0 || size < packet.MaxSize) {
-			w.carry(n, packets, w.card.freeAt)
+			w.carry(n, packets, at)
 		}
 	}
 }
@@ -374,7 +420,7 @@ func (w *world) carry(n *node, packets [][]byte, at time.Duration) {
 		if n.path.lost(w.rng, w.now) {
 			continue
 		}
-		out, ok := n.path.port(at, len(p)+sender.FrameOverhead)
+		out, ok := n.path.slowPort(at, len(p)+sender.FrameOverhead)
 		if !ok {
 			continue
 		}
