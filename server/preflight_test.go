@@ -22,7 +22,8 @@ func TestRoomForABuild(t *testing.T) {
 	o := options(t, dhcp.Off)
 	var p *Problem
 	err := PreflightBuild(t.Context(), dir+"/data", true, o)
-	if !errors.As(err, &p) || !strings.Contains(err.Error(), "60.0 MiB are free") || !strings.Contains(p.Hint(), "--data") {
+	if !errors.As(err, &p) || !strings.Contains(err.Error(), "60.0 MiB are free") ||
+		!strings.Contains(p.Hint(), "--data") {
 		t.Errorf("60 MiB, and packages to be fetched: %v", err)
 	}
 	if err := PreflightBuild(t.Context(), dir+"/data", false, o); err != nil {
