@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -92,8 +93,12 @@ func TestSignals(t *testing.T) {
 
 // interrupt sends a capture of dir/disk into dir/s a signal, and gives how it ended. On a busy machine a capture can be
 // done before the signal reaches it; then the next disk is larger.
-func interrupt(t *testing.T, dir string, signal syscall.Signal) (code int, stdout, stderr string) {
+func interrupt(t *testing.T, dir string, sent syscall.Signal) (code int, stdout, stderr string) {
 	t.Helper()
+	// A child inherits that a signal is ignored, as under nohup, but not that it is handled.
+	handled := make(chan os.Signal, 1)
+	signal.Notify(handled, sent)
+	defer signal.Stop(handled)
 	for size := 48 << 20; size <= 1<<30; size *= 2 {
 		noise(t, filepath.Join(dir, "disk"), size)
 		if err := os.RemoveAll(filepath.Join(dir, "s")); err != nil {
@@ -112,7 +117,7 @@ func interrupt(t *testing.T, dir string, signal syscall.Signal) (code int, stdou
 		if _, err := io.CopyN(&out, pipe, 1); err != nil { // of its first line of progress
 			t.Fatal(err)
 		}
-		if err := cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		if err := cmd.Process.Signal(sent); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			t.Fatal(err)
 		}
 		if _, err := io.Copy(&out, pipe); err != nil {
@@ -123,7 +128,7 @@ func interrupt(t *testing.T, dir string, signal syscall.Signal) (code int, stdou
 			return code, out.String(), errs.String()
 		}
 	}
-	t.Fatalf("no capture was long enough for %v", signal)
+	t.Fatalf("no capture was long enough for %v", sent)
 	return
 }
 
