@@ -140,6 +140,9 @@ func (r *Registry) Get(ctx context.Context, id string) (Machine, error) {
 // Find finds a machine as people write it: name, id, the beginning of an id, or a MAC. It looks at the machines
 // that may be meant and no others.
 func (r *Registry) Find(ctx context.Context, ref string) (Machine, error) {
+	if ref == "" { // the beginning of every id
+		return Machine{}, problem(protocol.CodeInvalid, "give a machine's name, id or MAC", "no machine is named")
+	}
 	exact, err := r.some(ctx, "id = $1 OR name = $1", ref)
 	if err != nil {
 		return Machine{}, err

@@ -182,8 +182,27 @@ func TestRegisterAdoptFind(t *testing.T) {
 			t.Errorf("got %v, want code %s", err, name)
 		}
 	}
-	if err := second(r.Find(ctx, "")); code(err) != protocol.CodeConflict || !strings.Contains(err.Error(), a.ID) {
-		t.Errorf("what means both: %v", err)
+	if err := second(r.Find(ctx, "")); code(err) != protocol.CodeInvalid {
+		t.Errorf("no reference at all: %v", err)
+	}
+	for i := range 1000 { // until there is one whose id begins as a's
+		like := fmt.Sprint("like-", i)
+		other := register(t, r, facts(like, like, "", like), like)
+		if other.ID[0] != a.ID[0] {
+			if err := r.Remove(ctx, other.ID); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		err := second(r.Find(ctx, a.ID[:1]))
+		if code(err) != protocol.CodeConflict || !strings.Contains(err.Error(), a.ID) ||
+			!strings.Contains(err.Error(), other.ID) {
+			t.Errorf("what means two: %v", err)
+		}
+		if err := r.Remove(ctx, other.ID); err != nil {
+			t.Fatal(err)
+		}
+		break
 	}
 	if err := second(r.Adopt(ctx, b.ID, Adoption{IP: "10.0.0.77"})); code(err) != protocol.CodeConflict {
 		t.Errorf("address given twice: %v", err)

@@ -186,8 +186,10 @@ func (s *Server) request(ctx context.Context, work *sync.WaitGroup, conn *net.UD
 	case r.mode != "octet":
 		s.refuse(conn, from, errIllegal, "only octet mode is served")
 	default:
-		t := &job{request: string(b), begun: time.Now()}
+		ctx, cancel := context.WithCancel(ctx)
+		t := &job{request: string(b), begun: time.Now(), end: cancel} // whole, before others see it
 		if !s.enter(from, t) {
+			cancel()
 			return
 		}
 		server := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
@@ -196,8 +198,6 @@ func (s *Server) request(ctx context.Context, work *sync.WaitGroup, conn *net.UD
 			s.seldom.Warn("loop"+from.Addr().String(), "iPXE asks for its boot program again and is given the script: "+
 				"the network's DHCP server should name the script to iPXE", "client", from.Addr())
 		}
-		ctx, cancel := context.WithCancel(ctx)
-		t.end = cancel
 		work.Go(func() {
 			defer cancel()
 			defer s.leave(from, t)
